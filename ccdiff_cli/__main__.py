@@ -1,0 +1,5 @@
+"""``python -m ccdiff_cli``."""
+
+from .cli import main
+
+main()

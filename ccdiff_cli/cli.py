@@ -1,0 +1,298 @@
+"""The command line: one function per verb, no logic.  Heavy libraries are imported inside the verbs, so ``--help`` is instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import CCDiffError
+
+app = typer.Typer(
+    name="ccdiff",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Multiply a labelled set of aerial pictures with layout-conditioned diffusion (CC-Diff++), and measure whether a detector gains."
+    "\n\n"
+    "The chain: **prepare** → **train** → **synthesize** → **export** / **eval-trainability**. Try `ccdiff demo` first.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output; no progress bars.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write. An interrupted run is finished by the same command.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"ccdiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: ccdiff prepare NWPU_VHR10 --tile 256 --overlap 64 --size 128 --out runs/vhr10")
+def prepare(
+    source: Annotated[Path, typer.Argument(help="The data set as it lies on disk: a DIOR or NWPU VHR-10 folder, or a COCO file's folder.")],
+    out: Out,
+    format: Annotated[str | None, typer.Option(help="dior, vhr10 or coco; recognised from the folder unless given.")] = None,
+    tile: Annotated[int | None, typer.Option(help="Cut tiles of this side, source pixels; whole pictures unless given.")] = None,
+    overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, source pixels.")] = 0,
+    size: Annotated[int | None, typer.Option(help="Resize every tile or picture to a square of this side, pixels.")] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="Folder with train.txt, val.txt, test.txt; the data set's own unless given.")
+    ] = None,
+    class_map: Annotated[Path | None, typer.Option(help="YAML or JSON file that renames classes: {theirs: ours}.")] = None,
+    keep_empty: Annotated[bool, typer.Option(help="Keep tiles without objects.")] = False,
+    strict: Annotated[bool, typer.Option(help="Stop at the first picture that does not decode, instead of counting it.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the split by picture, where the data set has none.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Turn a data set into a prepared set: pictures, COCO labels with OBB, captions, reference bank, manifest."""
+    from .console import finish, progress_bars
+    from .prepare import prepare_dataset
+
+    with progress_bars(quiet=as_json) as progress:
+        made = prepare_dataset(
+            source, out, format=format, tile=tile, overlap=overlap, size=size, splits=splits, class_map=_mapping(class_map),
+            keep_empty=keep_empty, strict=strict, seed=seed, progress=progress,
+        )  # fmt: skip
+    counts = made.manifest["counts"]
+    lines = [f"{split}: {c['pictures']} pictures, {c['objects']} objects" for split, c in counts["per_split"].items()]
+    lines += [f"prepared set: {out}", f"next: ccdiff train --recipe tiny --data {out} --out runs/generator"]
+    finish({"set": str(out), **counts, "skipped": made.manifest.get("skipped")}, as_json=as_json, lines=lines)
+
+
+@app.command(epilog="Example: ccdiff train --recipe tiny --data runs/vhr10 --out runs/generator")
+def train(
+    data: Annotated[Path, typer.Option("--data", "-d", help="A prepared set.")],
+    out: Out,
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="A recipe's name or file.")] = "tiny",
+    start: Annotated[str | None, typer.Option("--from", help="Go on from a generator folder, or from the shipped model: tiny.")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="Replace a key of the recipe: denoiser.train.steps=2000.")] = None,
+    cpu: Annotated[bool, typer.Option(help="Do not use a GPU.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Check recipe and data, print the plan, train nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a generator. Resumes by itself; under `accelerate launch` it uses every GPU given."""
+    from .console import finish, progress_bars
+    from .recipes import load_recipe
+
+    loaded = load_recipe(recipe, _overrides(override))
+    from .training import plan
+    from .training import train as run
+
+    if dry_run:
+        finish(described := plan(loaded, data, start=_shipped(start)), as_json=as_json, lines=[f"{k}: {v}" for k, v in described.items()])
+        return
+    with progress_bars(quiet=as_json) as progress:
+        made = run(loaded, data, out, start=_shipped(start), progress=progress, cpu=cpu)
+    lines = [
+        f"generator: {out} ({made['steps']} steps, loss {made['final_loss']:.4f}); validation pictures in {out}/train/samples",
+        f"next: ccdiff synthesize --n 1000 --checkpoint {out} --layouts {data} --out runs/synthetic",
+    ]
+    finish({"generator": str(out), **made}, as_json=as_json, lines=lines)
+
+
+@app.command(epilog="Example: ccdiff synthesize --n 20000 --checkpoint runs/generator --layouts runs/vhr10 --out runs/synthetic")
+def synthesize(
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many pictures.")],
+    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="A generator folder, or the shipped model: tiny.")],
+    layouts: Annotated[Path, typer.Option("--layouts", "-l", help="The prepared set whose layouts (and reference bank) are used.")],
+    out: Out,
+    layout_source: Annotated[str, typer.Option(help="set: layouts as they are; augmented: flipped, turned, shifted.")] = "augmented",
+    shuffle_layouts: Annotated[
+        bool, typer.Option(help="Draw each picture from another picture's layout: the floor of layout adherence.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the generator's own unless given.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; the generator's own unless given.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures per forward pass.")] = 8,
+    num_processes: Annotated[int, typer.Option(help="Worker processes on this machine (one per GPU is usual).")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the set; picture k depends on it, on k and on the plan alone.")] = 0,
+    dry_run: Annotated[bool, typer.Option(help="Write nothing; show the plan.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Synthesize a labelled set. Resumes by itself; the same set comes out whatever the number of processes."""
+    from .console import finish, progress_bars
+    from .synthesis import synthesize as run
+
+    with progress_bars(quiet=as_json) as progress:
+        made = run(
+            _shipped(checkpoint), layouts, out, n, seed=seed, batch_size=batch_size, steps=steps, guidance_scale=guidance_scale,
+            layout_source=layout_source, num_processes=num_processes, shuffle_layouts=shuffle_layouts, progress=progress, dry_run=dry_run,
+        )  # fmt: skip
+    finish(made, as_json=as_json, lines=_synthesis_lines(made, layouts, out, dry_run))
+
+
+def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bool) -> list[str]:
+    shown = [f"{k}: {v}" for k, v in made.items() if isinstance(v, (str, int, float, bool))]
+    if dry_run:
+        return [*shown, "nothing was written (--dry-run)"]
+    return [*shown, f"synthetic set: {out}", f"next: ccdiff eval-trainability --real {layouts} --synthetic {out} --out runs/trainability"]
+
+
+@app.command(epilog="Example: ccdiff export runs/synthetic --format yolo-obb --out runs/synthetic_yolo")
+def export(
+    source: Annotated[Path, typer.Argument(help="A prepared or synthetic set.")],
+    out: Out,
+    format: Annotated[str, typer.Option("--format", "-f", help="coco, dota, yolo or yolo-obb.")],
+    as_json: Json = False,
+) -> None:
+    """Write a set in the folders that other tools read."""
+    from .console import finish, progress_bars
+    from .export import export_set
+
+    with progress_bars(quiet=as_json) as progress:
+        made = export_set(source, out, format, progress=progress)
+    finish(made, as_json=as_json, lines=[*(f"note: {n}" for n in made.get("notes", [])), f"{format} export: {out}"])
+
+
+@app.command(
+    "eval-trainability", epilog="Example: ccdiff eval-trainability --real runs/vhr10 --synthetic runs/synthetic --out runs/trainability"
+)
+def eval_trainability(
+    real: Annotated[Path, typer.Option(help="A prepared set with train and test splits.")],
+    synthetic: Annotated[Path, typer.Option(help="A synthetic set of the same classes.")],
+    out: Out,
+    seeds: Annotated[str, typer.Option(help="Seeds of the paired trainings, comma separated.")] = "0,1,2",
+    detector: Annotated[Path | None, typer.Option(help="YAML file of detector settings; a small Faster R-CNN unless given.")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="Replace a detector setting: steps=800.")] = None,
+    floor: Annotated[Path | None, typer.Option(help="A set made with --shuffle-layouts: the floor of layout adherence.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and its cost; train nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a detector on real and on real + synthetic, test both on the real test split, report the gain."""
+    from .console import finish, progress_bars
+    from .trainability import eval_trainability as run
+    from .trainability import load_detector_config
+
+    config = load_detector_config(detector, _overrides(override))
+    with progress_bars(quiet=as_json) as progress:
+        made = run(real, synthetic, out, config, seeds=_seeds(seeds), floor=floor, dry_run=dry_run, progress=progress)
+    lines = [str(made["verdict"]), f"report: {out}/report.html"] if not dry_run else [f"{k}: {v}" for k, v in made.items()]
+    finish(made, as_json=as_json, lines=lines)
+
+
+@app.command(epilog="Example: ccdiff demo --out runs/demo")
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; run again to continue.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """The whole chain in minutes, without network: drawn pictures, a short training, synthesis, export, detector, report."""
+    from .console import finish, progress_bars
+    from .demo import run_demo
+
+    with progress_bars(quiet=as_json) as progress:
+        made = run_demo(out, seed=seed, progress=progress)
+    finish(made, as_json=as_json, lines=made.get("lines", []))
+
+
+@app.command(
+    "import-checkpoint",
+    epilog="Example: ccdiff import-checkpoint CCDIFF_RELEASE --stable-diffusion SD14 --image-encoder DINOV2_L --out runs/generator",
+)
+def import_checkpoint(
+    released: Annotated[Path, typer.Argument(help="A released CC-Diff or CC-Diff++ checkpoint folder.")],
+    stable_diffusion: Annotated[Path, typer.Option(help="A Stable Diffusion 1.4 folder in the diffusers layout.")],
+    out: Out,
+    image_encoder: Annotated[
+        Path | None, typer.Option(help="A DINOv2 ViT-L/14 folder; without it no references can be encoded.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a released checkpoint into a generator folder."""
+    from .console import finish
+    from .models.checkpoints import import_checkpoint as run
+
+    made = run(released, stable_diffusion, out, image_encoder=image_encoder)
+    finish(
+        made,
+        as_json=as_json,
+        lines=[f"generator: {out}", f"next: ccdiff synthesize --n 100 --checkpoint {out} --layouts PREPARED --out runs/synthetic"],
+    )
+
+
+@app.command(epilog="Example: ccdiff verify runs/synthetic")
+def verify(source: Annotated[Path, typer.Argument(help="A prepared or synthetic set.")], as_json: Json = False) -> None:
+    """Prove a set whole: hashes, labels inside pictures, nothing missing or extra."""
+    from .console import finish
+    from .synthesis import verify_set
+
+    made = verify_set(source)
+    finish(made, as_json=as_json, lines=[f"{source} is whole: {made['pictures']} pictures, {made['objects']} objects"])
+
+
+def _shipped(name: str | None) -> Path | None:
+    if name is None:
+        return None
+    return Path(__file__).parent / "weights" / "tiny" if name == "tiny" and not Path(name).exists() else Path(name)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise CCDiffError(f"--seeds {text!r} is not a list of whole numbers", fix="for example --seeds 0,1,2") from None
+    if len(set(seeds)) != len(seeds):
+        raise CCDiffError(f"--seeds {text!r} repeats a seed", fix="for example --seeds 0,1,2")
+    return seeds
+
+
+def _overrides(pairs: list[str] | None) -> dict[str, Any]:
+    import yaml
+
+    values = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise CCDiffError(f"--set {pair!r}: expected KEY=VALUE", fix="for example --set denoiser.train.steps=2000")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise CCDiffError(f"--set {pair!r}: the value is not valid YAML", fix="quote text: --set name='my model'") from error
+    return values
+
+
+def _mapping(path: Path | None) -> dict[str, str] | None:
+    if path is None:
+        return None
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CCDiffError(
+            f"cannot read the class map: {error}", where=path, fix="a YAML or JSON file like {storagetank: storage tank}"
+        ) from error
+    if not isinstance(values, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in values.items()):
+        raise CCDiffError("a class map is a mapping of class names", where=path, fix="a YAML or JSON file like {storagetank: storage tank}")
+    return values
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console script: a :class:`CCDiffError` becomes its message and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(args=arguments, prog_name="ccdiff")
+    except CCDiffError as error:
+        if "--json" in (sys.argv if arguments is None else arguments):
+            print(json.dumps({"error": error.what, "where": error.where, "fix": error.fix}))
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

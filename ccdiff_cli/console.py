@@ -1,0 +1,85 @@
+"""What a person sees while a command runs: one progress bar a stage with rate and remaining time, then a clear last line.
+
+Bars and notes go to standard error, results to standard output, so that ``--json`` can be piped.  Where standard error is not a
+terminal, a stage prints a plain line when it starts, every half minute, and when it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+errors = Console(stderr=True, highlight=False)
+output = Console(highlight=False, soft_wrap=True)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "", style="progress.data.speed")
+
+
+@contextlib.contextmanager
+def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A function ``progress(stage, done, total)`` that draws one bar a stage; pictures, files or steps count alike."""
+    if quiet:
+        yield lambda stage, done, total: None
+    elif errors.is_terminal:
+        columns = [
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+            TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        ]  # fmt: skip
+        with Progress(*columns, console=errors, speed_estimate_period=120) as bars:
+            tasks: dict[str, Any] = {}
+
+            def show(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(stage, total=total, completed=0)
+                bars.update(tasks[stage], completed=done, total=total)
+
+            yield show
+    else:
+        yield _plain_lines()
+
+
+def _plain_lines() -> Callable[[str, int, int], None]:
+    began: dict[str, tuple[float, int]] = {}
+    said: dict[str, float] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        start, first = began.setdefault(stage, (now, done))
+        if now - said.get(stage, -1e9) < 30 and done < total:
+            return
+        said[stage] = now
+        rate = (done - first) / (now - start) if now > start else 0.0
+        left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate > 0 else ""
+        errors.print(f"{stage}: {done} of {total}{left}")
+
+    return show
+
+
+def finish(result: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:
+    """The end of a command: its result as JSON, or the lines for people (the last one says what to run next)."""
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False, indent=1, default=str))
+        return
+    for line in lines:
+        output.print(line, markup=False)

@@ -1,0 +1,48 @@
+"""The one error type a user sees: a message that says what is wrong, where, and what to do about it.
+
+``cli.main`` turns a :class:`CCDiffError` into its message on standard error and exit code 2, without a traceback.  Anything
+else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class CCDiffError(Exception):
+    """Bad input or a bad environment: file, line or key, what was found, what was expected, the fix.
+
+    Args:
+        what: what is wrong, in one sentence, with the offending value.
+        where: the file (and line or key) it was found in.
+        fix: what the user can do about it.
+    """
+
+    def __init__(self, what: str, *, where: str | Path | None = None, fix: str | None = None) -> None:
+        self.what, self.where, self.fix = what, str(where) if where is not None else None, fix
+        text = f"{self.where}: {what}" if self.where else what
+        super().__init__(f"{text}\n  fix: {fix}" if fix else text)
+
+    def __reduce__(self):  # survives the trip from a worker process
+        return _rebuild, (type(self), self.what, self.where, self.fix)
+
+
+def _rebuild(cls: type[CCDiffError], what: str, where: str | None, fix: str | None) -> CCDiffError:
+    return cls(what, where=where, fix=fix)
+
+
+@contextmanager
+def os_errors(path: str | Path, doing: str) -> Iterator[None]:
+    """Turn the operating system's refusals (no space, no permission, not a directory) into a :class:`CCDiffError`."""
+    try:
+        yield
+    except OSError as error:
+        fix = {
+            28: "free some space, or choose another output folder, then run the same command again: it resumes",
+            13: "check the permissions of the folder",
+            30: "the file system is read-only: choose another output folder",
+            122: "your disk quota is used up: free some space, then run the same command again",
+        }.get(error.errno or 0)
+        raise CCDiffError(f"cannot {doing}: {error.strerror or error}", where=path, fix=fix) from error
