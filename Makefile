@@ -1,0 +1,53 @@
+# From a bare machine with Python 3.10+ and pip:
+#
+#   make demo        the environment, then the whole chain in minutes; ends with the path of a report
+#   make test        the environment, then linters, types and tests (what .ci/run calls)
+#   make check-full  the same with the slow tests: the demo, the README's commands
+#   make clean       remove the environment and the caches; runs/ is yours and stays
+#
+# The environment is .venv in this folder; it is made once and brought up to date when pyproject.toml or constraints.txt change.
+# make PYTHON=python3.12 ... picks the interpreter, JOBS=1 the number of test processes.
+
+PYTHON ?= python3
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: demo test lint check-full clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.ready
+	$(BIN)/ccdiff demo --out runs/demo
+
+test: lint
+	$(PYTEST) -m "not slow" -n $(JOBS) --maxprocesses 8 --dist loadfile
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check-full: test
+	$(PYTEST) -m slow
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: ccdiff needs Python 3.10 or newer, $(PYTHON) is not: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@# Debian's Python has venv but not always ensurepip: then the system's pip fills the environment
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	@touch $@
+
+$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo "Installing into $(VENV): the first time this fetches PyTorch and may take some minutes."
+	$(INSTALL) --editable '.[cpu-detector]'
+	@touch $@
+
+$(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo "Installing into $(VENV): the first time this fetches PyTorch and may take some minutes."
+	$(INSTALL) --editable '.[cpu-detector,dev]'
+	@touch $(VENV)/.ready $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find ccdiff_cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

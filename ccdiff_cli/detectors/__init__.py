@@ -1,0 +1,110 @@
+"""Detectors behind one interface: ``fit`` on scenes, ``predict`` on scenes, save, load.
+
+Notable: a family is one entry in :data:`FAMILIES` (a module with ``fit`` and ``load``); the rest of the program knows only the
+:class:`Detector` protocol and :class:`Detections`.  ``fit`` files every training under a key of all it depends on, so an interrupted
+one goes on from its checkpoint and a finished one is never trained again.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import CCDiffError
+from ..files import read_json
+from ..scene import ClassList, Scene
+from .config import PUBLISHED, DetectorConfig
+
+__all__ = ["PUBLISHED", "Detections", "Detector", "DetectorConfig", "Progress", "fit", "load_detector", "training_key"]
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(stage, done, total)``."""
+
+FAMILIES = {"faster-rcnn": "ccdiff_cli.detectors.faster_rcnn"}
+"""Family -> module with ``fit``, ``load``, ``training_key`` and ``seconds_per_step``; imported when first used."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector found in one picture, best first.
+
+    Attributes:
+        boxes: (N, 4) float32, HBB x1 y1 x2 y2 in pixels of the picture.
+        scores: (N,) float32 in 0..1.
+        labels: (N,) int64, index into the class list.
+        corners: (N, 8) float32 oriented boxes, from detectors that find them; else None.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    corners: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Detector(Protocol):
+    """A trained detector.
+
+    Attributes:
+        classes: the classes it knows.
+        info: JSON-able account of its training (key, config, seed, backbone weights, steps, losses, pictures per second, ...).
+    """
+
+    classes: ClassList
+    info: dict[str, Any]
+
+    def predict(self, scenes: Sequence[Scene], progress: Progress | None = None) -> list[Detections]:
+        """Detections for every scene, in order."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``model.safetensors`` and ``detector.json`` into ``folder``."""
+
+
+def fit(
+    scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, out: str | Path, seed: int, progress: Progress | None = None
+) -> Detector:
+    """Train a detector, or go on with an interrupted training, or load the finished one.
+
+    Args:
+        scenes: the training pictures; ``scene.path`` must be set.
+        out: folder of trainings; this one lies in ``out / key``.
+        progress: called with the stage "train" and steps.
+
+    Raises:
+        CCDiffError: no scenes, no boxes, an unreadable picture, a loss that is not finite.
+    """
+    return _family(config.kind).fit(scenes, classes, config, Path(out), seed, progress)
+
+
+def training_key(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, seed: int) -> str:
+    """The key a training is filed under: pictures, labels, settings, backbone weights, seed and library versions."""
+    return _family(config.kind).training_key(scenes, classes, config, seed)
+
+
+def seconds_per_step(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig) -> float:
+    """What one optimizer step costs on this machine, seconds: two are run and timed."""
+    return _family(config.kind).seconds_per_step(scenes, classes, config)
+
+
+def load_detector(folder: str | Path, device: str = "auto") -> Detector:
+    """The detector that :meth:`Detector.save` wrote into ``folder``.
+
+    Raises:
+        CCDiffError: not such a folder, or written by another version.
+    """
+    description = read_json(Path(folder) / "detector.json")
+    kind = description.get("config", {}).get("kind") if isinstance(description, dict) else None
+    if kind not in FAMILIES:
+        raise CCDiffError(f"unknown detector family {kind!r}", where=Path(folder) / "detector.json", fix=f"known: {', '.join(FAMILIES)}")
+    return _family(kind).load(Path(folder), device)
+
+
+def _family(kind: str) -> Any:
+    return importlib.import_module(FAMILIES[kind])

@@ -1,0 +1,37 @@
+"""Detections on disk: one safetensors file for a list of pictures (the same bytes for the same detections, and no pickle)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from ..files import write_bytes
+from . import Detections
+
+
+def write_detections(path: str | Path, found: Sequence[Detections]) -> None:
+    """Write the detections of every picture, atomically."""
+    tensors = {
+        "counts": np.array([len(d) for d in found], dtype=np.int64),
+        "boxes": np.concatenate([np.zeros((0, 4), np.float32), *(d.boxes for d in found)]),
+        "scores": np.concatenate([np.zeros(0, np.float32), *(d.scores for d in found)]),
+        "labels": np.concatenate([np.zeros(0, np.int64), *(d.labels for d in found)]),
+    }
+    write_bytes(path, save(tensors))
+
+
+def read_detections(path: str | Path, pictures: int) -> list[Detections] | None:
+    """The detections of a file; None where it is torn or of another number of pictures, so that they are made again."""
+    try:
+        tensors = load(Path(path).read_bytes())
+        ends = np.cumsum(tensors["counts"])[:-1]
+        parts = [np.split(tensors[name], ends) for name in ("boxes", "scores", "labels")]
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    if len(tensors["counts"]) != pictures:
+        return None
+    return [Detections(*part) for part in zip(*parts, strict=True)]

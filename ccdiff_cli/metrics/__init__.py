@@ -1,0 +1,1 @@
+"""Measures of detectors: :mod:`.average_precision`."""

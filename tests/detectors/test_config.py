@@ -1,0 +1,50 @@
+"""Detector settings: checked when read, every one described."""
+
+from __future__ import annotations
+
+import pytest
+
+from ccdiff_cli.detectors import DetectorConfig
+from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.trainability import load_detector_config
+
+
+def test_every_setting_is_described():
+    assert all(field.description for field in DetectorConfig.model_fields.values())
+
+
+def test_published_protocol():
+    config = DetectorConfig.published(5862, backbone_weights="r50.pth")
+    assert (config.backbone, config.input_size, config.lr, config.batch, config.schedule) == ("resnet50", 800, 0.02, 16, "step")
+    assert config.steps == 12 * 367 and config.warmup_steps == 500
+
+
+def test_settings_from_a_file_and_overrides(tmp_path):
+    path = tmp_path / "d.yaml"
+    path.write_text("detector:\n  steps: 70\n  anchor_sizes: [8, 16, 32, 64]\n")
+    config = load_detector_config(path, {"lr": 0.002})
+    assert (config.steps, config.anchor_sizes, config.lr) == (70, (8, 16, 32, 64), 0.002)
+    assert load_detector_config() == DetectorConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepz: 3", "stepz: unknown key"),
+        ("steps: many", "steps: .*found 'many'"),
+        ("steps: 0", "steps: .*greater than or equal to 1"),
+        ("steps: 10", "warmup_steps .50. must be smaller than steps .10."),
+        ("backbone: vgg", "backbone: "),
+        ("anchor_sizes: [8, 16, 32, 64, 128]", "one size per level"),
+        ("[1, 2]", "a mapping of keys, found list"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_bad_settings_name_the_key(tmp_path, text, message):
+    path = tmp_path / "d.yaml"
+    path.write_text(text)
+    with pytest.raises(CCDiffError, match=message) as caught:
+        load_detector_config(path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(CCDiffError, match="cannot read"):
+        load_detector_config(tmp_path / "none.yaml")

@@ -1,0 +1,64 @@
+"""Draws: determined by seed and number alone; boxes move with their pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ccdiff_cli.detectors.samples import Draws, draw_turn, scene_targets, turned
+from ccdiff_cli.scene import ClassList, Instance, Scene
+
+from .small import CLASSES, make_set
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+def test_boxes_follow_their_object_through_every_turn(flip, turns):
+    picture = torch.zeros(3, 20, 30, dtype=torch.uint8)  # oblong, so that a mixed-up axis shows
+    picture[:, 3:8, 10:17] = 255
+    moved, boxes = turned(picture, torch.tensor([[10.0, 3.0, 17.0, 8.0]]), flip, turns)
+    rows, columns = torch.nonzero(moved[0], as_tuple=True)
+    assert boxes[0].tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert moved.shape == ((3, 20, 30) if turns % 2 == 0 else (3, 30, 20))
+
+
+def test_draws_depend_on_seed_and_number_alone(tmp_path):
+    scenes = make_set(tmp_path, {"train": 5}).split("train")
+    a, b = Draws(scenes, CLASSES, 1, 40, "turns"), Draws(scenes, CLASSES, 1, 40, "turns")
+    for k in (17, 3, 39):  # in another order, from a fresh object
+        assert torch.equal(a[k][0], b[k][0]) and torch.equal(a[k][1]["boxes"], b[k][1]["boxes"])
+    other = Draws(scenes, CLASSES, 2, 40, "turns")
+    assert any(not torch.equal(a[k][0], other[k][0]) for k in range(10))
+
+
+def test_every_epoch_shows_every_picture_once(tmp_path):
+    scenes = make_set(tmp_path, {"train": 5}).split("train")
+    draws = Draws(scenes, CLASSES, 0, 10, "none")
+    orders = []
+    for epoch in range(2):
+        shown = [draws[epoch * 5 + i][0].sum().item() for i in range(5)]
+        orders.append(shown)
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_all_eight_turns_occur():
+    codes = {draw_turn(0, k, "turns") for k in range(200)}
+    assert len(codes) == 8
+    assert {draw_turn(0, k, "flip") for k in range(50)} == {(False, 0), (True, 0)}
+    assert draw_turn(0, 3, "none") == (False, 0)
+
+
+def test_targets_are_clipped_and_slivers_left_out():
+    scene = Scene("a", 100, 50, tuple(Instance.from_hbb("plane", b) for b in ((-5, 10, 20, 60), (99.5, 0, 120, 20), (0, 0, 1, 1))))
+    boxes, labels = scene_targets(scene, CLASSES)
+    assert boxes.tolist() == [[0, 10, 20, 50], [0, 0, 1, 1]] and labels.tolist() == [2, 2]
+
+
+def test_labels_of_another_resolution_are_brought_to_the_picture(tmp_path):
+    scene = make_set(tmp_path, {"train": 1}).split("train")[0]
+    doubled = scene.replace(
+        width=128, height=128, instances=tuple(Instance.from_hbb(i.category, np.array(i.hbb) * 2) for i in scene.instances)
+    )
+    a, b = (Draws([s], ClassList(CLASSES.names), 0, 1, "none")[0][1]["boxes"] for s in (scene, doubled))
+    assert torch.equal(a, b)
