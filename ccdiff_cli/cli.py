@@ -48,10 +48,10 @@ def prepare(
     tile: Annotated[int | None, typer.Option(help="Cut tiles of this side, source pixels; whole pictures unless given.")] = None,
     overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, source pixels.")] = 0,
     size: Annotated[int | None, typer.Option(help="Resize every tile or picture to a square of this side, pixels.")] = None,
-    splits: Annotated[
-        Path | None, typer.Option(help="Folder with train.txt, val.txt, test.txt; the data set's own unless given.")
+    splits: Annotated[Path | None, typer.Option(help="Folder with train.txt, val.txt, test.txt; the data set's own unless given.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Class file: one class a line, in the order wanted; `THEIRS = OURS` renames one.")
     ] = None,
-    class_map: Annotated[Path | None, typer.Option(help="YAML or JSON file that renames classes: {theirs: ours}.")] = None,
     keep_empty: Annotated[bool, typer.Option(help="Keep tiles without objects.")] = False,
     strict: Annotated[bool, typer.Option(help="Stop at the first picture that does not decode, instead of counting it.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split by picture, where the data set has none.")] = 0,
@@ -63,7 +63,7 @@ def prepare(
 
     with progress_bars(quiet=as_json) as progress:
         made = prepare_dataset(
-            source, out, format=format, tile=tile, overlap=overlap, size=size, splits=splits, class_map=_mapping(class_map),
+            source, out, format=format, tile=tile, overlap=overlap, size=size, splits=splits, classes=classes,
             keep_empty=keep_empty, strict=strict, seed=seed, progress=progress,
         )  # fmt: skip
     counts = made.manifest["counts"]
@@ -109,14 +109,18 @@ def synthesize(
     checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="A generator folder, or the shipped model: tiny.")],
     layouts: Annotated[Path, typer.Option("--layouts", "-l", help="The prepared set whose layouts (and reference bank) are used.")],
     out: Out,
-    layout_source: Annotated[str, typer.Option(help="set: layouts as they are; augmented: flipped, turned, shifted.")] = "augmented",
+    layout_source: Annotated[
+        str | None, typer.Option(help="set: layouts as they are; augmented: flipped, turned, shifted (the usual).")
+    ] = None,
     shuffle_layouts: Annotated[
         bool, typer.Option(help="Draw each picture from another picture's layout: the floor of layout adherence.")
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the generator's own unless given.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; the generator's own unless given.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures per forward pass.")] = 8,
-    num_processes: Annotated[int, typer.Option(help="Worker processes on this machine (one per GPU is usual).")] = 1,
+    num_processes: Annotated[
+        int | None, typer.Option(help="Worker processes on this machine; one per GPU, or per core, unless given.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the set; picture k depends on it, on k and on the plan alone.")] = 0,
     dry_run: Annotated[bool, typer.Option(help="Write nothing; show the plan.")] = False,
     as_json: Json = False,
@@ -205,9 +209,7 @@ def import_checkpoint(
     released: Annotated[Path, typer.Argument(help="A released CC-Diff or CC-Diff++ checkpoint folder.")],
     stable_diffusion: Annotated[Path, typer.Option(help="A Stable Diffusion 1.4 folder in the diffusers layout.")],
     out: Out,
-    image_encoder: Annotated[
-        Path | None, typer.Option(help="A DINOv2 ViT-L/14 folder; without it no references can be encoded.")
-    ] = None,
+    image_encoder: Annotated[Path | None, typer.Option(help="A DINOv2 ViT-L/14 folder; without it no references can be encoded.")] = None,
     as_json: Json = False,
 ) -> None:
     """Turn a released checkpoint into a generator folder."""
@@ -260,22 +262,6 @@ def _overrides(pairs: list[str] | None) -> dict[str, Any]:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise CCDiffError(f"--set {pair!r}: the value is not valid YAML", fix="quote text: --set name='my model'") from error
-    return values
-
-
-def _mapping(path: Path | None) -> dict[str, str] | None:
-    if path is None:
-        return None
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CCDiffError(
-            f"cannot read the class map: {error}", where=path, fix="a YAML or JSON file like {storagetank: storage tank}"
-        ) from error
-    if not isinstance(values, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in values.items()):
-        raise CCDiffError("a class map is a mapping of class names", where=path, fix="a YAML or JSON file like {storagetank: storage tank}")
     return values
 
 

@@ -38,14 +38,15 @@ class StageConfig(_Part):
 
 
 class AutoencoderConfig(_Part):
-    """The latent VAE (diffusers ``AutoencoderKL``)."""
+    """The latent autoencoder: a diffusers ``AutoencoderKL`` from a source, or our own ``PatchAutoencoder``."""
 
-    source: str | None = Field(None, description="folder or hub name; none: our own, trained on the set's pictures")
+    source: str | None = Field(None, description="folder or hub name of an AutoencoderKL; none: our own, trained on the set's pictures")
     subfolder: str | None = Field(None, description="sub-folder of the source that holds it")
-    channels: tuple[int, ...] = Field((24, 48, 96, 96), description="channels per resolution; the picture shrinks by 2^(len - 1)")
-    latent_channels: int = Field(8, gt=0, description="channels of the latent")
+    channels: tuple[int, ...] = Field(
+        (48, 48, 96, 192), min_length=2, description="decoder widths from fine to coarse; the picture shrinks by 2^(len - 1)"
+    )
+    latent_channels: int = Field(16, gt=0, description="channels of the latent")
     crop: int = Field(64, gt=0, description="side of the random training crops, pixels")
-    kl_weight: float = Field(1e-6, ge=0, description="weight of the KL term")
     train: StageConfig | None = Field(None, description="required without a source")
 
 
@@ -111,7 +112,9 @@ class DenoiserConfig(_Part):
     train: StageConfig
     prediction: Literal["epsilon", "v_prediction"] = Field("epsilon", description="what the UNet predicts")
     snr_gamma: float = Field(0.0, ge=0, description="min-SNR loss weighting (5 is usual); 0: none, as published")
-    symmetries: bool = Field(True, description="train on the 8 flips and quarter turns of every picture; false: as published")
+    symmetries: Literal[1, 2, 4, 8] = Field(
+        8, description="how many of the 8 flips and quarter turns of a picture to train on; 1 as published"
+    )
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
     dropout: DropoutConfig = DropoutConfig()
     top_k: int = Field(8, gt=0, description="references are drawn from the k best; 1: always the best, as published")
@@ -154,8 +157,8 @@ class Recipe(_Part):
             raise ValueError("encoders: give both sources, or `train` to train our own")
         if self.unet.source is None and not self.unet.train_all:
             raise ValueError("unet.train_all: an own UNet has random weights, it must be trained: set it to true")
-        if self.caption_style == "stored" and self.denoiser.symmetries:
-            raise ValueError("denoiser.symmetries: stored captions name positions that a flip would make wrong: set it to false")
+        if self.caption_style == "stored" and self.denoiser.symmetries > 1:
+            raise ValueError("denoiser.symmetries: stored captions name positions that a flip would make wrong: set it to 1")
         if self.unet.source is None and self.encoders.text_source is None and self.encoders.text_width % 8:
             raise ValueError("encoders.text_width: must be a multiple of 8")
         return self

@@ -1,0 +1,56 @@
+"""Readers and the recognition of a folder's format: ``READERS[name](root, classes) -> RawSet``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import CCDiffError
+from .classes import ClassMap
+from .coco import is_coco, read_coco
+from .dior import is_dior, read_dior
+from .raw import RawSet
+from .vhr10 import is_vhr10, read_vhr10
+
+READERS: dict[str, Callable[[Path, ClassMap | None], RawSet]] = {"vhr10": read_vhr10, "dior": read_dior, "coco": read_coco}
+RECOGNISE: dict[str, Callable[[Path], bool]] = {"vhr10": is_vhr10, "dior": is_dior, "coco": is_coco}
+
+
+def detect_format(root: Path) -> str:
+    """The format of a folder.
+
+    Raises:
+        CCDiffError: no such folder, or none of the known layouts.
+    """
+    if not root.exists():
+        raise CCDiffError("no such folder", where=root, fix="give the folder of the raw data set")
+    for name, matches in RECOGNISE.items():
+        if matches(root):
+            return name
+    raise CCDiffError(
+        f"the folder's format was not recognised; known formats: {', '.join(READERS)}",
+        where=root,
+        fix="name the format yourself (--format), or check that this is the top folder of the set",
+    )
+
+
+def read_raw(root: str | Path, format: str | None = None, classes: ClassMap | None = None) -> RawSet:
+    """Read a raw data set's labels; pictures are not opened.
+
+    Args:
+        format: one of ``READERS``; recognised from the folder when None.
+        classes: the user's class list and spellings; that of the format when None.
+
+    Raises:
+        CCDiffError: an unknown format, broken labels, an unknown class, a missing picture, no pictures at all.
+    """
+    root = Path(root)
+    name = format or detect_format(root)
+    if name not in READERS:
+        raise CCDiffError(f"unknown format {name!r}", fix=f"known formats: {', '.join(READERS)}")
+    if not root.exists():
+        raise CCDiffError("no such folder", where=root, fix="give the folder of the raw data set")
+    raw = READERS[name](root, classes)
+    if not raw.scenes:
+        raise CCDiffError("the set holds no labelled pictures", where=root, fix="check the folder and the split lists")
+    return raw

@@ -1,0 +1,274 @@
+"""Any COCO file with its pictures: boxes, polygons, RLE masks.
+
+The OBB is the ``segmentation`` itself where it is one ring of four corners, else the minimum-area rectangle of the mask; an annotation
+without a mask has its HBB alone.  A group (``iscrowd`` 1) becomes a difficult object and is counted.  One file a split
+(``instances_train.json``, ``annotations/val.json``, ...) or one file in all; our own sets (``annotations.json`` with ``split``) too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..dataset import SPLITS
+from ..errors import CCDiffError
+from ..files import inside, read_json
+from ..geometry import hbb_of, min_area_corners
+from ..pictures import SUFFIXES
+from ..scene import ClassList, Instance, Scene
+from .classes import ClassMap
+from .raw import RawSet, number, read_split_lists
+
+_SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "minival": "val", "test": "test"}
+MAX_MASK_SIDE = 20_000
+"""RLE masks larger than this are refused: their size comes from the file."""
+
+
+def is_coco(root: Path) -> bool:
+    """Whether the path is a COCO file or a folder with one."""
+    return bool(_files(root))
+
+
+def read_coco(root: Path, classes: ClassMap | None = None) -> RawSet:
+    """Read a COCO file, or all COCO files of a folder; pictures are looked for beside the file and in the usual folders.
+
+    Raises:
+        CCDiffError: not COCO, unknown ids, boxes that are not finite, repeated ids, a picture that is missing.
+    """
+    files = _files(root)
+    if not files:
+        raise CCDiffError("no COCO file (a JSON object with images, annotations and categories)", where=root)
+    folder = root if root.is_dir() else root.parent
+    loaded = [(path, read_json(path)) for path in files]
+    names = classes or ClassMap.of(_class_list(loaded))
+    raw = RawSet("coco", names.classes, [])
+    finder = _PictureFinder(folder, files)
+    claimed: dict[str, Path] = {}
+    for path, coco in loaded:
+        for scene in _read_one(path, coco, names, finder, raw, split=_split_of_name(path) if len(loaded) > 1 else ""):
+            if claimed.setdefault(str(scene.path), path) != path:
+                raise CCDiffError(
+                    f"the picture {scene.file_name} stands in {claimed[str(scene.path)].name} too", where=path, fix="keep it in one file"
+                )
+            raw.scenes.append(scene)
+    lists = folder / "splits"
+    if lists.is_dir() and not any(s.split for s in raw.scenes):
+        splits = read_split_lists(lists, [_stem(s.file_name) for s in raw.scenes])
+        if splits:
+            raw.skipped["pictures in no split list"] += sum(_stem(s.file_name) not in splits for s in raw.scenes)
+            raw.skipped = +raw.skipped
+            raw.scenes = [s.replace(split=splits[_stem(s.file_name)]) for s in raw.scenes if _stem(s.file_name) in splits]
+    return raw
+
+
+def _files(root: Path) -> list[Path]:
+    if root.is_file():
+        return [root] if root.suffix == ".json" else []
+    if not root.is_dir():
+        return []
+    found = sorted(root.glob("*.json")) + sorted(root.glob("annotations/*.json"))
+    return [p for p in found if _looks_like_coco(p)]
+
+
+def _looks_like_coco(path: Path) -> bool:
+    """By its first and last 200 kB, so that a folder is recognised without reading all of it."""
+    try:
+        with open(path, "rb") as stream:
+            text = stream.read(200_000)
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - 200_000))
+            text += stream.read()
+    except OSError:
+        return False
+    return text.lstrip().startswith(b"{") and sum(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories")) >= 2
+
+
+def _split_of_name(path: Path) -> str:
+    words = re.split(r"[^a-z]+", path.stem.lower())
+    return next((_SPLIT_WORDS[w] for w in words if w in _SPLIT_WORDS), "")
+
+
+def _class_list(loaded: Sequence[tuple[Path, Any]]) -> ClassList:
+    """The categories of the files, by id; they must agree."""
+    by_id: dict[int, str] = {}
+    for path, coco in loaded:
+        try:
+            for category in coco["categories"]:
+                name = str(category["name"])
+                if by_id.setdefault(int(category["id"]), name) != name:
+                    raise CCDiffError(
+                        f"category {category['id']} is {name!r} here and {by_id[int(category['id'])]!r} in another file", where=path
+                    )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CCDiffError(f"not a COCO file: categories: {type(error).__name__}: {error}", where=path) from error
+    if not by_id:
+        raise CCDiffError("the file names no categories", where=loaded[0][0])
+    names = [by_id[k] for k in sorted(by_id)]
+    return ClassList(tuple(dict.fromkeys(names)))
+
+
+class _PictureFinder:
+    """Where a COCO file's pictures lie: beside it, in images/, in images/SPLIT/, or wherever one file below the folder has the name."""
+
+    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
+        self.folder = folder
+        self.roots = [folder, folder / "images", *sorted({p.parent for p in files})]
+        self._everything: dict[str, list[Path]] | None = None
+
+    def find(self, name: str, *, where: str, split: str) -> Path:
+        inside(self.folder, name, where=where)
+        tried = [*self.roots, self.folder / split, self.folder / "images" / split] if split else self.roots
+        for root in tried:
+            if (root / name).is_file():
+                return root / name
+        if self._everything is None:
+            self._everything = {}
+            for path in sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES):
+                self._everything.setdefault(path.name, []).append(path)
+        found = self._everything.get(Path(name).name, [])
+        if len(found) == 1:
+            return found[0]
+        what = "is missing" if not found else f"lies in {len(found)} places below the folder"
+        raise CCDiffError(f"the picture {name} {what}", where=where, fix=f"put the pictures into {self.folder / 'images'}")
+
+
+def _read_one(path: Path, coco: Any, names: ClassMap, finder: _PictureFinder, raw: RawSet, *, split: str) -> list[Scene]:
+    instances: dict[int, list[Instance]] = {}
+    images: dict[int, Mapping[str, Any]] = {}
+    try:
+        categories = {int(c["id"]): names.name(str(c["name"]), where=f"{path}: category {c['id']}") for c in coco["categories"]}
+        for image in coco["images"]:
+            if int(image["id"]) in images:
+                raise CCDiffError(f"two pictures have the id {image['id']}", where=path)
+            images[int(image["id"])] = image
+            instances[int(image["id"])] = []
+        for k, annotation in enumerate(coco["annotations"]):
+            where = f"{path}: annotation {annotation.get('id', f'number {k + 1}')}"
+            image_id, category = int(annotation["image_id"]), int(annotation["category_id"])
+            if image_id not in images:
+                raise CCDiffError(f"no picture has the id {image_id}", where=where)
+            if category not in categories:
+                known = ", ".join(f"{i} {n}" for i, n in categories.items())
+                raise CCDiffError(f"unknown category {category}", where=where, fix=f"known: {known}")
+            instance = _instance(annotation, categories[category], raw, where=where)
+            if instance is not None:
+                instances[image_id].append(instance)
+        scenes = []
+        for image_id in sorted(images, key=lambda k: (str(images[k]["file_name"]), k)):
+            image = images[image_id]
+            name = str(image["file_name"])
+            own = str(image.get("split", "")) or split
+            if own and own not in SPLITS:
+                raise CCDiffError(f"unknown split {own!r}", where=f"{path}: picture {name}", fix=f"known splits: {', '.join(SPLITS)}")
+            found = finder.find(name, where=str(path), split=own)
+            size = [int(image.get(k) or 0) for k in ("width", "height")]
+            scenes.append(
+                Scene(
+                    name,
+                    size[0],
+                    size[1],
+                    tuple(instances[image_id]),
+                    own,
+                    str(image.get("source") or _stem(name)),
+                    str(image.get("caption", "")),
+                    str(found),
+                )
+            )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CCDiffError(f"not a COCO file: {type(error).__name__}: {error}", where=path) from error
+    return scenes
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] or name
+
+
+def _instance(annotation: Mapping[str, Any], category: str, raw: RawSet, *, where: str) -> Instance | None:
+    outlines, corners = _outlines(annotation.get("segmentation"), where=where)
+    box = annotation.get("bbox")
+    if box is not None:
+        if len(box) != 4:
+            raise CCDiffError(f"bbox: expected x, y, width, height, found {box!r:.60}", where=where)
+        x, y, w, h = (number(v, where=where, what="bbox") for v in box)
+        hbb = (x, y, x + w, y + h)
+    elif outlines:
+        hbb = hbb_of([v for p in outlines for v in p])
+    else:
+        raw.skipped["annotations without a box or a mask"] += 1
+        return None
+    difficult = bool(annotation.get("difficult", 0)) or bool(annotation.get("iscrowd", 0))
+    if annotation.get("iscrowd", 0):
+        raw.notes["groups (iscrowd) kept as difficult"] += 1
+    mask = tuple(tuple(number(v, where=where, what="mask") for v in p) for p in annotation.get("mask", ()))
+    extra = annotation.get("extra", {})
+    if corners is not None:
+        if annotation.get("oriented", 1):
+            return Instance.from_corners(category, corners, hbb, difficult=difficult, mask=mask, extra=extra)
+        return Instance.from_hbb(category, hbb, difficult=difficult, mask=mask, extra=extra)
+    if outlines:
+        rectangle = min_area_corners([v for p in outlines for v in p])
+        return Instance.from_corners(category, rectangle, hbb, difficult=difficult, mask=outlines, extra=extra)
+    return Instance.from_hbb(category, hbb, difficult=difficult, extra=extra)
+
+
+def _outlines(segmentation: Any, *, where: str) -> tuple[tuple[tuple[float, ...], ...], list[float] | None]:
+    """Outlines of a segmentation, and its corners where it is one ring of four."""
+    if not segmentation:
+        return (), None
+    if isinstance(segmentation, Mapping):
+        return _outlines_of_rle(segmentation, where=where), None
+    if not isinstance(segmentation, list) or not all(isinstance(p, list) for p in segmentation):
+        raise CCDiffError(f"segmentation: expected polygons or an RLE, found {type(segmentation).__name__}", where=where)
+    rings = []
+    for points in segmentation:
+        ring = tuple(number(v, where=where, what="segmentation") for v in points)
+        if len(ring) % 2:
+            raise CCDiffError(f"segmentation: an odd number of coordinates ({len(ring)})", where=where)
+        if len(ring) >= 6:
+            rings.append(ring)
+    if len(rings) == 1 and len(rings[0]) == 8:
+        return tuple(rings), list(rings[0])
+    return tuple(rings), None
+
+
+def _outlines_of_rle(segmentation: Mapping[str, Any], *, where: str) -> tuple[tuple[float, ...], ...]:
+    height, width = (int(v) for v in segmentation["size"])
+    if not (0 < height <= MAX_MASK_SIDE and 0 < width <= MAX_MASK_SIDE):
+        raise CCDiffError(f"RLE mask of {width} x {height} pixels", where=where)
+    counts = segmentation["counts"]
+    runs = counts if isinstance(counts, list) else _runs(str(counts), height * width, where=where)
+    if any(not isinstance(c, int) or c < 0 for c in runs) or sum(runs) != height * width:
+        raise CCDiffError("RLE mask: its runs do not add up to its size", where=where)
+    bitmap = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8).reshape(width, height).T
+    rings, _ = cv2.findContours(np.ascontiguousarray(bitmap), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    # Contours run through pixel centres; half a pixel outwards would be right, and is less than annotators' accuracy.
+    found = [tuple(float(v) + 0.5 for v in ring.ravel()) for ring in rings if len(ring) >= 3]
+    return tuple(sorted(found, key=lambda p: (-len(p), p)))
+
+
+def _runs(counts: str, area: int, *, where: str) -> list[int]:
+    """The runs of a compressed RLE. Decoded here because the C library believes what it reads and writes past its memory."""
+    runs: list[int] = []
+    k = 0
+    while k < len(counts):
+        value, shift, more = 0, 0, True
+        while more:
+            if k >= len(counts) or not 48 <= ord(counts[k]) < 112 or shift > 60:
+                raise CCDiffError("RLE mask: broken text", where=where)
+            c = ord(counts[k]) - 48
+            value |= (c & 0x1F) << shift
+            more = bool(c & 0x20)
+            k, shift = k + 1, shift + 5
+            if not more and c & 0x10:
+                value |= -1 << shift
+        if len(runs) > 2:
+            value += runs[-2]
+        if not 0 <= value <= area:
+            raise CCDiffError("RLE mask: its runs do not add up to its size", where=where)
+        runs.append(value)
+    return runs

@@ -1,0 +1,130 @@
+"""RawSet: what every reader returns, and the small helpers readers share.
+
+A reader keeps every object it can make sense of, counts what it leaves out under a reason (``RawSet.skipped``), and raises
+:class:`CCDiffError` with file and line for what is broken.  Pictures are not decoded by readers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..dataset import SPLITS
+from ..errors import CCDiffError
+from ..pictures import SUFFIXES
+from ..scene import ClassList, Scene
+
+
+@dataclass
+class RawSet:
+    """A raw data set in memory.
+
+    Attributes:
+        format: the reader's name.
+        classes: the frozen class list.
+        scenes: in a stable order; ``path`` set; ``split`` is "" where the source names none; ``width`` and ``height`` are what the
+            source declares, 0 where it declares nothing.
+        skipped: reason -> count of what the reader left out.
+        notes: reason -> count of what it corrected or matched.
+    """
+
+    format: str
+    classes: ClassList
+    scenes: list[Scene]
+    skipped: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+def read_text(path: Path) -> str:
+    """A label file as text.
+
+    Raises:
+        CCDiffError: missing, or not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise CCDiffError("the label file does not exist", where=path) from error
+    except UnicodeDecodeError as error:
+        raise CCDiffError(f"not UTF-8 text (byte {error.start})", where=path, fix="save the file as UTF-8") from error
+    except OSError as error:
+        raise CCDiffError(f"cannot read the file: {error.strerror or error}", where=path) from error
+
+
+def number(text: object, *, where: str, what: str) -> float:
+    """A finite number.
+
+    Raises:
+        CCDiffError: naming what was found.
+    """
+    try:
+        value = float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise CCDiffError(f"{what}: expected a number, found {str(text)[:40]!r}", where=where) from None
+    if not math.isfinite(value) or abs(value) > 1e9:
+        raise CCDiffError(f"{what}: expected a finite number of pixels, found {str(text)[:40]!r}", where=where)
+    return value
+
+
+def find_pictures(folders: Sequence[Path]) -> dict[str, Path]:
+    """Stem -> picture file of some folders (not their subfolders).
+
+    Raises:
+        CCDiffError: two pictures share a stem.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            continue
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                if path.stem in found:
+                    raise CCDiffError(f"two pictures are called {path.stem!r}: {found[path.stem]} and {path}", where=folder)
+                found[path.stem] = path
+    return found
+
+
+def read_split_lists(folder: Path, known: Sequence[str], *, names: Sequence[str] = SPLITS) -> dict[str, str]:
+    """Picture id -> split, from ``train.txt``, ``val.txt`` and ``test.txt`` of ``folder``; {} where it has none of them.
+
+    A line is a picture's stem or file name (an extension is ignored).
+
+    Raises:
+        CCDiffError: an id that no picture has, or one that stands in two lists.
+    """
+    ids = set(known)
+    split_of: dict[str, str] = {}
+    for split in names:
+        path = folder / f"{split}.txt"
+        if not path.is_file():
+            continue
+        for line_number, line in enumerate(read_text(path).splitlines(), start=1):
+            text = line.strip()
+            if not text:
+                continue
+            where = f"{path}:{line_number}"
+            picture = text if text in ids else text.rpartition(".")[0] or text
+            if picture not in ids:
+                raise CCDiffError(
+                    f"no picture is called {text!r}", where=where, fix="take the line out, or restore the picture and its labels"
+                )
+            if split_of.setdefault(picture, split) != split:
+                raise CCDiffError(
+                    f"{text!r} stands in two lists, {split_of[picture]} and {split}", where=where, fix="leave it in one of them"
+                )
+    return split_of
+
+
+def seeded_splits(sources: Sequence[str], seed: int, shares: Sequence[float] = (0.7, 0.1, 0.2)) -> dict[str, str]:
+    """Source -> split, drawn by source so that pictures that share one stay together; depends on the names and the seed alone."""
+    ordered = sorted(set(sources), key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).digest())
+    n = len(ordered)
+    test = round(n * shares[2])
+    val = round(n * shares[1])
+    train = n - val - test
+    cut = [train, train + val]
+    return {s: "train" if k < cut[0] else "val" if k < cut[1] else "test" for k, s in enumerate(ordered)}

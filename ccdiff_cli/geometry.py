@@ -1,0 +1,218 @@
+"""Boxes and polygons in pixels: HBB, four corners, le90, clipping, rotated IoU.
+
+Notable here:
+
+* le90 is ``(cx, cy, w, h, angle)`` with w >= h and the angle of the long side in [-pi/2, pi/2) radians, measured from the x axis
+  towards the y axis (y points down, so a positive angle turns clockwise on the screen).  A square's angle lies in [-pi/4, pi/4).
+* Areas, intersections and clipping come from shapely (double precision); the minimum-area rectangle from OpenCV, which works in single
+  precision, so points are centred first and the result is good to about 1e-4 of the object's size.
+* NOTE: a quadrilateral that is not a rectangle becomes its minimum-area rectangle on its way to le90.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from .scene import HBB, Corners
+
+Le90 = tuple[float, float, float, float, float]
+"""cx, cy, w, h in pixels, angle in radians; see the module's opening."""
+
+
+def hbb_of(points: Sequence[float]) -> HBB:
+    """The horizontal box around x1 y1 x2 y2 ..."""
+    xs, ys = points[0::2], points[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def hbb_corners(hbb: Sequence[float]) -> Corners:
+    """The corners of a horizontal box, from the top left, clockwise on the screen."""
+    x1, y1, x2, y2 = (float(v) for v in hbb)
+    return x1, y1, x2, y1, x2, y2, x1, y2
+
+
+def hbb_area(hbb: Sequence[float]) -> float:
+    """Area in pixels squared; 0 for a box turned inside out."""
+    return max(0.0, hbb[2] - hbb[0]) * max(0.0, hbb[3] - hbb[1])
+
+
+def clip_hbb(hbb: Sequence[float], window: Sequence[float]) -> HBB | None:
+    """The part of a horizontal box inside ``window`` (x1 y1 x2 y2); None where nothing with an area is left."""
+    x1, y1 = max(hbb[0], window[0]), max(hbb[1], window[1])
+    x2, y2 = min(hbb[2], window[2]), min(hbb[3], window[3])
+    return (float(x1), float(y1), float(x2), float(y2)) if x2 > x1 and y2 > y1 else None
+
+
+def hbb_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pairwise IoU of horizontal boxes, (N, 4) and (M, 4) to (N, M)."""
+    a, b = np.asarray(a, np.float64).reshape(-1, 4), np.asarray(b, np.float64).reshape(-1, 4)
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    inter = np.prod(np.clip(high - low, 0, None), axis=2)
+    area_a, area_b = (np.prod(np.clip(v[:, 2:] - v[:, :2], 0, None), axis=1) for v in (a, b))
+    union = area_a[:, None] + area_b[None, :] - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+
+
+def le90_to_corners(box: Sequence[float]) -> Corners:
+    """Corners of (cx, cy, w, h, angle): before rotation they run from the top left, clockwise on the screen."""
+    cx, cy, w, h, angle = box
+    ux, uy = math.cos(angle) * w / 2, math.sin(angle) * w / 2
+    vx, vy = -math.sin(angle) * h / 2, math.cos(angle) * h / 2
+    return (
+        cx - ux - vx, cy - uy - vy,
+        cx + ux - vx, cy + uy - vy,
+        cx + ux + vx, cy + uy + vy,
+        cx - ux + vx, cy - uy + vy,
+    )  # fmt: skip
+
+
+def normalise_le90(cx: float, cy: float, w: float, h: float, angle: float) -> Le90:
+    """The same rectangle with w >= h and the angle in [-pi/2, pi/2)."""
+    if h > w:
+        w, h, angle = h, w, angle + math.pi / 2
+    period = math.pi / 2 if math.isclose(w, h, rel_tol=1e-9) else math.pi  # a square looks the same after a quarter turn
+    angle = (angle + period / 2) % period - period / 2
+    return cx, cy, w, h, -period / 2 if angle >= period / 2 else angle
+
+
+def corners_to_le90(corners: Sequence[float]) -> Le90:
+    """le90 of four corners: exact for a rectangle (in either direction around), of the minimum-area rectangle otherwise."""
+    p = np.asarray(corners, np.float64).reshape(4, 2)
+    side, next_side = p[1] - p[0], p[2] - p[1]
+    scale = float(np.abs(p - p.mean(0)).max()) or 1.0
+    parallel = float(np.abs(p[0] + p[2] - p[1] - p[3]).max()) <= 1e-6 * scale
+    if parallel and abs(float(side @ next_side)) <= 1e-6 * scale * scale:
+        w, h = float(np.hypot(*side)), float(np.hypot(*next_side))
+        angle = math.atan2(side[1], side[0]) if w >= h else math.atan2(next_side[1], next_side[0])
+        cx, cy = (float(v) for v in p.mean(0))
+        return normalise_le90(cx, cy, max(w, h), min(w, h), angle)
+    return min_area_le90(corners)
+
+
+def min_area_le90(points: Sequence[float]) -> Le90:
+    """le90 of the minimum-area rectangle around x1 y1 x2 y2 ...; a point or a line gives a rectangle without area."""
+    p = np.asarray(points, np.float64).reshape(-1, 2)
+    centre = (p.min(0) + p.max(0)) / 2
+    scale = float(np.abs(p - centre).max())
+    if scale == 0.0:
+        return float(centre[0]), float(centre[1]), 0.0, 0.0, 0.0
+    (dx, dy), (w, h), degrees = cv2.minAreaRect(((p - centre) / scale).astype(np.float32))
+    return normalise_le90(float(centre[0] + dx * scale), float(centre[1] + dy * scale), w * scale, h * scale, math.radians(degrees))
+
+
+def min_area_corners(points: Sequence[float]) -> Corners:
+    """Corners of the minimum-area rectangle around x1 y1 x2 y2 ..."""
+    return le90_to_corners(min_area_le90(points))
+
+
+def polygon(points: Sequence[float]) -> BaseGeometry:
+    """A valid shapely geometry of x1 y1 x2 y2 ...; a self-crossing outline is untangled, fewer than 3 points are empty."""
+    if len(points) < 6:
+        return shapely.Polygon()
+    shape = shapely.Polygon(np.asarray(points, np.float64).reshape(-1, 2))
+    return shape if shape.is_valid else shapely.make_valid(shape)
+
+
+def union(polygons: Iterable[Sequence[float]]) -> BaseGeometry:
+    """One geometry of several outlines."""
+    shapes = [polygon(p) for p in polygons]
+    return shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)
+
+
+def outlines(shape: BaseGeometry) -> tuple[tuple[float, ...], ...]:
+    """The outer rings of a geometry's parts that have an area, largest first, as x1 y1 x2 y2 ... without the closing point."""
+    parts = [g for g in shapely.get_parts(shape) if g.area > 0]
+    flat = []
+    for part in parts:
+        if part.geom_type == "Polygon":
+            flat.append(part)
+        else:  # a collection within a collection
+            flat.extend(g for g in shapely.get_parts(part) if g.geom_type == "Polygon")
+    flat.sort(key=lambda g: (-g.area, g.bounds))
+    return tuple(tuple(float(v) for v in np.asarray(g.exterior.coords)[:-1].ravel()) for g in flat)
+
+
+def clip(shape: BaseGeometry, window: Sequence[float]) -> BaseGeometry:
+    """The part of a geometry inside ``window`` (x1 y1 x2 y2)."""
+    return shape.intersection(shapely.box(*window))
+
+
+def polygon_iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """IoU of two outlines x1 y1 x2 y2 ... (rotated IoU when they are four corners)."""
+    shape_a, shape_b = polygon(a), polygon(b)
+    inter = shape_a.intersection(shape_b).area
+    union_area = shape_a.area + shape_b.area - inter
+    return inter / union_area if union_area > 0 else 0.0
+
+
+def rotated_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pairwise IoU of oriented boxes as corners, (N, 8) and (M, 8) to (N, M)."""
+    shapes_a, shapes_b = _quadrilaterals(a), _quadrilaterals(b)
+    if not len(shapes_a) or not len(shapes_b):
+        return np.zeros((len(shapes_a), len(shapes_b)))
+    inter = shapely.area(shapely.intersection(shapes_a[:, None], shapes_b[None, :]))
+    total = shapely.area(shapes_a)[:, None] + shapely.area(shapes_b)[None, :] - inter
+    return np.divide(inter, total, out=np.zeros_like(inter), where=total > 0)
+
+
+def _quadrilaterals(corners: np.ndarray) -> np.ndarray:
+    """(N, 8) corners as an array of N geometries."""
+    shapes = np.empty(len(corners), dtype=np.object_)
+    shapes[:] = [polygon(row) for row in np.asarray(corners, np.float64).reshape(-1, 8).tolist()]
+    return shapes
+
+
+def corners_inside(corners: Sequence[float], window: Sequence[float], tolerance: float = 1e-6) -> bool:
+    """Whether all points lie in ``window`` (x1 y1 x2 y2)."""
+    x1, y1, x2, y2 = hbb_of(corners)
+    return x1 >= window[0] - tolerance and y1 >= window[1] - tolerance and x2 <= window[2] + tolerance and y2 <= window[3] + tolerance
+
+
+def fit_rectangle(shape: BaseGeometry, window: Sequence[float], angle: float) -> Corners:
+    """The rectangle inside ``window`` that covers a clipped object best.
+
+    Tried are the minimum-area rectangle, the rectangle at the object's own ``angle`` (radians) and the HBB; those that stick out of the
+    window (a slanted object cut by a border) are shrunk about their centre until they fit; the highest IoU with ``shape`` wins.
+
+    Args:
+        shape: what is left of the object inside ``window``; must have an area.
+    """
+    points = [v for ring in outlines(shape) for v in ring]
+    candidates = [min_area_corners(points), _box_at(points, angle), hbb_corners(hbb_of(points))]
+    fitted = [_shrink_into(c, window) for c in candidates]
+    best = max(range(3), key=lambda k: (round(_iou_with(shape, fitted[k]), 6), -k))
+    return fitted[best]
+
+
+def _iou_with(shape: BaseGeometry, corners: Corners) -> float:
+    other = polygon(corners)
+    inter = shape.intersection(other).area
+    total = shape.area + other.area - inter
+    return inter / total if total > 0 else 0.0
+
+
+def _box_at(points: Sequence[float], angle: float) -> Corners:
+    p = np.asarray(points, np.float64).reshape(-1, 2)
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])  # rows: the box's own axes
+    q = p @ turn.T
+    low, high = q.min(0), q.max(0)
+    cx, cy = ((low + high) / 2) @ turn
+    return le90_to_corners((float(cx), float(cy), float(high[0] - low[0]), float(high[1] - low[1]), angle))
+
+
+def _shrink_into(corners: Corners, window: Sequence[float]) -> Corners:
+    p = np.asarray(corners, np.float64).reshape(4, 2)
+    centre = p.mean(0)
+    low, high = np.asarray(window[:2], np.float64), np.asarray(window[2:], np.float64)
+    offset = p - centre
+    with np.errstate(divide="ignore", invalid="ignore"):
+        room = np.where(offset > 0, (high - centre) / offset, np.where(offset < 0, (low - centre) / offset, np.inf))
+    p = centre + offset * min(1.0, max(0.0, float(room.min())))
+    return tuple(float(v) for v in np.clip(p, low, high).ravel())  # type: ignore[return-value]

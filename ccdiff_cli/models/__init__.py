@@ -1,0 +1,1 @@
+"""The generator: resamplers, conditional generation module, diffusers pipeline, checkpoints."""

@@ -1,0 +1,397 @@
+"""CCDiffPipeline: scenes in, pictures out; a diffusers pipeline that loads from and saves to a generator folder.
+
+    pipe = CCDiffPipeline.from_pretrained("generator")
+    pictures = pipe(scenes, references, generator=[torch.Generator().manual_seed(k) for k in range(len(scenes))]).images
+
+Notable here:
+- everything that does not change over the denoising steps is computed once per batch (see ``conditioning.prepare_context``).
+- texts and references are encoded one at a time and remembered, so an encoding never depends on what else is in the batch.
+- the initial noise of a picture is drawn on the CPU from its own generator.  A picture is therefore the same in any batch up
+  to floating point rounding of the batched matrix products, and bit for bit the same in the same batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
+from diffusers.utils import BaseOutput, deprecation_utils
+from PIL import Image
+from torch import Tensor
+from transformers import (
+    BaseImageProcessor,
+    CLIPTextModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ..errors import CCDiffError
+from ..files import read_json, write_json
+from ..scene import Scene
+from .conditioning import ConditionedUNet, prepare_context
+from .layout import LayoutBatch, boxes_of_scenes
+from .resamplers import CoResampler, DualResampler
+
+_CACHE_BYTES = 512 * 2**20
+_DTYPE = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"  # diffusers renamed the argument
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PUBLISHED_NEGATIVE_PROMPT = "worst quality, low quality, bad anatomy, watermark, text, blurry"
+
+
+class Reference(Protocol):
+    """One reference picture; equal keys mean equal pictures."""
+
+    @property
+    def key(self) -> str: ...
+
+    def image(self) -> Image.Image: ...
+
+
+class SceneReferences(Protocol):
+    """The references of one scene: one (or None) for each instance, in order, and one (or None) for the background."""
+
+    @property
+    def instances(self) -> Sequence[Reference | None]: ...
+
+    @property
+    def background(self) -> Reference | None: ...
+
+
+@dataclass
+class CCDiffOutput(BaseOutput):
+    """``images``: list of PIL pictures, ``(B, H, W, 3)`` float array in [0, 1], or ``(B, C, h, w)`` latents."""
+
+    images: list[Image.Image] | np.ndarray | Tensor
+
+
+class _Cache:
+    """Least recently used tensors up to a number of bytes."""
+
+    def __init__(self, limit: int = _CACHE_BYTES):
+        self.limit, self.size = limit, 0
+        self.entries: OrderedDict[Any, tuple[Tensor, ...]] = OrderedDict()
+
+    def get(self, key: Any, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        if key in self.entries:
+            self.entries.move_to_end(key)
+            return self.entries[key]
+        made = make()
+        self.entries[key] = made
+        self.size += _bytes(made)
+        while self.size > self.limit and len(self.entries) > 1:
+            self.size -= _bytes(self.entries.popitem(last=False)[1])
+        return made
+
+
+def _bytes(tensors: tuple[Tensor, ...]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+class CCDiffPipeline(DiffusionPipeline):
+    """Layout-conditioned generation of aerial pictures.
+
+    Args:
+        vae, text_encoder, tokenizer, unet, scheduler, resampler: the generator's parts.
+        image_encoder, feature_extractor: encode references; may be None where references are never given.
+        num_inference_steps, guidance_scale, negative_prompt: what a call uses where it does not say; saved with the generator.
+        renormalise_references: put ImageNet's mean and deviation on top of the feature extractor's own normalisation, as the
+            released CC-Diff and CC-Diff++ checkpoints expect.
+        published_padding: fill pictures up to so many all-zero instances (6 as published), see ``LayoutBatch.published_padding``.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->resampler->unet->vae"
+    _optional_components = ["image_encoder", "feature_extractor"]  # noqa: RUF012 - diffusers' name and form
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: PreTrainedTokenizerBase,
+        unet: ConditionedUNet,
+        scheduler: SchedulerMixin,
+        resampler: CoResampler | DualResampler,
+        image_encoder: PreTrainedModel | None = None,
+        feature_extractor: BaseImageProcessor | None = None,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 7.5,
+        negative_prompt: str = "",
+        renormalise_references: bool = False,
+        published_padding: int = 0,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            resampler=resampler,
+            image_encoder=image_encoder,
+            feature_extractor=feature_extractor,
+        )
+        self.register_to_config(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            renormalise_references=renormalise_references,
+            published_padding=published_padding,
+        )
+        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self._texts, self._references = _Cache(_CACHE_BYTES // 8), _Cache()
+
+    @classmethod
+    def from_pretrained(cls, path, **kwargs: Any) -> CCDiffPipeline:  # type: ignore[override]
+        """Load a generator folder; weights become ``dtype`` (float32 unless given) however they are stored.
+
+        Raises:
+            CCDiffError: the folder is not a generator, or a part of it is missing or damaged.
+        """
+        kwargs[_DTYPE] = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch.float32
+        kwargs.setdefault("use_safetensors", True)
+        try:
+            return super().from_pretrained(path, **kwargs)
+        except (OSError, ValueError, AttributeError, RuntimeError, ImportError, KeyError) as error:
+            raise CCDiffError(
+                f"cannot load the generator: {' '.join(str(error).split())[:500]}",
+                where=path,
+                fix="give a folder written by `ccdiff train` or `ccdiff import-checkpoint`",
+            ) from error
+
+    def save_pretrained(self, save_directory, **kwargs: Any) -> None:
+        """Write the generator folder (safetensors; see diffusers)."""
+        super().save_pretrained(save_directory, **kwargs)
+        # transformers 5 names its tokenizer class differently; the old name loads everywhere
+        index = read_json(Path(save_directory) / "model_index.json")
+        if index["tokenizer"] == ["transformers", "TokenizersBackend"]:
+            index["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
+            write_json(Path(save_directory) / "model_index.json", index)
+
+    def compile_blocks(self, **kwargs: Any) -> None:
+        """Compile the repeated blocks of the UNet, each without a graph break; ``kwargs`` go to ``torch.compile``."""
+        blocks = sum(type(module).__name__ in self.unet._repeated_blocks for module in self.unet.modules())
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, 4 * blocks)  # every enhanced block specialises on its name
+        self.unet.compile_repeated_blocks(fullgraph=True, **kwargs)
+
+    # ---- encoders; training caches what they return ----
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """``n`` texts -> tokens ``(n, L, D)`` and pooled ``(n, D)``."""
+        length = self.tokenizer.model_max_length
+        made = self.tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        long = self.tokenizer(list(texts), padding=False, truncation=False)["input_ids"]
+        for text, ids in zip(texts, long, strict=True):
+            if len(ids) > length:
+                warnings.warn(f"a text of {len(ids)} tokens is cut to {length}: {text[:80]!r}...", stacklevel=2)
+        out = self.text_encoder(made["input_ids"].to(self._execution_device))
+        return out.last_hidden_state, out.pooler_output
+
+    @torch.no_grad()
+    def encode_references(self, images: Sequence[Image.Image]) -> Tensor:
+        """``n`` RGB pictures -> image tokens ``(n, T, E)``.
+
+        Raises:
+            CCDiffError: the generator has no image encoder.
+        """
+        if self.image_encoder is None or self.feature_extractor is None:
+            raise CCDiffError("this generator has no image encoder", fix="generate without references, or import the generator with one")
+        pixels = self.feature_extractor(images=list(images), return_tensors="pt")["pixel_values"]
+        if self.config.renormalise_references:
+            mean, std = (torch.tensor(v).view(3, 1, 1) for v in (_IMAGENET_MEAN, _IMAGENET_STD))
+            pixels = (pixels - mean) / std
+        dtype = next(self.image_encoder.parameters()).dtype
+        return self.image_encoder(pixels.to(device=self._execution_device, dtype=dtype)).last_hidden_state
+
+    @torch.no_grad()
+    def encode_latents(self, pixels: Tensor) -> Tensor:
+        """``(n, 3, H, W)`` in [-1, 1] -> ``(n, C, h, w)``: the mode of the VAE's distribution, scaled as the UNet sees it."""
+        latents = self.vae.encode(pixels.to(device=self._execution_device, dtype=self.vae.dtype)).latent_dist.mode()
+        return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """``(n, C, h, w)`` -> ``(n, 3, H, W)`` float32 in [0, 1]."""
+        latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+        return (self.vae.decode(latents, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+
+    def _text(self, text: str) -> tuple[Tensor, Tensor]:
+        tokens, pooled = self._texts.get((text, self._execution_device, self.text_encoder.dtype), lambda: self.encode_text([text]))
+        return tokens, pooled
+
+    def _features(self, reference: Reference) -> Tensor:
+        key = (reference.key, self._execution_device)
+        return self._references.get(key, lambda: (self.encode_references([reference.image().convert("RGB")]),))[0]
+
+    def _image_tokens(self) -> int:
+        """T, which a missing reference has as many zero tokens of as a real one, whatever else is in the batch."""
+        if self.image_encoder is None:
+            return 1
+        return self._references.get(None, lambda: (self.encode_references([Image.new("RGB", (64, 64))]),))[0].shape[1]
+
+    # ---- layouts ----
+
+    def layout_batch(self, scenes: Sequence[Scene], references: Sequence[SceneReferences | None] | None = None) -> LayoutBatch:
+        """The tensors of scenes of one size, on the device.
+
+        Raises:
+            CCDiffError: no scenes, different sizes, a size that the VAE cannot divide, corners that are not numbers, or
+                references that do not match the instances.
+        """
+        if not scenes:
+            raise CCDiffError("no scenes to generate")
+        width, height = scenes[0].width, scenes[0].height
+        factor = self.vae_scale_factor
+        for scene in scenes:
+            if (scene.width, scene.height) != (width, height):
+                raise CCDiffError(
+                    f"scenes of a batch differ in size: {scene.width}x{scene.height} and {width}x{height}",
+                    where=scene.file_name,
+                    fix="group scenes by size",
+                )
+            if not all(instance.is_finite() for instance in scene.instances):
+                raise CCDiffError("a box has a coordinate that is not a finite number", where=scene.file_name)
+        if width % factor or height % factor or width <= 0 or height <= 0:
+            raise CCDiffError(f"pictures of {width}x{height}: both sides must be multiples of {factor}", where=scenes[0].file_name)
+        if references is None:
+            references = [None] * len(scenes)
+        if len(references) != len(scenes):
+            raise CCDiffError(f"{len(references)} sets of references for {len(scenes)} scenes")
+        for scene, given in zip(scenes, references, strict=True):
+            if given is not None and len(given.instances) != len(scene.instances):
+                raise CCDiffError(f"{len(given.instances)} references for {len(scene.instances)} instances", where=scene.file_name)
+
+        names = sorted({name for scene in scenes for name in scene.categories()})
+        boxes = boxes_of_scenes(scenes, names)
+        instance_reference = torch.full(boxes.valid.shape, -1)
+        background_reference = torch.full((len(scenes),), -1)
+        used: dict[str, int] = {}
+        features: list[Tensor] = []
+
+        def place(reference: Reference | None) -> int:
+            if reference is None:
+                return -1
+            if reference.key not in used:
+                used[reference.key] = len(features)
+                features.append(self._features(reference))
+            return used[reference.key]
+
+        for b, given in enumerate(references):
+            if given is not None:
+                for n, reference in enumerate(given.instances):
+                    instance_reference[b, n] = place(reference)
+                background_reference[b] = place(given.background)
+
+        device, dtype = self._execution_device, self.unet.dtype
+        captions = [self._text(scene.caption) for scene in scenes]
+        classes = [self._text(name) for name in names]
+        tokens, pooled = captions[0]
+        batch = LayoutBatch(
+            hbb=boxes.hbb,
+            obb=boxes.obb,
+            valid=boxes.valid,
+            class_index=boxes.class_index,
+            class_tokens=torch.cat([t for t, _ in classes]) if classes else tokens[:0],
+            class_pooled=torch.cat([p for _, p in classes]) if classes else pooled[:0],
+            caption_tokens=torch.cat([t for t, _ in captions]),
+            caption_pooled=torch.cat([p for _, p in captions]),
+            features=torch.cat(features) if features else torch.zeros(0, self._image_tokens(), self.resampler.config.embedding_dim),
+            instance_reference=instance_reference,
+            background_reference=background_reference,
+            image_size=(height, width),
+            latent_size=(height // factor, width // factor),
+        )
+        if self.config.published_padding:
+            batch = batch.published_padding(self.config.published_padding)
+        return batch.with_regions().to(device, dtype)
+
+    # ---- sampling ----
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        scenes: Sequence[Scene],
+        references: Sequence[SceneReferences | None] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        negative_prompt: str | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        gate_threshold: float | None = None,
+    ) -> CCDiffOutput:
+        """Generate one picture for each scene.
+
+        Args:
+            scenes: layouts with captions, all of one size; boxes in pixels.
+            references: for each scene its references or None.
+            num_inference_steps, guidance_scale, negative_prompt: in place of the generator's own; a guidance scale of 1 runs
+                the conditional branch only.
+            generator: one CPU generator for each picture (or one for all, drawn from in order).
+            latents: ``(B, C, h, w)`` initial noise of unit variance, in place of ``generator``.
+            output_type: "pil", "np" or "latent".
+            gate_threshold: see ``ConditioningConfig``.
+
+        Raises:
+            CCDiffError: see :meth:`layout_batch`; also a wrong number of generators.
+        """
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        negative = self.config.negative_prompt if negative_prompt is None else negative_prompt
+        if output_type not in ("pil", "np", "latent"):
+            raise CCDiffError(f"output type {output_type!r}", fix="choose pil, np or latent")
+        if steps < 1:
+            raise CCDiffError(f"{steps} denoising steps", fix="ask for at least one")
+        batch = self.layout_batch(scenes, references)
+        size, device, dtype = batch.batch_size, self._execution_device, self.unet.dtype
+        generators = [generator] * size if isinstance(generator, torch.Generator) or generator is None else list(generator)
+        if len(generators) != size:
+            raise CCDiffError(f"{len(generators)} generators for {size} scenes", fix="give one generator for each scene")
+
+        tokens = self.resampler(batch)
+        hook = getattr(self.unet, "_hf_hook", None)  # model offload: the UNet's layers are used before its forward
+        if hook is not None:
+            hook.pre_forward(self.unet)
+        guided = scale != 1.0
+        context = prepare_context(self.unet, batch, tokens, guidance=guided, gate_threshold=gate_threshold)
+        text = batch.caption_tokens
+        if guided:
+            text = torch.cat([self._text(negative)[0].to(text).expand_as(text), text])
+
+        scheduler = self.scheduler
+        scheduler.set_timesteps(steps, device=device)
+        shape = (1, self.unet.config.in_channels, *batch.latent_size)
+        if latents is None:
+            latents = torch.cat([torch.randn(shape, generator=g) for g in generators])
+        elif latents.shape != (size, *shape[1:]):
+            raise CCDiffError(f"latents of shape {tuple(latents.shape)}, expected {(size, *shape[1:])}")
+        x = latents.to(device=device, dtype=torch.float32) * scheduler.init_noise_sigma
+        accepted = inspect.signature(scheduler.step).parameters
+        extra = {"generator": generators} if "generator" in accepted and generators[0] is not None else {}
+        with self.progress_bar(total=steps) as progress:
+            for i, t in enumerate(scheduler.timesteps):
+                model_input = scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t).to(dtype)
+                predicted = self.unet(
+                    model_input, t, encoder_hidden_states=text, cross_attention_kwargs={"conditioning": context}, return_dict=False
+                )[0].float()
+                if guided:
+                    unconditional, conditional = predicted.chunk(2)
+                    predicted = unconditional + scale * (conditional - unconditional)
+                x = scheduler.step(predicted, t, x, return_dict=False, **extra)[0]
+                if (i + 1) % getattr(scheduler, "order", 1) == 0 or i + 1 == len(scheduler.timesteps):
+                    progress.update()
+        images: Any = x
+        if output_type != "latent":
+            images = self.decode_latents(x).permute(0, 2, 3, 1).cpu().numpy()
+            if output_type == "pil":
+                images = [Image.fromarray(picture) for picture in (images * 255).round().astype(np.uint8)]
+        self.maybe_free_model_hooks()
+        return CCDiffOutput(images=images)

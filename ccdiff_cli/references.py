@@ -1,0 +1,272 @@
+"""The reference bank: crops of labelled objects and whole pictures that a generator takes its looks from.
+
+``D/references/`` holds one RGBA crop for every object of the train split, at its HBB and at the scale of the prepared pictures; alpha is
+the object's mask where one is known, else full.  ``references.json`` describes them.  Backgrounds are the train pictures themselves.
+
+NOTE: a scene never gets a reference of its own ``source``: a picture must not be drawn from a crop of itself.  Draws are seeded by
+(seed, instance index) alone, so a scene's references do not depend on the order in which scenes are asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .dataset import IMAGES, read_set
+from .errors import CCDiffError
+from .files import inside, read_json, write_json
+from .scene import ClassList, Instance, Scene
+
+REFERENCES = "references"
+BANK = "references.json"
+LARGEST = 200
+"""Instances are drawn from so many largest crops of their class (CC-Diff)."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One reference picture.
+
+    Attributes:
+        path: the crop (RGBA) or the whole picture (RGB).
+        category: the class of an instance; "" for a background.
+        width, height: pixels.
+        source: the original picture it was cut from.
+        kind: "instance" or "background".
+        key: a key of its content, for caches.
+    """
+
+    path: str
+    category: str
+    width: int
+    height: int
+    source: str
+    kind: str
+    key: str
+
+    def image(self) -> Image.Image:
+        """The picture as RGB; where alpha says background it is black.
+
+        Raises:
+            CCDiffError: the file is missing or does not decode.
+        """
+        try:
+            with Image.open(self.path) as stored:
+                if stored.mode != "RGBA":
+                    return stored.convert("RGB")
+                black = Image.new("RGB", stored.size)
+                black.paste(stored.convert("RGB"), mask=stored.getchannel("A"))
+                return black
+        except (OSError, ValueError, SyntaxError) as error:
+            raise CCDiffError(f"the reference does not open: {error}", where=self.path, fix="prepare the set again") from error
+
+
+@dataclass(frozen=True)
+class SceneReferences:
+    """References of one scene: one for each instance (None where the bank has nothing), and one background."""
+
+    instances: tuple[Reference | None, ...]
+    background: Reference | None
+
+
+class Similarity(Protocol):
+    """How like a scene each background is; a retrieval model can take this place."""
+
+    def scores(self, scene: Scene) -> np.ndarray:
+        """(number of backgrounds,) floats, higher is more similar, in the order of ``ReferenceBank.backgrounds``."""
+
+
+class CaptionSimilarity:
+    """Cosine of the bags of words of two captions, each word weighted by log(pictures / pictures that have it).
+
+    Numbers are no words; words that every caption has ("This is an aerial image of") weigh nothing.
+    """
+
+    def __init__(self, captions: Sequence[str]) -> None:
+        bags = [_words(c) for c in captions]
+        vocabulary = sorted({w for bag in bags for w in bag})
+        self._column = {w: k for k, w in enumerate(vocabulary)}
+        counts = np.zeros((len(bags), len(vocabulary)), np.float32)
+        for row, bag in enumerate(bags):
+            for word in bag:
+                counts[row, self._column[word]] += 1
+        self._weight = np.log(max(1, len(bags)) / np.maximum(1, (counts > 0).sum(0))).astype(np.float32)
+        vectors = counts * self._weight
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        self._vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+
+    def scores(self, scene: Scene) -> np.ndarray:
+        vector = np.zeros(len(self._column), np.float32)
+        for word in _words(scene.caption):
+            if word in self._column:
+                vector[self._column[word]] += 1
+        vector *= self._weight
+        norm = float(np.linalg.norm(vector))
+        return self._vectors @ (vector / norm if norm > 0 else vector)
+
+
+def _words(caption: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", caption.lower())
+
+
+class ReferenceBank:
+    """The crops and backgrounds of a prepared set's train split.
+
+    Attributes:
+        classes: the set's class list.
+        instances: class name -> its crops, largest first; without difficult ones.
+        backgrounds: the train pictures.
+    """
+
+    def __init__(
+        self, classes: ClassList, instances: Iterable[Reference], backgrounds: Sequence[Reference], similarity: Similarity
+    ) -> None:
+        self.classes = classes
+        self.backgrounds = tuple(backgrounds)
+        self.similarity = similarity
+        ordered = sorted(instances, key=lambda r: (-r.width * r.height, r.path))
+        self.instances = {name: tuple(r for r in ordered if r.category == name) for name in classes}
+        self._ratios = {name: np.array([r.width / r.height for r in refs]) for name, refs in self.instances.items()}
+        self._sources = {name: np.array([r.source for r in refs], dtype=object) for name, refs in self.instances.items()}
+        self._background_sources = np.array([r.source for r in self.backgrounds], dtype=object)
+
+    @classmethod
+    def read(cls, root: str | Path) -> ReferenceBank:
+        """Read the bank of a prepared set.
+
+        Raises:
+            CCDiffError: no bank in the folder, broken entries, a missing crop.
+        """
+        root = Path(root)
+        path = root / REFERENCES / BANK
+        if not path.is_file():
+            raise CCDiffError("the set has no reference bank", where=root, fix="give a set that `ccdiff prepare` wrote")
+        found, stored = read_json(path), read_set(root)
+        hashes = stored.manifest.get("pictures", {})
+        present = {p.relative_to(root / REFERENCES).as_posix() for p in (root / REFERENCES).glob("*/*.png")}
+        instances: list[Reference] = []
+        try:
+            for entry in found["instances"]:
+                name = str(entry["file"])
+                crop = inside(root / REFERENCES, name, where=path)
+                if name not in present:
+                    raise CCDiffError(f"the crop {name} is missing", where=path, fix="prepare the set again")
+                size = int(entry["width"]), int(entry["height"])
+                if min(size) < 1:
+                    raise ValueError(f"{name} has no area")
+                if not entry["difficult"]:
+                    key = str(entry["sha256"])[:16]
+                    instances.append(Reference(str(crop), str(entry["class"]), *size, str(entry["source"]), "instance", key))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CCDiffError(
+                f"the reference bank is broken: {type(error).__name__}: {error}", where=path, fix="prepare the set again"
+            ) from error
+        scenes = stored.split("train")
+        backgrounds = [
+            Reference(str(s.path), "", s.width, s.height, s.source, "background", str(hashes.get(s.file_name, s.file_name))[:16])
+            for s in scenes
+        ]
+        return cls(stored.classes, instances, backgrounds, CaptionSimilarity([s.caption for s in scenes]))
+
+    def candidates(self) -> list[Reference]:
+        """Every reference that :meth:`choose` can return, each once, in a fixed order: what is worth encoding beforehand."""
+        found: dict[str, Reference] = {}
+        for references in self.instances.values():
+            # leaving one source out brings as many smaller crops in
+            spare = max(Counter(r.source for r in references).values(), default=0)
+            found.update((r.key, r) for r in references[: LARGEST + spare])
+        found.update((r.key, r) for r in self.backgrounds)
+        return list(found.values())
+
+    def choose(self, scene: Scene, *, seed: int, top_k: int = 8, exclude_source: str | None = None) -> SceneReferences:
+        """References for a scene.
+
+        Instance: of the ``LARGEST`` largest crops of its class, the ``top_k`` whose aspect ratio is nearest to the HBB's
+        (|r_crop / r_box - 1|), one of which is drawn. Background: of the ``top_k`` most similar train pictures, one is drawn.
+
+        Args:
+            seed: with the instance's index it decides the draw.
+            top_k: 1 is the published behaviour (the best match, no draw).
+            exclude_source: the source that must not be used; ``scene.source`` when None.
+        """
+        if top_k < 1:
+            raise CCDiffError(f"top_k {top_k}", fix="top_k is at least 1")
+        source = exclude_source if exclude_source is not None else scene.source
+        chosen = tuple(self._instance(i, np.random.default_rng([seed, 1, k]), top_k, source) for k, i in enumerate(scene.instances))
+        return SceneReferences(chosen, self._background(scene, np.random.default_rng([seed, 2]), top_k, source))
+
+    def _instance(self, instance: Instance, rng: np.random.Generator, top_k: int, source: str) -> Reference | None:
+        references = self.instances.get(instance.category, ())
+        if not references:
+            return None
+        allowed = np.flatnonzero(self._sources[instance.category] != source)[:LARGEST]
+        if not len(allowed):
+            return None
+        x1, y1, x2, y2 = instance.hbb
+        ratio = max(x2 - x1, 1e-6) / max(y2 - y1, 1e-6)
+        distance = np.abs(self._ratios[instance.category][allowed] / ratio - 1)
+        nearest = np.argsort(distance, kind="stable")[:top_k]
+        return references[int(allowed[nearest[int(rng.integers(len(nearest)))]])]
+
+    def _background(self, scene: Scene, rng: np.random.Generator, top_k: int, source: str) -> Reference | None:
+        allowed = np.flatnonzero(self._background_sources != source)
+        if not len(allowed):
+            return None
+        scores = np.asarray(self.similarity.scores(scene), np.float64)[allowed]
+        if top_k > 1:  # pictures with the same caption tie: without this the first files would always win
+            scores = scores + rng.random(len(scores)) * 1e-6
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        return self.backgrounds[int(allowed[best[int(rng.integers(len(best)))]])]
+
+
+def cut_reference(image: Image.Image, instance: Instance, scale: float) -> tuple[bytes, dict[str, Any]]:
+    """The crop of an object at its HBB as RGBA PNG bytes, and its record for the bank.
+
+    Args:
+        image: the source picture, RGB.
+        scale: prepared pixels per source pixel.
+    """
+    x1, y1 = max(0, math.floor(instance.hbb[0])), max(0, math.floor(instance.hbb[1]))
+    x2 = min(image.width, max(x1 + 1, math.ceil(instance.hbb[2])))
+    y2 = min(image.height, max(y1 + 1, math.ceil(instance.hbb[3])))
+    x1, y1 = min(x1, x2 - 1), min(y1, y2 - 1)
+    crop = image.crop((x1, y1, x2, y2))
+    alpha = Image.new("L", crop.size, 255)
+    if instance.mask:
+        drawn = Image.new("L", crop.size, 0)
+        for outline in instance.mask:
+            points = [(x - x1, y - y1) for x, y in zip(outline[0::2], outline[1::2], strict=True)]
+            ImageDraw.Draw(drawn).polygon(points, fill=255)
+        if drawn.getbbox() is not None:
+            alpha = drawn
+    masked = alpha.getextrema()[0] == 0
+    if scale != 1.0:
+        size = max(1, round(crop.width * scale)), max(1, round(crop.height * scale))
+        crop, alpha = (part.resize(size, Image.Resampling.BICUBIC) for part in (crop, alpha))
+    crop.putalpha(alpha)
+    stream = io.BytesIO()
+    crop.save(stream, "PNG", compress_level=3)
+    record = {
+        "class": instance.category,
+        "width": crop.width,
+        "height": crop.height,
+        "aspect_ratio": round(crop.width / crop.height, 4),
+        "masked": masked,
+        "difficult": instance.difficult,
+    }
+    return stream.getvalue(), record
+
+
+def write_bank(root: str | Path, instances: Sequence[dict[str, Any]], scenes: Iterable[Scene]) -> None:
+    """Write ``references.json``: the crops' records and the train pictures that can serve as background."""
+    backgrounds = [f"{IMAGES}/{s.file_name}" for s in scenes if s.split == "train"]
+    write_json(Path(root) / REFERENCES / BANK, {"instances": list(instances), "backgrounds": backgrounds})

@@ -1,0 +1,174 @@
+"""From the pictures of a plan to a set on disk; the proof that a set is whole."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, PictureSet, scenes_of_coco, write_set
+from ..drawing import contact_sheet, draw_scene, legend
+from ..errors import CCDiffError, os_errors
+from ..files import TEMPORARY_PREFIX, content_key, inside, read_json, sha256_file, write_bytes
+from ..pictures import picture_size
+from ..scene import ClassList, Scene
+from .plan import PLAN, PLAN_LINES, Plan
+from .worker import RECORDS, known_hashes
+
+CONTACT_SHEET = "contact_sheet.png"
+SHEET_PICTURES = 40
+SHEET_COLUMNS = 8
+SHEET_CELL = 192
+"""The contact sheet shows this many pictures, in cells of about this side."""
+
+TOLERANCE = 1e-3
+"""Pixels that a label may stand outside of its picture: rounding in files."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def finish(out: Path, plan: Plan, generator: Mapping[str, Any], machine: Mapping[str, Any], progress: Progress | None = None) -> PictureSet:
+    """Write labels, contact sheet and manifest of a set whose pictures are all made; the manifest comes last, then the records go."""
+    hashes = known_hashes(out, plan)
+    scenes = [
+        job.scene.replace(
+            path=str(out / IMAGES / job.scene.file_name),
+            provenance={
+                **job.scene.provenance,
+                "k": job.k,
+                "seed": job.seed,
+                "references": job.references,
+                "generator": generator["key"],
+                **({"drawn_from": job.drawn_from} if job.drawn_from != job.k else {}),
+            },
+        )
+        for job in plan.jobs
+    ]
+    if progress is not None:
+        progress("write", 0, 1)
+    _remove_surplus(out, {scene.file_name for scene in scenes})
+    write_contact_sheet(out / CONTACT_SHEET, scenes, plan.classes)
+    details = {
+        "plan": plan.key,
+        **plan.header["identity"],
+        "generator": {
+            **plan.header["identity"]["generator"],
+            "trained_on": (generator.get("data") or {}).get("key"),
+            "sources": (generator.get("data") or {}).get("sources"),
+            "steps": generator.get("steps"),
+        },
+        "skipped_layouts": plan.header["layouts"],
+        "environment": dict(machine),
+    }
+    made = write_set(
+        out,
+        scenes,
+        plan.classes,
+        kind="floor" if plan.options["shuffle_layouts"] else "synthetic",
+        details=details,
+        picture_hashes={s.file_name: hashes[s.file_name] for s in scenes},
+    )
+    shutil.rmtree(out / RECORDS, ignore_errors=True)
+    if progress is not None:
+        progress("write", 1, 1)
+    return made
+
+
+def _remove_surplus(out: Path, names: set[str]) -> None:
+    for path in sorted((out / IMAGES).iterdir()):
+        if path.name.startswith(TEMPORARY_PREFIX) and path.name not in names:
+            with os_errors(path, "remove the unfinished file"):
+                path.unlink(missing_ok=True)
+
+
+def write_contact_sheet(path: Path, scenes: list[Scene], classes: ClassList, count: int = SHEET_PICTURES) -> None:
+    """Pictures spread evenly over the set, with their boxes and a legend."""
+    chosen = [scenes[i] for i in np.unique(np.linspace(0, len(scenes) - 1, min(count, len(scenes))).astype(int))]
+    pictures = []
+    for scene in chosen:
+        with Image.open(str(scene.path)) as image:
+            pictures.append(draw_scene(image, scene, SHEET_CELL / max(scene.width, scene.height), classes=classes))
+    present = {name for scene in chosen for name in scene.categories()}
+    columns = min(SHEET_COLUMNS, len(pictures))
+    strip = (
+        legend([n for n in classes if n in present], max(2 * SHEET_CELL, columns * (SHEET_CELL + 4)), classes=classes) if present else None
+    )
+    buffer = io.BytesIO()
+    contact_sheet(pictures, columns, titles=[Path(s.file_name).stem for s in chosen], footer=strip).save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def verify_set(root: str | Path) -> dict[str, Any]:
+    """Prove a set whole: every file has its hash, labels stand inside pictures, nothing is missing or too many.
+
+    Returns:
+        ``{"ok": bool, "problems": [str, ...], "pictures": int, "objects": int, "kind": str, "content": str}``.
+
+    Raises:
+        CCDiffError: there is no finished set to look at.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise CCDiffError("no such folder", where=root, fix="give the folder that `ccdiff prepare` or `ccdiff synthesize` wrote")
+    if not (root / MANIFEST).is_file():
+        raise CCDiffError(f"the set is unfinished: it has no {MANIFEST}", where=root, fix="run the command that makes it again: it resumes")
+    manifest, coco = read_json(root / MANIFEST), read_json(root / ANNOTATIONS)
+    scenes, classes = scenes_of_coco(coco, where=root / ANNOTATIONS)
+    hashes: dict[str, str] = manifest.get("pictures", {})
+    problems: list[str] = []
+    names = [scene.file_name for scene in scenes]
+    if len(set(names)) != len(names):
+        problems.append(f"{len(names) - len(set(names))} pictures are labelled twice")
+    for name in sorted(set(names) ^ set(hashes)):
+        problems.append(f"{name}: {'not in the manifest' if name not in hashes else 'in the manifest, but without labels'}")
+    if list(classes) != manifest.get("classes"):
+        problems.append("the class list of the labels is not the manifest's")
+    for scene in scenes:
+        problems += _problems_of(scene, inside(root / IMAGES, scene.file_name, where=root / ANNOTATIONS), hashes.get(scene.file_name))
+    found = (
+        {p.relative_to(root / IMAGES).as_posix() for p in (root / IMAGES).rglob("*") if p.is_file()} if (root / IMAGES).is_dir() else set()
+    )
+    problems += [f"{IMAGES}/{name}: does not belong to the set" for name in sorted(found - set(names))]
+    problems += [f"{path.name}: left by an interrupted run" for path in sorted(root.glob(f"{TEMPORARY_PREFIX}*"))]
+    content = content_key([coco["images"], coco["annotations"], coco["categories"], hashes])
+    if content != manifest.get("content"):
+        problems.append("labels or hashes were changed after the set was made (the content key differs)")
+    if (root / PLAN).is_file():
+        header = read_json(root / PLAN)
+        if not (root / PLAN_LINES).is_file() or sha256_file(root / PLAN_LINES) != header.get("lines"):
+            problems.append(f"{PLAN_LINES}: missing, or changed after it was made")
+    return {
+        "ok": not problems,
+        "problems": problems,
+        "kind": manifest.get("kind"),
+        "pictures": len(scenes),
+        "objects": sum(len(scene.instances) for scene in scenes),
+        "content": content,
+    }
+
+
+def _problems_of(scene: Scene, path: Path, expected: str | None) -> list[str]:
+    if not path.is_file():
+        return [f"{scene.file_name}: the picture is missing"]
+    problems = []
+    if expected is not None and sha256_file(path) != expected:
+        problems.append(f"{scene.file_name}: the picture was changed (its hash differs)")
+    try:
+        size = picture_size(path)
+    except CCDiffError as error:
+        return [*problems, f"{scene.file_name}: {error.what}"]
+    if size != (scene.width, scene.height):
+        problems.append(f"{scene.file_name}: the picture is {size[0]}x{size[1]} px, its labels say {scene.width}x{scene.height}")
+    for number, instance in enumerate(scene.instances):
+        xs = (*instance.hbb[0::2], *instance.corners[0::2])
+        ys = (*instance.hbb[1::2], *instance.corners[1::2])
+        if min(xs) < -TOLERANCE or min(ys) < -TOLERANCE or max(xs) > scene.width + TOLERANCE or max(ys) > scene.height + TOLERANCE:
+            problems.append(f"{scene.file_name}: object {number} ({instance.category}) leaves the picture")
+        if instance.hbb[2] <= instance.hbb[0] or instance.hbb[3] <= instance.hbb[1]:
+            problems.append(f"{scene.file_name}: object {number} ({instance.category}) has no area")
+    return problems

@@ -1,0 +1,319 @@
+"""The plan of a synthetic set: for every picture its layout, caption, references and seed, written before any picture is made.
+
+::
+
+    S/plan.jsonl   one line per picture: k, seed, drawn_from, references, layout (a ``dataset.scene_record``)
+    S/plan.json    what the plan was made from (generator, layouts, options), where it is carried out, the hash of plan.jsonl
+
+Notable here:
+
+* Pictures are made in blocks of ``batch_size``: block b holds pictures b * batch_size and up, whoever makes it.  The composition of a
+  batch, which floating point rounding may show, is therefore a matter of the plan, not of the number of processes.
+* A folder belongs to one plan.  The same command again goes on with it; another one is refused, and told what differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..dataset import PictureSet, count_scenes, read_set, scene_from_record, scene_record, versions
+from ..errors import CCDiffError
+from ..files import content_key, read_json, sha256_file, write_json, write_text
+from ..layouts import layouts_of_set, plan_layouts
+from ..references import Reference, ReferenceBank
+from ..scene import ClassList, Scene
+
+PLAN = "plan.json"
+PLAN_LINES = "plan.jsonl"
+GENERATOR_FILE = "ccdiff.json"
+FORMAT = "ccdiff plan 1"
+
+NOISE, CHOICE = 3, 4
+"""What a random stream is for; see ``layouts.ORDER``."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make.
+
+    Attributes:
+        k: its number.
+        scene: its layout and caption, which are also its labels.
+        references: keys of the references, ``{"instances": [key or None, ...], "background": key or None}``; None: no bank.
+        seed: of its initial noise.
+        drawn_from: the number of the picture whose layout, caption and references the pipeline is given: ``k``, but in a floor set.
+    """
+
+    k: int
+    scene: Scene
+    references: Mapping[str, Any] | None
+    seed: int
+    drawn_from: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan as :func:`make_plan` makes it and :func:`read_plan` reads it.
+
+    Attributes:
+        header: what stands in ``plan.json``.
+        jobs: one per picture, in order.
+    """
+
+    header: dict[str, Any]
+    jobs: tuple[Job, ...]
+
+    @property
+    def key(self) -> str:
+        """The key of everything the pictures depend on but the machine."""
+        return str(self.header["key"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.header["identity"]["options"]
+
+    @property
+    def classes(self) -> ClassList:
+        return ClassList(tuple(self.header["classes"]))
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return -(-len(self.jobs) // self.options["batch_size"])
+
+    def block(self, b: int) -> tuple[Job, ...]:
+        """The pictures of one block."""
+        size = self.options["batch_size"]
+        return self.jobs[b * size : (b + 1) * size]
+
+
+def read_generator(checkpoint: str | Path) -> dict[str, Any]:
+    """What a generator folder says of itself, with a ``key`` of all its files.
+
+    Raises:
+        CCDiffError: no such folder, an unfinished training, a broken ``ccdiff.json``.
+    """
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        raise CCDiffError("no such generator folder", where=folder, fix="give the folder that `ccdiff train --out` wrote")
+    if not (folder / GENERATOR_FILE).is_file():
+        if (folder / "train").is_dir():
+            raise CCDiffError("the training is unfinished", where=folder, fix="run the same `ccdiff train` command again: it resumes")
+        raise CCDiffError(
+            f"not a generator folder: there is no {GENERATOR_FILE}", where=folder, fix="give the folder that `ccdiff train --out` wrote"
+        )
+    description = read_json(folder / GENERATOR_FILE)
+    if not isinstance(description, dict) or not isinstance(description.get("picture_size"), int) or not description.get("classes"):
+        raise CCDiffError(
+            "the generator's description lacks its picture size or its classes",
+            where=folder / GENERATOR_FILE,
+            fix="train or import the generator again",
+        )
+    return {**description, "key": _folder_key(folder)}
+
+
+def _folder_key(folder: Path) -> str:
+    """A key of the files that a generator is loaded from: what training keeps beside them, and texts for people, do not count."""
+    hashes = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        ours = name.parts[0] != "train" and not any(part.startswith(".") for part in name.parts)
+        if ours and path.suffix in (".json", ".safetensors", ".txt", ".model") and path.is_file():
+            hashes[name.as_posix()] = sha256_file(path)
+    return content_key(hashes)
+
+
+def identity_of(
+    generator: Mapping[str, Any],
+    layouts: PictureSet,
+    bank: ReferenceBank | None,
+    n: int,
+    *,
+    seed: int,
+    split: str,
+    layout_source: str | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a plan follows from, and what tells two runs apart.
+
+    Args:
+        generator: of :func:`read_generator`.
+        layouts: the set that layouts come from; ``bank``: the references, None where there are none.
+        layout_source: a key of ``layouts.SOURCES``; None: "augmented", or "set" where the generator needs stored captions.
+        options: batch size, steps, guidance, ...: what else decides the pictures' bytes; JSON-able.
+
+    Raises:
+        CCDiffError: a class that the generator does not know, a wrong picture size.
+    """
+    recipe = generator.get("recipe") or {}
+    style = recipe.get("caption_style", "plain")
+    _check_fit(generator, layouts, split)
+    return {
+        "generator": {"key": generator["key"], "recipe": recipe.get("name", "")},
+        "layouts": {"key": layouts.key(), "split": split, "source": layout_source or ("set" if style == "stored" else "augmented")},
+        "captions": style,
+        "references": None
+        if bank is None
+        else {"key": content_key(sorted(references_of(bank))), "top_k": recipe.get("denoiser", {}).get("top_k", 8)},
+        "options": {"n": n, "seed": seed, **options},
+    }
+
+
+def make_plan(identity: Mapping[str, Any], layouts: PictureSet, bank: ReferenceBank | None) -> Plan:
+    """Decide everything about every picture.
+
+    Args:
+        identity: of :func:`identity_of`, for these layouts and this bank.
+
+    Raises:
+        CCDiffError: no layouts in the split, or none of this source.
+    """
+    options, split = identity["options"], identity["layouts"]["split"]
+    n, seed = options["n"], options["seed"]
+    planned = plan_layouts(layouts, n, seed, source=identity["layouts"]["source"], split=split, caption_style=identity["captions"])
+    jobs = []
+    for k, scene in enumerate(planned):
+        chosen = None
+        if bank is not None:
+            found = bank.choose(scene, seed=_number(seed, CHOICE, k, 31), top_k=identity["references"]["top_k"])
+            keys = [reference.key if reference else None for reference in found.instances]
+            chosen = {"instances": keys, "background": found.background.key if found.background else None}
+        drawn_from = (k + 1) % n if options["shuffle_layouts"] else k  # the order of layouts is random already
+        jobs.append(Job(k, scene, chosen, _number(seed, NOISE, k, 63), drawn_from))
+    used = layouts_of_set(layouts, split)
+    header = {
+        "format": FORMAT,
+        "key": content_key(identity),
+        "identity": dict(identity),
+        "lines": hashlib.sha256(_lines(jobs).encode("utf-8")).hexdigest(),
+        "classes": list(layouts.classes),
+        "counts": count_scenes([job.scene for job in jobs]),
+        "layouts": {
+            "pictures": len(layouts.split(split)),
+            "used": len(used),
+            "without_objects": len(layouts.split(split)) - len(used),
+            "objects_outside_picture": sum(len(s.instances) for s in layouts.split(split)) - sum(len(s.instances) for s in used),
+        },
+    }
+    return Plan(header, tuple(jobs))
+
+
+def references_of(bank: ReferenceBank) -> dict[str, Reference]:
+    """Every reference of a bank by its key; equal keys mean equal pictures."""
+    crops = [reference for name in bank.classes for reference in bank.instances[name]]
+    return {reference.key: reference for reference in (*crops, *bank.backgrounds)}
+
+
+def _number(seed: int, purpose: int, k: int, bits: int) -> int:
+    word = np.random.SeedSequence((seed, purpose, k)).generate_state(1, np.uint64)[0]
+    return int(word) >> (64 - bits)
+
+
+def _check_fit(generator: Mapping[str, Any], layouts: PictureSet, split: str) -> None:
+    size, known = generator["picture_size"], generator["classes"]
+    for scene in layouts.split(split):
+        if (scene.width, scene.height) != (size, size):
+            raise CCDiffError(
+                f"the layout of {scene.file_name} is {scene.width}x{scene.height} px, the generator makes {size}x{size}",
+                where=layouts.root,
+                fix=f"prepare the set with --size {size} (and --tile for large pictures)",
+            )
+        for name in scene.categories():
+            if name not in known:
+                raise CCDiffError(
+                    f"the generator was not trained on the class {name!r} (in {scene.file_name})",
+                    where=layouts.root,
+                    fix=f"give layouts of its classes: {', '.join(known)}; or train a generator on this set",
+                )
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What else the bytes of a picture depend on: the kind of device and the versions of the libraries."""
+    return {"device": device, **versions()}
+
+
+def _lines(jobs: Sequence[Job]) -> str:
+    rows = (
+        {"k": j.k, "seed": j.seed, "drawn_from": j.drawn_from, "references": j.references, "layout": scene_record(j.scene)} for j in jobs
+    )
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def write_plan(out: str | Path, plan: Plan, machine: Mapping[str, Any]) -> None:
+    """Write the plan; ``plan.json`` last."""
+    out = Path(out)
+    write_text(out / PLAN_LINES, _lines(plan.jobs))
+    write_json(out / PLAN, {**plan.header, "environment": dict(machine)})
+
+
+def read_plan(out: str | Path) -> Plan:
+    """Read the plan of a folder.
+
+    Raises:
+        CCDiffError: it is missing, or ``plan.jsonl`` is not the one that belongs to it.
+    """
+    out = Path(out)
+    header = read_json(out / PLAN)
+    if sha256_file(out / PLAN_LINES) != header["lines"]:
+        raise CCDiffError(
+            "the plan was changed after it was made", where=out / PLAN_LINES, fix=f"delete {PLAN} and {PLAN_LINES} and run again"
+        )
+    with open(out / PLAN_LINES, encoding="utf-8") as stream:
+        rows = [json.loads(line) for line in stream]
+    jobs = tuple(Job(row["k"], scene_from_record(row["layout"]), row["references"], row["seed"], row["drawn_from"]) for row in rows)
+    return Plan(header, jobs)
+
+
+def holds_plan(out: str | Path, identity: Mapping[str, Any], machine: Mapping[str, Any]) -> bool:
+    """Whether a folder already holds the plan of this run; False where it holds none yet.
+
+    Raises:
+        CCDiffError: it holds another plan (listing what differs), or something else altogether.
+    """
+    out = Path(out)
+    if not (out / PLAN).is_file():
+        foreign = sorted(p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != PLAN_LINES) if out.is_dir() else []
+        if foreign:
+            shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+            raise CCDiffError(f"the folder is not empty ({shown}) and holds no plan", where=out, fix="choose another --out folder")
+        return False
+    found = read_json(out / PLAN)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise CCDiffError(f"not a plan of this version (expected {FORMAT!r})", where=out / PLAN, fix="delete the folder and start again")
+    changes = _differences(found.get("identity", {}), dict(identity)) + _differences(found.get("environment", {}), dict(machine))
+    if changes:
+        raise CCDiffError(
+            f"the folder belongs to another run; changed: {'; '.join(changes)}",
+            where=out,
+            fix="choose another --out folder, delete this one, or go back to what it was started with",
+        )
+    return True
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        parts: list[str] = []
+        for key in sorted({*before, *now}):
+            parts += _differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+        return parts
+    return [] if before == now else [f"{name.removeprefix('options.')} was {before}, now {now}"]
+
+
+def open_layouts(folder: str | Path, split: str) -> PictureSet:
+    """The set that layouts come from.
+
+    Raises:
+        CCDiffError: no set, or a split without pictures.
+    """
+    layouts = read_set(folder)
+    if not layouts.split(split):
+        found = sorted({scene.split for scene in layouts.scenes})
+        raise CCDiffError(f"the set has no pictures in its {split} split", where=folder, fix=f"its splits: {', '.join(found)}")
+    return layouts

@@ -1,0 +1,422 @@
+"""``ccdiff train``: from a recipe and a prepared set to a generator folder.
+
+Stages: our own VAE and encoders where the recipe names no source, the cache of frozen features, the denoiser.  Each stage resumes from
+its newest checkpoint under ``G/train/``; the generator itself (a diffusers pipeline folder plus ``ccdiff.json``, written last)
+appears when the last stage is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from transformers import AutoImageProcessor, AutoTokenizer, BitImageProcessor, CLIPTextModel, Dinov2Model
+
+from .. import __version__
+from ..dataset import PictureSet, read_set, versions
+from ..drawing import contact_sheet, draw_scene
+from ..errors import CCDiffError, os_errors
+from ..files import atomic_write, content_key, read_json, write_json
+from ..models.autoencoder import PatchAutoencoder
+from ..models.conditioning import ConditionedUNet, ConditioningConfig
+from ..models.pipeline import CCDiffPipeline
+from ..models.resamplers import CoResampler, DualResampler
+from ..prepare.captions import caption_of
+from ..recipes import EncodersConfig, Recipe
+from ..references import ReferenceBank
+from ..scene import SYMMETRIES, Scene, symmetric_scene
+from .autoencoder import load_pixels, train_autoencoder
+from .denoiser import batch_source, cache_features, train_denoiser, training_items
+from .encoders import resize_pixels, train_encoders
+from .loop import Progress, seed_of
+
+log = logging.getLogger(__name__)
+
+GENERATOR_FILE = "ccdiff.json"
+
+
+def train(
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    *,
+    start: str | Path | None = None,
+    progress: Progress | None = None,
+    cpu: bool = False,
+) -> dict[str, Any]:
+    """Train a generator, or finish one that was interrupted.
+
+    Args:
+        recipe: what to train (see ``recipes.load_recipe``).
+        data: a prepared set whose pictures are ``recipe.picture_size`` squares.
+        out: the generator folder; training state lies in ``out/train``.
+        start: a generator folder to go on from: its VAE and encoders are kept, its denoiser is trained further.
+        cpu: do not use a GPU.
+
+    Returns:
+        what ``out/ccdiff.json`` holds.
+
+    Raises:
+        CCDiffError: the set does not fit the recipe, a source cannot be loaded, the folder belongs to another training.
+    """
+    out = Path(out)
+    prepared = read_set(data)
+    scenes = prepared.split("train")
+    _check_set(prepared, scenes, recipe)
+    start_key = content_key(read_generator(start)) if start else None
+    identity = {"recipe": recipe.model_dump(mode="json"), "data": prepared.key(), "start": start_key}
+    if (out / GENERATOR_FILE).is_file():
+        found = read_generator(out)
+        if found["identity"] == content_key(identity):
+            return found
+        raise CCDiffError(
+            "a generator of another recipe or data set lies there", where=out, fix="choose another --out folder, or delete this one"
+        )
+    work = out / "train"
+    with os_errors(out, "make the folder"):
+        work.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    if not accelerator.is_main_process:
+        progress = None
+    set_seed(recipe.seed)
+    bank = ReferenceBank.read(prepared.root)
+    with _tensorboard(work / "logs", accelerator) as write:
+        if start:
+            pipe = CCDiffPipeline.from_pretrained(str(start))
+            _check_vocabulary(pipe, prepared)
+            autoencoder_key = encoders_key = str(start_key)
+        else:
+            pipe, autoencoder_key, encoders_key = _build(recipe, prepared, scenes, bank, work, accelerator, progress, write)
+        for part in (pipe.vae, pipe.text_encoder, pipe.image_encoder):
+            part.eval().requires_grad_(False).to(accelerator.device)
+        items = training_items(scenes, recipe)
+        features = cache_features(
+            pipe, items, scenes, list(prepared.classes), bank, recipe, work / "cache", accelerator,
+            encoders_key=encoders_key, autoencoder_key=autoencoder_key, progress=progress,
+        )  # fmt: skip
+        _set_schedule(pipe, recipe, training=True)
+
+        def sample(step: int) -> None:
+            _validation_pictures(pipe, prepared, bank, recipe, work / "samples" / f"step-{step:08d}.png")
+
+        losses = train_denoiser(
+            pipe, batch_source(items, features, list(prepared.classes), bank, recipe), recipe, work / "denoiser", accelerator,
+            key=identity, progress=progress, log=write, sample=sample,
+        )  # fmt: skip
+    description = {
+        "format": "ccdiff generator 1",
+        "identity": content_key(identity),
+        "picture_size": recipe.picture_size,
+        "classes": list(prepared.classes),
+        "recipe": recipe.model_dump(mode="json"),
+        "data": {"key": prepared.key(), "pictures": len(scenes), "sources": sorted({scene.source for scene in scenes})},
+        "steps": recipe.denoiser.train.steps,
+        "final_loss": float(np.mean(losses[-100:])),
+        "versions": versions(),
+        "ccdiff": __version__,
+    }
+    if accelerator.is_main_process:
+        _set_schedule(pipe, recipe, training=False)
+        save_generator(pipe, out, description)
+    accelerator.wait_for_everyone()
+    return description
+
+
+def plan(recipe: Recipe, data: str | Path, *, start: str | Path | None = None) -> dict[str, Any]:
+    """What :func:`train` would do: stages, steps, pictures seen; raises the same errors before anything is written."""
+    prepared = read_set(data)
+    scenes = prepared.split("train")
+    _check_set(prepared, scenes, recipe)
+    if start:
+        read_generator(start)
+    stages = {} if start else {"autoencoder": recipe.autoencoder.train, "encoders": recipe.encoders.train}
+    stages["denoiser"] = recipe.denoiser.train
+    described: dict[str, Any] = {"recipe": recipe.name, "training pictures": len(scenes), "classes": ", ".join(prepared.classes)}
+    for name, stage in stages.items():
+        if stage is None:
+            described[name] = "loaded, frozen"
+        else:
+            seen = stage.steps * stage.batch_size * stage.accumulation
+            described[name] = f"{stage.steps} steps, {seen} pictures a process ({seen / len(scenes):.1f} epochs)"
+    return described
+
+
+def read_generator(folder: str | Path) -> dict[str, Any]:
+    """``ccdiff.json`` of a generator folder.
+
+    Raises:
+        CCDiffError: no such folder, or a training that has not finished.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CCDiffError("no such generator folder", where=folder, fix="give the folder that `ccdiff train --out` wrote")
+    if not (folder / GENERATOR_FILE).is_file():
+        unfinished = (folder / "train").is_dir()
+        raise CCDiffError(
+            f"{'the training is unfinished' if unfinished else 'not a generator folder'}: there is no {GENERATOR_FILE}",
+            where=folder,
+            fix="run the same `ccdiff train` command again: it resumes"
+            if unfinished
+            else "give the folder that `ccdiff train --out` wrote",
+        )
+    return read_json(folder / GENERATOR_FILE)
+
+
+def save_generator(pipe: CCDiffPipeline, out: Path, description: dict[str, Any]) -> None:
+    """Write a generator folder in half precision: parts first, ``ccdiff.json`` last."""
+    partial = out / ".partial-generator"
+    with os_errors(out, "write the generator"):
+        shutil.rmtree(partial, ignore_errors=True)
+        parts = [p for p in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.image_encoder, pipe.resampler)]
+        dtypes = [next(p.parameters()).dtype for p in parts]
+        for part in parts:
+            part.to("cpu", torch.float16)
+        pipe.save_pretrained(partial, safe_serialization=True)
+        for part, dtype in zip(parts, dtypes, strict=True):
+            part.to(dtype=dtype)
+        for entry in sorted(partial.iterdir()):
+            target = out / entry.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(entry, target)
+        partial.rmdir()
+    write_json(out / GENERATOR_FILE, description)
+
+
+def _check_set(prepared: PictureSet, scenes: tuple[Scene, ...], recipe: Recipe) -> None:
+    if not scenes:
+        raise CCDiffError(
+            "the set has no pictures in its train split", where=prepared.root, fix="check the splits given to `ccdiff prepare`"
+        )
+    size = recipe.picture_size
+    for scene in scenes:
+        if (scene.width, scene.height) != (size, size):
+            raise CCDiffError(
+                f"{scene.file_name} is {scene.width}x{scene.height} px; recipe {recipe.name!r} trains on {size}x{size}",
+                where=prepared.root,
+                fix=f"prepare the set again with --size {size} (and --tile for large pictures)",
+            )
+
+
+def _check_vocabulary(pipe: CCDiffPipeline, prepared: PictureSet) -> None:
+    unknown = pipe.tokenizer.unk_token_id
+    for name in prepared.classes:
+        ids = pipe.tokenizer(name)["input_ids"]
+        if isinstance(pipe.tokenizer.vocab_size, int) and unknown not in (pipe.tokenizer.eos_token_id, None) and unknown in ids:
+            known = sorted(w for w in pipe.tokenizer.get_vocab() if w.isalpha() and len(w) > 3)
+            raise CCDiffError(
+                f"the generator to start from does not know a word of the class {name!r}",
+                where=prepared.root,
+                fix=f"train from scratch (no --from), or rename the class; words it knows: {', '.join(known)}",
+            )
+
+
+def _build(
+    recipe: Recipe,
+    prepared: PictureSet,
+    scenes: tuple[Scene, ...],
+    bank: ReferenceBank,
+    work: Path,
+    accelerator: Accelerator,
+    progress: Progress | None,
+    write: Callable[[str, float, int], None],
+) -> tuple[CCDiffPipeline, str, str]:
+    """The parts of a recipe, loaded or trained; with the keys of what the cached features depend on."""
+    auto, enc = recipe.autoencoder, recipe.encoders
+    auto_key = content_key(["autoencoder", auto.model_dump(mode="json"), recipe.seed, None if auto.source else prepared.key()])
+    enc_key = content_key(
+        ["encoders", enc.model_dump(mode="json"), recipe.seed, recipe.caption_style, None if enc.text_source else prepared.key()]
+    )
+    if auto.source:
+        vae = _load(AutoencoderKL, auto.source, auto.subfolder, "autoencoder.source")
+    else:
+        vae = train_autoencoder(
+            scenes, auto, work / "autoencoder", accelerator, seed=recipe.seed, key=auto_key, progress=progress, log=write
+        )
+    tokenizer = text = processor = image = None
+    if not (enc.text_source and enc.image_source):
+        tokenizer, text, processor, image = _own_encoders(enc, recipe, prepared, scenes, bank, work, accelerator, enc_key, progress, write)
+    if enc.text_source:
+        tokenizer = _load(AutoTokenizer, enc.text_source, "tokenizer" if enc.text_subfolder else None, "encoders.text_source")
+        text = _load(CLIPTextModel, enc.text_source, enc.text_subfolder, "encoders.text_source")
+    if enc.image_source:
+        processor = _load(AutoImageProcessor, enc.image_source, None, "encoders.image_source")
+        image = _load(Dinov2Model, enc.image_source, None, "encoders.image_source")
+    torch.manual_seed(seed_of(recipe.seed, "denoiser", "weights"))
+    unet = (
+        _load(UNet2DConditionModel, recipe.unet.source, recipe.unet.subfolder, "unet.source")
+        if recipe.unet.source
+        else _own_unet(recipe, vae, text)
+    )
+    unet = _conditioned(unet, ConditioningConfig(**recipe.conditioning.model_dump()))
+    r = recipe.resampler
+    sizes: dict[str, Any] = {
+        "dim": r.width, "depth": r.depth, "dim_head": r.head_width, "embedding_dim": image.config.hidden_size,
+        "output_dim": text.config.hidden_size, "ff_mult": r.ff_mult, "point_width": recipe.conditioning.point_width,
+    }  # fmt: skip
+    if recipe.conditioning.variant == "ccdiff++":
+        resampler = CoResampler(heads=r.heads, num_queries=r.queries, **sizes)
+    else:
+        resampler = DualResampler(num_queries=(2 * r.queries, r.queries, r.queries), **sizes)
+    sampling = recipe.sampling
+    pipe = CCDiffPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=_scheduler(recipe, training=True), resampler=resampler,
+        image_encoder=image, feature_extractor=processor, num_inference_steps=sampling.steps, guidance_scale=sampling.guidance_scale,
+        negative_prompt=sampling.negative_prompt,
+    )  # fmt: skip
+    return pipe, auto_key, enc_key
+
+
+def _own_unet(recipe: Recipe, vae: AutoencoderKL | PatchAutoencoder, text: CLIPTextModel) -> UNet2DConditionModel:
+    levels = len(recipe.unet.channels)
+    return UNet2DConditionModel(
+        sample_size=recipe.picture_size // 2 ** (len(vae.config.block_out_channels) - 1),
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        layers_per_block=recipe.unet.layers_per_block,
+        block_out_channels=recipe.unet.channels,
+        down_block_types=["CrossAttnDownBlock2D"] * levels,
+        up_block_types=["CrossAttnUpBlock2D"] * levels,
+        cross_attention_dim=text.config.hidden_size,
+        attention_head_dim=recipe.unet.heads,
+        norm_num_groups=min(16, recipe.unet.channels[0]),
+    )
+
+
+def _conditioned(unet: UNet2DConditionModel, config: ConditioningConfig) -> ConditionedUNet:
+    """A conditioned UNet with the weights of a plain one; its conditional generation module is new."""
+    arguments = {key: value for key, value in unet.config.items() if not key.startswith("_") and key != "conditioning"}
+    made = ConditionedUNet(conditioning=config.to_dict(), **arguments)
+    missing, surplus = made.load_state_dict(unet.state_dict(), strict=False)
+    if surplus or [key for key in missing if ".processor.fusion." not in key]:
+        raise CCDiffError(f"the UNet's weights do not fit: missing {missing[:3]}, surplus {surplus[:3]}", where="recipe key unet.source")
+    return made
+
+
+def _own_encoders(
+    enc: EncodersConfig,
+    recipe: Recipe,
+    prepared: PictureSet,
+    scenes: tuple[Scene, ...],
+    bank: ReferenceBank,
+    work: Path,
+    accelerator: Accelerator,
+    key: str,
+    progress: Progress | None,
+    write: Callable[[str, float, int], None],
+) -> tuple[Any, CLIPTextModel, BitImageProcessor, Dinov2Model]:
+    style = "plain" if recipe.caption_style == "stored" else recipe.caption_style
+    captions = [scene.caption if recipe.caption_style == "stored" else caption_of(scene, style=style) for scene in scenes]
+    turns = range(0, SYMMETRIES, SYMMETRIES // recipe.denoiser.symmetries)
+    texts = [caption_of(symmetric_scene(scene, k), style=style) for scene in scenes for k in turns]
+    crops = [
+        (resize_pixels(np.asarray(r.image()), enc.image_size), prepared.classes.index(r.category))
+        for r in bank.candidates()
+        if r.kind == "instance"
+    ]
+    if not crops:
+        raise CCDiffError("the set's reference bank has no object crops to train the encoders on", where=prepared.root)
+    pictures = [resize_pixels(load_pixels(scene), enc.image_size) for scene in scenes]
+    return train_encoders(
+        enc, crops=crops, pictures=pictures, captions=captions, class_names=list(prepared.classes),
+        texts=[*captions, *texts, *prepared.classes, recipe.sampling.negative_prompt],
+        folder=work / "encoders", accelerator=accelerator, seed=recipe.seed, key=key, progress=progress, log=write,
+    )  # fmt: skip
+
+
+def _load(cls: Any, source: str, subfolder: str | None, key: str) -> Any:
+    """``cls.from_pretrained`` of a folder or hub name, safetensors only; CCDiffError naming the recipe key when it fails."""
+    kwargs: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
+    if hasattr(cls, "config_class") or issubclass(cls, (AutoencoderKL, UNet2DConditionModel)):
+        kwargs["use_safetensors"] = True
+    try:
+        return cls.from_pretrained(source, **kwargs)
+    except Exception as error:
+        raise CCDiffError(
+            f"cannot load {cls.__name__} from {source!r}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            where=f"recipe key {key}",
+            fix="give a folder in the diffusers / transformers layout with safetensors weights, or a hub name when the network is there",
+        ) from error
+
+
+def _scheduler(recipe: Recipe, *, training: bool) -> Any:
+    # the noise schedule of Stable Diffusion 1.x
+    schedule: dict[str, Any] = {
+        "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "prediction_type": recipe.denoiser.prediction,
+    }  # fmt: skip
+    if training:
+        return DDPMScheduler(**schedule, clip_sample=False)
+    if recipe.sampling.scheduler == "euler":
+        return EulerDiscreteScheduler(**schedule, timestep_spacing="leading", steps_offset=1)
+    return DPMSolverMultistepScheduler(**schedule, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing")
+
+
+def _set_schedule(pipe: CCDiffPipeline, recipe: Recipe, *, training: bool) -> None:
+    pipe.register_modules(scheduler=_scheduler(recipe, training=training))
+
+
+class _tensorboard:
+    """A TensorBoard writer on the main process, as a function ``write(name, value, step)``."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
+        self.folder, self.main, self.writer = folder, accelerator.is_main_process, None
+
+    def __enter__(self) -> Callable[[str, float, int], None]:
+        if self.main:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder))
+
+        def write(name: str, value: float, step: int) -> None:
+            if self.writer is not None:
+                self.writer.add_scalar(name, value, step)
+
+        return write
+
+    def __exit__(self, *_: Any) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+@torch.no_grad()
+def _validation_pictures(
+    pipe: CCDiffPipeline, prepared: PictureSet, bank: ReferenceBank, recipe: Recipe, path: Path, count: int = 16
+) -> None:
+    """Pictures of ``count`` validation layouts with their boxes, real above synthetic; the same layouts and noise every time."""
+    pool = prepared.split("val") or prepared.split("train")
+    chosen = [pool[i] for i in np.linspace(0, len(pool) - 1, min(count, len(pool))).astype(int)]
+    style = recipe.caption_style
+    scenes = [s if style == "stored" else s.replace(caption=caption_of(s, style=style)) for s in chosen]
+    training_schedule = pipe.scheduler
+    pipe.set_progress_bar_config(disable=True)
+    modes = [(m, m.training) for m in (pipe.unet, pipe.resampler)]
+    for module, _ in modes:
+        module.eval()
+    _set_schedule(pipe, recipe, training=False)
+    images = pipe(
+        scenes,
+        references=[bank.choose(scene, seed=k, top_k=recipe.denoiser.top_k) for k, scene in enumerate(scenes)],
+        generator=[torch.Generator().manual_seed(seed_of(recipe.seed, "validation", k)) for k in range(len(scenes))],
+    ).images
+    pipe.register_modules(scheduler=training_schedule)
+    for module, mode in modes:
+        module.train(mode)
+    from PIL import Image
+
+    tiles = []
+    for scene, image in zip(scenes, images, strict=True):
+        real = Image.fromarray(load_pixels(scene))
+        tiles += [real, draw_scene(image, scene), image]
+    sheet = contact_sheet(tiles, columns=12)
+    with atomic_write(path) as stream:
+        sheet.save(stream, format="PNG")

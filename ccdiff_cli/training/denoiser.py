@@ -1,0 +1,213 @@
+"""Training of the denoiser: the conditioning alone (as published) or the whole UNet, from cached frozen features.
+
+What is notable: pictures of a batch hold any number of instances; a picture's references are drawn anew every time it is seen and never
+come from its own source; whole conditions are dropped for a share of the pictures, so that guidance has an unconditional branch
+that was trained; UNet, conditional generation module and resampler are one module to the loop, so their gradients are synchronised and clipped together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import compute_snr
+from torch import nn
+
+from ..models.conditioning import conditioning_parameters, prepare_context
+from ..models.layout import LayoutBatch, boxes_of_scenes
+from ..models.pipeline import CCDiffPipeline
+from ..prepare.captions import caption_of
+from ..recipes import Recipe
+from ..references import ReferenceBank
+from ..scene import SYMMETRIES, Scene, symmetric_pixels, symmetric_scene
+from .autoencoder import load_pixels
+from .cache import FeatureStore, build_store
+from .loop import Progress, batch_indices, run_stage, seed_of
+
+
+@dataclass
+class TrainingItem:
+    """One picture in one orientation: its labels, its caption, and the keys of its cached features."""
+
+    scene: Scene
+    caption: str
+    latent: str
+
+
+def training_items(scenes: Sequence[Scene], recipe: Recipe) -> list[TrainingItem]:
+    """Every training picture, in as many of its 8 symmetries as the recipe says."""
+    items = []
+    for scene in scenes:
+        for k in range(0, SYMMETRIES, SYMMETRIES // recipe.denoiser.symmetries):
+            moved = symmetric_scene(scene, k)
+            caption = scene.caption if recipe.caption_style == "stored" else caption_of(moved, style=recipe.caption_style)
+            items.append(TrainingItem(moved, caption, f"{scene.file_name}#{k}"))
+    return items
+
+
+class DenoiserLoss(nn.Module):
+    """``forward(latents, layout, dropped, empty_tokens) -> loss``: everything that is trained, in one module."""
+
+    def __init__(self, pipe: CCDiffPipeline, recipe: Recipe) -> None:
+        super().__init__()
+        self.unet, self.resampler = pipe.unet, pipe.resampler
+        self.scheduler, self.snr_gamma = pipe.scheduler, recipe.denoiser.snr_gamma
+
+    def forward(self, latents: torch.Tensor, layout: LayoutBatch, dropped: torch.Tensor, empty_tokens: torch.Tensor) -> torch.Tensor:
+        schedule = self.scheduler
+        # drawn on the CPU: the same numbers on every device
+        noise = torch.randn(latents.shape).to(latents)
+        steps = torch.randint(0, schedule.config.num_train_timesteps, (len(latents),)).to(latents.device)
+        noisy = schedule.add_noise(latents, noise, steps)
+        context = prepare_context(self.unet, layout, self.resampler(layout), conditional=~dropped)
+        captions = torch.where(dropped[:, None, None], empty_tokens, layout.caption_tokens)
+        predicted = self.unet(noisy, steps, captions, cross_attention_kwargs={"conditioning": context}).sample.float()
+        kind = schedule.config.prediction_type
+        target = noise if kind == "epsilon" else schedule.get_velocity(latents, noise, steps)
+        error = (predicted - target).square().mean((1, 2, 3))
+        if self.snr_gamma:
+            snr = compute_snr(schedule, steps)
+            weight = snr.clamp(max=self.snr_gamma) / (snr if kind == "epsilon" else snr + 1)
+            error = error * weight
+        return error.mean()
+
+
+@dataclass
+class Features:
+    """The cached frozen features of a training set."""
+
+    latents: FeatureStore
+    texts: FeatureStore
+    pooled: FeatureStore
+    references: FeatureStore
+
+
+def cache_features(
+    pipe: CCDiffPipeline,
+    items: Sequence[TrainingItem],
+    scenes: Sequence[Scene],
+    classes: Sequence[str],
+    bank: ReferenceBank,
+    recipe: Recipe,
+    root: Path,
+    accelerator: Accelerator,
+    *,
+    encoders_key: str,
+    autoencoder_key: str,
+    progress: Progress | None,
+) -> Features:
+    """Encode what is not in the cache yet: latents of every picture and symmetry, texts, reference tokens."""
+    by_name = {scene.file_name: scene for scene in scenes}
+    keys = [item.latent for item in items]
+
+    def latents(indices: list[int]) -> torch.Tensor:
+        rows = []
+        for index in indices:
+            name, k = keys[index].rsplit("#", 1)
+            rows.append(np.ascontiguousarray(symmetric_pixels(load_pixels(by_name[name]), int(k))))
+        pixels = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return pipe.encode_latents(pixels.to(accelerator.device))
+
+    texts = sorted({item.caption for item in items} | set(classes) | {recipe.sampling.negative_prompt, ""})
+    tokens = build_store(
+        root, "texts", texts, encoders_key, lambda part: pipe.encode_text([texts[i] for i in part])[0], accelerator,
+        batch_size=64, progress=progress,
+    )  # fmt: skip
+    pooled = build_store(
+        root, "texts-pooled", texts, encoders_key, lambda part: pipe.encode_text([texts[i] for i in part])[1], accelerator,
+        batch_size=64, progress=progress,
+    )  # fmt: skip
+    candidates = {reference.key: reference for reference in bank.candidates()}
+    names = sorted(candidates)
+    references = build_store(
+        root, "references", names, encoders_key, lambda part: pipe.encode_references([candidates[names[i]].image() for i in part]), accelerator,
+        batch_size=64, progress=progress,
+    )  # fmt: skip
+    content = autoencoder_key
+    return Features(
+        build_store(root, "latents", keys, content, latents, accelerator, batch_size=16, progress=progress), tokens, pooled, references
+    )
+
+
+def batch_source(
+    items: Sequence[TrainingItem], features: Features, classes: Sequence[str], bank: ReferenceBank, recipe: Recipe
+) -> Callable[[int, int, int, int], dict[str, Any]]:
+    """The function that makes the batch of a step; a function of its arguments and the recipe's seed alone."""
+    class_tokens, class_pooled = features.texts.tensor(classes), features.pooled.tensor(classes)
+    empty = features.texts.tensor([recipe.sampling.negative_prompt])
+    train, dropout = recipe.denoiser.train, recipe.denoiser.dropout
+
+    def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, Any]:
+        indices = batch_indices(
+            len(items), step=step, micro=micro, rank=rank, world=world, config=train, seed=recipe.seed, stage="denoiser"
+        )
+        rng = np.random.default_rng(seed_of(recipe.seed, "denoiser", "draw", step, micro, rank))
+        drawn = [items[i] for i in indices]
+        dropped = rng.random(len(drawn)) < dropout.everything
+        without = rng.random(len(drawn)) < dropout.references
+        rows: dict[str, int] = {}
+
+        def row(reference: Any, skip: bool) -> int:
+            if reference is None or skip or reference.key not in features.references:
+                return -1
+            return rows.setdefault(reference.key, len(rows))
+
+        boxes = boxes_of_scenes([item.scene for item in drawn], list(classes))
+        instance_reference = torch.full(boxes.valid.shape, -1)
+        background_reference = torch.full((len(drawn),), -1)
+        for b, item in enumerate(drawn):
+            chosen = bank.choose(item.scene, seed=int(rng.integers(2**31)), top_k=recipe.denoiser.top_k)
+            skip = bool(without[b] or dropped[b])
+            for n, reference in enumerate(chosen.instances):
+                instance_reference[b, n] = row(reference, skip)
+            background_reference[b] = row(chosen.background, skip)
+        store = features.references
+        shape = store[next(iter(store.rows))].shape if store.rows else (1, recipe.encoders.image_width)
+        tokens = store.tensor(list(rows)) if rows else torch.zeros(0, *shape)
+        captions = [item.caption for item in drawn]
+        latents = features.latents.tensor([item.latent for item in drawn])
+        scene = drawn[0].scene
+        layout = LayoutBatch(
+            hbb=boxes.hbb, obb=boxes.obb, valid=boxes.valid, class_index=boxes.class_index,
+            class_tokens=class_tokens, class_pooled=class_pooled,
+            caption_tokens=features.texts.tensor(captions), caption_pooled=features.pooled.tensor(captions),
+            features=tokens, instance_reference=instance_reference, background_reference=background_reference,
+            image_size=(scene.height, scene.width), latent_size=(int(latents.shape[-2]), int(latents.shape[-1])),
+        ).with_regions()  # fmt: skip
+        return {"latents": latents, "layout": layout, "dropped": torch.from_numpy(dropped), "empty_tokens": empty}
+
+    return batch_of
+
+
+def train_denoiser(
+    pipe: CCDiffPipeline,
+    batch_of: Callable[[int, int, int, int], dict[str, Any]],
+    recipe: Recipe,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    key: Any,
+    progress: Progress | None = None,
+    log: Any = None,
+    sample: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Run the denoiser stage on the pipeline's UNet and resampler, in place."""
+    pipe.unet.requires_grad_(recipe.unet.train_all)
+    for parameter in conditioning_parameters(pipe.unet):
+        parameter.requires_grad_(True)
+    pipe.resampler.requires_grad_(True)
+    if recipe.denoiser.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+    module = DenoiserLoss(pipe, recipe).to(accelerator.device).train()
+    losses = run_stage(
+        "denoiser", module, batch_of, recipe.denoiser.train, folder, accelerator, seed=recipe.seed, key=key, progress=progress, log=log,
+        every=(recipe.denoiser.sample_every, sample) if sample else None,
+    )  # fmt: skip
+    pipe.unet.eval().requires_grad_(False)
+    pipe.resampler.eval().requires_grad_(False)
+    return losses

@@ -1,0 +1,146 @@
+"""Any COCO file: boxes, polygons, four corners, both kinds of RLE, crowds, splits by file; broken and hostile files."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as rle
+
+from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.formats import detect_format, read_raw
+from ccdiff_cli.formats.coco import _runs
+from ccdiff_cli.geometry import corners_to_le90, le90_to_corners, polygon
+from tests.rawsets import coco, vhr10
+
+
+def annotation(**changes):
+    return {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 10], "iscrowd": 0, "area": 200, **changes}
+
+
+def only(root):
+    (scene,) = read_raw(root).scenes
+    (instance,) = scene.instances
+    return instance
+
+
+def test_boxes_polygons_and_corners(tmp_path):
+    box = only(coco(tmp_path / "box", [annotation()]))
+    assert box.category == "ship" and box.hbb == (10, 10, 30, 20) and not box.oriented
+    corners = le90_to_corners((40, 30, 30, 8, 0.6))
+    four = only(coco(tmp_path / "four", [annotation(segmentation=[list(corners)])]))
+    assert four.oriented and four.corners == pytest.approx(corners) and four.mask == ()
+    outline = [*corners[:2], (corners[0] + corners[2]) / 2, (corners[1] + corners[3]) / 2, *corners[2:]]  # five points
+    many = only(coco(tmp_path / "many", [annotation(segmentation=[outline])]))
+    assert corners_to_le90(many.corners) == pytest.approx((40, 30, 30, 8, 0.6), abs=1e-2) and many.mask == (tuple(outline),)
+    no_box = annotation(segmentation=[outline])
+    del no_box["bbox"]
+    assert only(coco(tmp_path / "nobox", [no_box])).hbb == pytest.approx(
+        (min(outline[::2]), min(outline[1::2]), max(outline[::2]), max(outline[1::2]))
+    )
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_run_length_masks(tmp_path, compressed):
+    bitmap = np.zeros((64, 96), np.uint8)
+    bitmap[20:30, 40:70] = 1
+    if compressed:
+        encoded = rle.encode(np.asfortranarray(bitmap))
+        segmentation = {"size": [64, 96], "counts": encoded["counts"].decode()}
+    else:
+        flat, counts, value = bitmap.T.ravel(), [], 0
+        while len(flat):
+            run = int(np.argmax(flat != value)) if (flat != value).any() else len(flat)
+            counts.append(run)
+            flat, value = flat[run:], 1 - value
+        segmentation = {"size": [64, 96], "counts": counts}
+    found = only(coco(tmp_path / "r", [annotation(bbox=[40, 20, 30, 10], segmentation=segmentation)]))
+    _, _, w, h, angle = corners_to_le90(found.corners)
+    assert found.oriented and (w, h) == pytest.approx((29, 9), abs=0.1) and angle == pytest.approx(0, abs=1e-3)
+    assert polygon(found.mask[0]).centroid.coords[0] == pytest.approx((55, 25), abs=0.1)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_runs_agree_with_pycocotools(height, width, seed):
+    bitmap = (np.random.default_rng(seed).random((height, width)) < 0.5).astype(np.uint8)
+    runs = _runs(rle.encode(np.asfortranarray(bitmap))["counts"].decode(), height * width, where="x")
+    assert (bitmap == np.repeat(np.arange(len(runs)) % 2, runs).reshape(width, height).T).all()
+
+
+def test_crowds_are_kept_as_difficult(tmp_path):
+    raw = read_raw(coco(tmp_path / "r", [annotation(iscrowd=1)]))
+    assert raw.scenes[0].instances[0].difficult and raw.notes == {"groups (iscrowd) kept as difficult": 1}
+
+
+def test_one_file_a_split(tmp_path):
+    root = coco(tmp_path / "r", [annotation()], name="instances_train.json")
+    coco(root, [annotation()], images=[{"id": 1, "file_name": "b.png", "width": 96, "height": 64}], name="instances_val2017.json")
+    raw = read_raw(root)
+    assert {s.file_name: s.split for s in raw.scenes} == {"a.png": "train", "b.png": "val"} and list(raw.classes) == ["ship", "vehicle"]
+    coco(root, [annotation()], name="instances_test.json")
+    with pytest.raises(CCDiffError, match=r"a\.png stands in"):
+        read_raw(root)
+
+
+def test_formats_are_recognised(tmp_path):
+    assert detect_format(coco(tmp_path / "c", [annotation()])) == "coco"
+    masks = {"001": [("ship", [1, 1, 5, 1, 5, 5])]}
+    assert detect_format(vhr10(tmp_path / "v", {"001": []}, masks=masks)) == "vhr10"  # although it holds a COCO file
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CCDiffError, match="not recognised"):
+        detect_format(tmp_path / "empty")
+    with pytest.raises(CCDiffError, match="no such folder"):
+        detect_format(tmp_path / "nowhere")
+    with pytest.raises(CCDiffError, match="unknown format 'pascal'"):
+        read_raw(tmp_path / "c", "pascal")
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (annotation(category_id=9), "annotation 1: unknown category 9"),
+        (annotation(image_id=5), "no picture has the id 5"),
+        (annotation(bbox=[1, 2, math.nan, 4]), "bbox: expected a finite number"),
+        (annotation(bbox=[1, 2, 1e300, 4]), "bbox: expected a finite number"),
+        (annotation(bbox=[1, 2, 3]), "bbox: expected x, y, width, height"),
+        (annotation(bbox=["a", 2, 3, 4]), "expected a number, found 'a'"),
+        (annotation(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "odd number of coordinates"),
+        (annotation(segmentation="x"), "expected polygons or an RLE"),
+        (annotation(segmentation={"size": [64, 96], "counts": "zzzz~"}), "RLE mask"),
+        (annotation(segmentation={"size": [64, 96], "counts": [5, 5]}), "runs do not add up"),
+        (annotation(segmentation={"size": [9**9, 9**9], "counts": [5]}), "RLE mask of"),
+        ({"id": 1}, "not a COCO file: KeyError"),
+    ],
+)
+def test_broken_annotations(tmp_path, broken, message):
+    with pytest.raises(CCDiffError, match=message):
+        read_raw(coco(tmp_path / "r", [broken]))
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "x/../../a.png", "a\\b.png"])
+def test_names_that_leave_the_folder(tmp_path, name):
+    root = coco(tmp_path / "r", [annotation()])
+    text = json.loads((root / "instances.json").read_text())
+    text["images"][0]["file_name"] = name
+    (root / "instances.json").write_text(json.dumps(text))
+    with pytest.raises(CCDiffError, match="leaves its folder"):
+        read_raw(root)
+
+
+def test_missing_picture_repeated_ids_and_truncated_json(tmp_path):
+    root = coco(tmp_path / "r", [annotation()])
+    text = (root / "instances.json").read_text()
+    (root / "images" / "a.png").unlink()
+    with pytest.raises(CCDiffError, match=r"the picture a\.png is missing"):
+        read_raw(root)
+    twice = json.loads(text)
+    twice["images"] *= 2
+    (root / "instances.json").write_text(json.dumps(twice))
+    with pytest.raises(CCDiffError, match="two pictures have the id 1"):
+        read_raw(root)
+    (root / "instances.json").write_text(text[: len(text) // 2])
+    with pytest.raises(CCDiffError, match="not valid JSON"):
+        read_raw(root, "coco")

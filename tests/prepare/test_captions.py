@@ -1,0 +1,83 @@
+"""Captions: places, counts, directions, plurals, lengths."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.geometry import le90_to_corners
+from ccdiff_cli.prepare.captions import MAX_WORDS, PLACES, caption_of, direction_of, place_of
+from ccdiff_cli.scene import Instance, Scene
+
+
+def at(x, y, category="ship", w=20, h=8, degrees=0.0):
+    return Instance.from_corners(category, le90_to_corners((x, y, w, h, math.radians(degrees))))
+
+
+def test_the_account():
+    scene = Scene("a.png", 400, 400, (at(200, 200), at(150, 220), at(30, 30, "vehicle", degrees=45), at(390, 200, degrees=90)))
+    assert caption_of(scene) == (
+        "This is an aerial image of ships. center: 2 ships east-west; top left: 1 vehicle northwest-southeast; right: 1 ship north-south."
+    )
+    assert caption_of(scene, "short") == "This is an aerial image of ships. 3 ships, 1 vehicle."
+    assert caption_of(scene, place="a harbor").startswith("This is an aerial image of a harbor. center")
+    assert caption_of(scene.replace(instances=())) == "This is an aerial image of open ground."
+    with pytest.raises(CCDiffError, match="unknown caption style"):
+        caption_of(scene, "baroque")
+
+
+def test_places_are_a_grid_of_four_by_four():
+    rows = [[place_of(50 + 100 * x, 50 + 100 * y, 400, 400) for x in range(4)] for y in range(4)]
+    assert rows == [
+        ["top left", "top", "top", "top right"],
+        ["left", "center", "center", "right"],
+        ["left", "center", "center", "right"],
+        ["bottom left", "bottom", "bottom", "bottom right"],
+    ]
+    assert place_of(400, 400, 400, 400) == "bottom right" and place_of(-3, 500, 400, 400) == "bottom left"
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [
+        (0, "east-west"), (20, "east-west"), (25, "northwest-southeast"), (45, "northwest-southeast"), (90, "north-south"),
+        (-90, "north-south"), (-45, "northeast-southwest"), (135, "northeast-southwest"), (180, "east-west"), (70, "north-south"),
+    ],
+)  # fmt: skip
+def test_directions(degrees, expected):
+    """y points down: a positive angle runs from the upper left to the lower right."""
+    assert direction_of(at(50, 50, degrees=degrees)) == expected
+
+
+def test_no_direction_for_squares_and_plain_boxes():
+    assert direction_of(at(50, 50, w=10, h=9, degrees=30)) is None
+    assert direction_of(Instance.from_hbb("ship", (0, 0, 90, 10))) is None
+    scene = Scene("a.png", 100, 100, (at(50, 50, degrees=0), at(55, 50, degrees=90)))
+    assert caption_of(scene).endswith("center: 2 ships.")  # no direction that most of them share
+
+
+def test_long_accounts_lose_directions_then_places():
+    names = ["ship", "vehicle", "bridge", "harbor"]
+    spots = [(x, y) for x in (20, 200, 380) for y in (20, 200, 380)]
+    crowded = Scene("a.png", 400, 400, tuple(at(x, y, n) for x, y in spots for n in names))
+    assert caption_of(crowded) == "This is an aerial image of bridges. 9 bridges, 9 harbors, 9 ships, 9 vehicles."
+    two = Scene("a.png", 400, 400, tuple(at(x, y, n) for x, y in spots for n in names[:2]))
+    assert "east-west" not in caption_of(two) and "top left: 1 ship, 1 vehicle;" in caption_of(two)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 400), st.floats(0, 400), st.sampled_from(["ship", "bus", "box", "ferry"]), st.floats(-90, 90)), max_size=60
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_captions_stay_short_count_everything_and_do_not_depend_on_order(items):
+    instances = tuple(at(x, y, c, degrees=d) for x, y, c, d in items)
+    scene = Scene("a.png", 400, 400, instances)
+    text = caption_of(scene)
+    assert len(text.split()) <= MAX_WORDS
+    assert sum(int(w) for w in text.split() if w.isdigit()) == len(items)
+    assert caption_of(scene.replace(instances=instances[::-1])) == text
+    assert len(PLACES) == 9

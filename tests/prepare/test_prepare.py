@@ -1,0 +1,313 @@
+"""`prepare` from a raw folder to a finished set: contents, determinism, resuming, refusing, quarantine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccdiff_cli.dataset import read_set
+from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.references import ReferenceBank
+from tests.rawsets import coco, dior, files_of, hbb_xml, obb_xml, picture, vhr10
+
+BOXES = {
+    "001": [("ship", (10, 10, 40, 30)), ("vehicle", (100, 90, 140, 110))],
+    "002": [("airplane", (60, 40, 110, 90))],
+    "003": [("ship", (150, 100, 190, 140))],
+    "004": [("storage tank", (5, 5, 45, 45))],
+}
+SPLITS = {"train": ["001", "002"], "val": ["003"], "test": ["004"]}
+OPTIONS = {"tile": 96, "overlap": 24, "size": 48}
+
+
+@pytest.fixture
+def raw(tmp_path):
+    masks = {"001": [("ship", [10, 10, 40, 10, 25, 30])]}
+    return vhr10(tmp_path / "raw", BOXES, size=(200, 150), splits=SPLITS, masks=masks)
+
+
+def test_a_tiled_set(raw, tmp_path):
+    data = prepare_dataset(raw, tmp_path / "out", **OPTIONS)
+    assert {s.split for s in data.scenes} == {"train", "val", "test"}
+    for scene in data.scenes:
+        with Image.open(scene.path) as image:
+            assert image.size == (48, 48) == (scene.width, scene.height) and image.mode == "RGB" and image.format == "PNG"
+        x, y = scene.provenance["offset"]
+        assert scene.file_name == f"{scene.source}__x{x:05d}_y{y:05d}.png" and scene.caption.startswith("This is an aerial image of")
+        assert all(0 <= v <= 48 for i in scene.instances for v in (*i.hbb, *i.corners))
+    split_of = {}
+    for scene in data.scenes:
+        assert split_of.setdefault(scene.source, scene.split) == scene.split
+    manifest = data.manifest
+    cutting = manifest["cutting"]
+    assert cutting["objects kept"] + cutting["objects kept as difficult"] == manifest["counts"]["objects"]
+    assert cutting["pictures or tiles without objects left out"] > 0
+    assert manifest["notes"] == {"objects with a mask": 1, "objects without a mask": 4}
+    assert set(manifest["sources"]) == {f"{k}.jpg" for k in BOXES} and set(manifest["pictures"]) == {s.file_name for s in data.scenes}
+    assert not list((tmp_path / "out").rglob("prepare.json"))
+
+
+def test_pixels_and_boxes_move_together(tmp_path):
+    """A white box on black is found again, at the place its label says, in every tile and scale."""
+    source = tmp_path / "raw"
+    vhr10(source, {"001": [("ship", (70, 50, 110, 90))]}, size=(200, 150))
+    pixels = np.zeros((150, 200, 3), np.uint8)
+    pixels[50:90, 70:110] = 255
+    Image.fromarray(pixels).save(source / "positive image set" / "001.jpg", quality=100, subsampling=0)
+    data = prepare_dataset(source, tmp_path / "out", tile=96, overlap=48, size=48)
+    assert len(data.scenes) > 3
+    for scene in data.scenes:
+        white = np.argwhere(np.asarray(Image.open(scene.path).convert("L")) > 128)
+        (y1, x1), (y2, x2) = white.min(0), white.max(0) + 1
+        assert scene.instances[0].hbb == pytest.approx((x1, y1, x2, y2), abs=0.6)
+
+
+def test_whole_pictures_are_copied_or_padded_to_a_square(raw, tmp_path):
+    plain = prepare_dataset(raw, tmp_path / "plain")
+    assert {s.file_name: (s.width, s.height) for s in plain.scenes} == {f"{k}.jpg": (200, 150) for k in BOXES}
+    for scene in plain.scenes:
+        assert (tmp_path / "plain" / "images" / scene.file_name).read_bytes() == (raw / "positive image set" / scene.file_name).read_bytes()
+    resized = prepare_dataset(raw, tmp_path / "resized", size=50)
+    first = resized.scenes[0]
+    assert (first.width, first.height) == (50, 50) and first.provenance["padded"]["below"] == 50
+    assert first.instances[0].hbb == pytest.approx((2.5, 2.5, 10, 7.5))
+
+
+def test_same_bytes_whatever_the_number_of_workers(raw, tmp_path):
+    prepare_dataset(raw, tmp_path / "a", **OPTIONS, workers=1)
+    prepare_dataset(raw, tmp_path / "b", **OPTIONS, workers=7)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_running_again_writes_nothing_and_says_so(raw, tmp_path):
+    out = tmp_path / "out"
+    prepare_dataset(raw, out, **OPTIONS)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    stages = []
+    again = prepare_dataset(raw, out, **OPTIONS, progress=lambda stage, done, total: stages.append(stage))
+    assert stages[-1] == "already prepared" and len(again.scenes) == len(read_set(out).scenes)
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_configuration_is_refused(raw, tmp_path, finished):
+    out = tmp_path / "out"
+    prepare_dataset(raw, out, **OPTIONS)
+    if not finished:
+        plan = json.loads((out / "manifest.json").read_text())["prepare"]
+        (out / "prepare.json").write_text(json.dumps(plan))
+        (out / "manifest.json").unlink()
+    before = files_of(out)
+    with pytest.raises(CCDiffError, match="tile: 96 before, 80 now"):
+        prepare_dataset(raw, out, tile=80, overlap=24, size=48)
+    picture(raw / "positive image set" / "001.jpg", 200, 150, seed=99)
+    with pytest.raises(CCDiffError, match="the source's pictures, labels or splits changed"):
+        prepare_dataset(raw, out, **OPTIONS)
+    assert files_of(out) == before
+
+
+def test_foreign_folders_are_refused(raw, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("precious")
+    with pytest.raises(CCDiffError, match="not empty"):
+        prepare_dataset(raw, out)
+    with pytest.raises(CCDiffError, match="a file, not a folder"):
+        prepare_dataset(raw, out / "thesis.txt")
+    assert files_of(out) == {"thesis.txt": b"precious"}
+
+
+def test_an_interrupted_run_is_completed_to_the_same_bytes(raw, tmp_path):
+    prepare_dataset(raw, tmp_path / "whole", **OPTIONS)
+
+    class Stop(Exception):
+        pass
+
+    def stop(stage, done, total):
+        if stage == "preparing pictures" and done == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        prepare_dataset(raw, tmp_path / "out", **OPTIONS, workers=1, progress=stop)
+    with pytest.raises(CCDiffError):
+        read_set(tmp_path / "out")
+    (tmp_path / "out" / "images" / ".partial-xyz").write_bytes(b"half")
+    prepare_dataset(raw, tmp_path / "out", **OPTIONS)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_killed_and_run_again(raw, tmp_path):
+    """kill -9 in the middle, then the same command."""
+    code = (
+        "import sys, time; from ccdiff_cli.prepare import prepare_dataset\n"
+        "def slow(stage, done, total):\n"
+        "    if stage == 'preparing pictures' and done: print(done, flush=True); time.sleep(0.3)\n"
+        f"prepare_dataset(sys.argv[1], sys.argv[2], workers=1, progress=slow, **{OPTIONS!r})\n"
+    )
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", code, str(raw), str(out)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline().strip() == "1"
+    time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert (out / "prepare.json").is_file() and not (out / "manifest.json").exists()
+    prepare_dataset(raw, out, **OPTIONS)
+    prepare_dataset(raw, tmp_path / "whole", **OPTIONS)
+    assert files_of(out) == files_of(tmp_path / "whole")
+
+
+def test_seeded_splits(tmp_path):
+    source = vhr10(tmp_path / "raw", {f"{k:03d}": [("ship", (5, 5, 30, 30))] for k in range(20)})
+    splits = [{s.source: s.split for s in prepare_dataset(source, tmp_path / f"o{k}", seed=k // 2).scenes} for k in range(4)]
+    assert splits[0] == splits[1] != splits[2] == splits[3]
+    assert sorted(splits[0].values()).count("train") == 14 and sorted(splits[0].values()).count("test") == 4
+
+
+def test_split_folder_overrides(raw, tmp_path):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("004\n")
+    (lists / "test.txt").write_text("001\n002\n")
+    data = prepare_dataset(raw, tmp_path / "out", splits=lists)
+    assert {s.source: s.split for s in data.scenes} == {"004": "train", "001": "test", "002": "test"}
+    assert data.manifest["skipped"]["pictures in no split list"] == 1
+
+
+def test_pictures_that_do_not_decode_are_quarantined_or_stop_the_run(raw, tmp_path):
+    broken = raw / "positive image set" / "002.jpg"
+    data = broken.read_bytes()
+    broken.write_bytes(data[: len(data) // 2])  # a good header, half the pixels
+    (raw / "positive image set" / "003.jpg").write_bytes(b"not a picture")
+    done = prepare_dataset(raw, tmp_path / "out", **OPTIONS)
+    assert [q["file"] for q in done.manifest["quarantined"]] == ["003.jpg", "002.jpg"]
+    assert (
+        done.manifest["skipped"]["pictures that do not decode"] == 2
+        and done.manifest["skipped"]["objects of pictures that do not decode"] == 2
+    )
+    assert {s.source for s in done.scenes} == {"001", "004"}
+    for kind in ("003.jpg", "002.jpg"):
+        with pytest.raises(CCDiffError, match=kind + ": the picture does not decode"):
+            prepare_dataset(raw, tmp_path / "strict", **OPTIONS, strict=True)
+        assert not (tmp_path / "strict").exists() or files_of(tmp_path / "strict") == {}
+        picture(raw / "positive image set" / kind, 200, 150)
+    assert len(prepare_dataset(raw, tmp_path / "strict", **OPTIONS, strict=True).manifest["sources"]) == 4
+
+
+def test_empty_tiles_and_tiles_of_parts(tmp_path):
+    source = vhr10(tmp_path / "raw", {"001": [("ship", (30, 10, 90, 50))]}, size=(120, 60))  # half in each of two tiles
+    parts = prepare_dataset(source, tmp_path / "parts", tile=60)
+    assert [i.difficult for s in parts.scenes for i in s.instances] == [True, True]
+    with pytest.raises(CCDiffError, match="no picture with objects is left"):
+        prepare_dataset(source, tmp_path / "none", tile=60, keep_partial=False)
+    empty = vhr10(tmp_path / "raw2", {"001": [("ship", (5, 5, 50, 50))], "002": []}, size=(120, 60))
+    assert len(prepare_dataset(empty, tmp_path / "few", tile=60).scenes) == 1
+    kept = prepare_dataset(empty, tmp_path / "all", tile=60, keep_empty=True)
+    assert len(kept.scenes) == 4 and kept.manifest["counts"]["objects"] == 1
+
+
+def test_boxes_that_are_out_of_the_picture_or_flat(tmp_path):
+    boxes = [("ship", (-10, -10, 20, 20)), ("ship", (500, 10, 520, 20)), ("ship", (30, 30, 30, 40)), ("ship", (50, 40, 300, 60))]
+    source = vhr10(tmp_path / "raw", {"001": boxes}, size=(96, 64))
+    data = prepare_dataset(source, tmp_path / "out")
+    assert [i.hbb for i in data.scenes[0].instances] == [(0, 0, 20, 20), (50, 40, 96, 60)]
+    assert data.manifest["skipped"] == {"objects outside the picture": 1, "objects whose box has no area": 1}
+    assert data.manifest["notes"]["boxes clipped to the picture"] == 2
+
+
+def test_a_declared_size_that_lies_is_corrected(tmp_path):
+    objects = ([hbb_xml("ship", (5, 5, 20, 20))], [obb_xml("ship", (5, 5, 20, 5, 20, 20, 5, 20))])
+    data = prepare_dataset(dior(tmp_path / "raw", {"00001": objects}, declared=(1024, 512)), tmp_path / "out")
+    assert (data.scenes[0].width, data.scenes[0].height) == (96, 64)
+    assert data.manifest["notes"]["pictures whose declared size was wrong"] == 1
+
+
+def test_pictures_with_one_stem_or_in_subfolders(tmp_path):
+    images = [{"id": k, "file_name": name, "width": 96, "height": 64} for k, name in enumerate(("x/a.png", "y/a.png", "b.png", "b.jpg"))]
+    annotations = [{"id": k, "image_id": k, "category_id": 1, "bbox": [5, 5, 20, 20]} for k in range(4)]
+    data = prepare_dataset(coco(tmp_path / "raw", annotations, images=images), tmp_path / "out", tile=64)
+    assert {s.file_name.partition("__x0")[0] for s in data.scenes} == {"x__a", "y__a", "b.png", "b.jpg"}
+
+
+def test_grey_and_16_bit_pictures_become_rgb(tmp_path):
+    source = coco(tmp_path / "raw", [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20]}])
+    deep = (np.arange(96 * 64, dtype=np.uint32).reshape(64, 96) * 10).astype(np.uint16)
+    Image.fromarray(deep).save(source / "images" / "a.png")
+    data = prepare_dataset(source, tmp_path / "out")
+    stored = np.asarray(Image.open(data.scenes[0].path))
+    assert stored.shape == (64, 96, 3) and abs(int(stored[60, 90, 0]) - int(deep[60, 90]) // 256) <= 1
+
+
+def test_a_prepared_set_can_be_prepared_again(raw, tmp_path):
+    first = prepare_dataset(raw, tmp_path / "a")
+    second = prepare_dataset(tmp_path / "a", tmp_path / "b", size=48)
+    assert {s.source: s.split for s in second.scenes} == {s.source: s.split for s in first.scenes}
+    assert [len(s.instances) for s in second.scenes] == [len(s.instances) for s in first.scenes]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": 4}, "tile 4"),
+        ({"overlap": 8}, "without tiles"),
+        ({"tile": 64, "overlap": 64}, "overlap 64 with tile 64"),
+        ({"size": 1}, "size 1"),
+        ({"keep_share": 0.1}, "keep share"),
+        ({"caption_style": "baroque"}, "caption style"),
+    ],
+)
+def test_bad_options(raw, tmp_path, options, message):
+    with pytest.raises(CCDiffError, match=message):
+        prepare_dataset(raw, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_sets(tmp_path):
+    source = vhr10(tmp_path / "raw", {"001": []})
+    with pytest.raises(CCDiffError, match="no picture with objects is left"):
+        prepare_dataset(source, tmp_path / "out")
+    (source / "ground truth" / "001.txt").unlink()
+    with pytest.raises(CCDiffError, match="no label files"):
+        prepare_dataset(source, tmp_path / "out")
+    assert files_of(tmp_path / "out") == {}
+
+
+def test_a_full_disk_is_one_message_and_resumes(raw, tmp_path, monkeypatch):
+    import ccdiff_cli.files as files
+
+    calls = 0
+    real = os.replace
+
+    def full(old, new):
+        nonlocal calls
+        calls += 1
+        if calls > 5:
+            raise OSError(28, "No space left on device")
+        real(old, new)
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(CCDiffError, match=r"(?s)No space left on device.*free some space"):
+        prepare_dataset(raw, tmp_path / "out", **OPTIONS)
+    monkeypatch.undo()
+    assert not list((tmp_path / "out").rglob(".partial-*"))
+    prepare_dataset(raw, tmp_path / "out", **OPTIONS)
+    prepare_dataset(raw, tmp_path / "whole", **OPTIONS)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_the_bank_of_a_prepared_set(raw, tmp_path):
+    prepare_dataset(raw, tmp_path / "out", **OPTIONS)
+    bank = ReferenceBank.read(tmp_path / "out")
+    assert {k: len(v) for k, v in bank.instances.items() if v} == {"ship": 1, "vehicle": 1, "airplane": 1}  # the train split alone
+    ship = bank.instances["ship"][0]
+    assert (ship.width, ship.height) == (15, 10)  # 30 x 20 source pixels at half scale
+    pixels = np.asarray(ship.image())
+    assert (pixels[-1, 0] == 0).all() and (pixels[-1, -1] == 0).all() and pixels[1, 7].any()  # a triangle pointing down
+    assert np.asarray(bank.instances["vehicle"][0].image()).all(axis=2).mean() > 0.9  # no mask: all of it

@@ -1,0 +1,108 @@
+"""Tiles: where they lie, what they keep, clip and count."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.geometry import corners_to_le90, hbb_of, le90_to_corners, polygon
+from ccdiff_cli.prepare.tiling import cut_picture, cut_scene, offsets, tile_origins
+from ccdiff_cli.scene import Instance, Scene
+
+
+@given(st.integers(1, 3000), st.integers(8, 700), st.data())
+@settings(max_examples=200, deadline=None)
+def test_tiles_cover_the_side_and_overlap_enough(length, tile, data):
+    overlap = data.draw(st.integers(0, tile - 1))
+    if length / (tile - overlap) > 5000:
+        return
+    starts = offsets(length, tile, overlap)
+    assert starts[0] == 0 and starts == sorted(set(starts))
+    if length <= tile:
+        assert starts == [0]
+    else:
+        assert starts[-1] == length - tile  # the last tile is shifted inside the picture
+        assert all(b - a <= tile - overlap for a, b in pairwise(starts))
+
+
+def test_origins_row_by_row():
+    assert tile_origins(500, 256, 256, 64) == [(0, 0), (192, 0), (244, 0)]
+    with pytest.raises(CCDiffError, match="overlap"):
+        offsets(100, 50, 50)
+
+
+def cut(instance, origin=(0, 0), side=100, scale=1.0, size=(300, 300)):
+    return cut_scene(Scene("a.png", *size, (instance,)), origin, side, scale, keep=0.7, difficult=0.2)
+
+
+def test_whole_objects_move_and_scale():
+    corners = le90_to_corners((150, 150, 30, 10, 0.3))
+    instance = Instance.from_corners("ship", corners, mask=(corners,), extra={"id": 5})
+    (moved,), counts = cut(instance, origin=(100, 100), side=100, scale=0.5)
+    expected = [(v - 100) / 2 for v in corners]
+    assert moved.corners == pytest.approx(expected, abs=1e-3) and moved.mask[0] == pytest.approx(expected, abs=1e-3)
+    assert moved.hbb == pytest.approx(hbb_of(expected), abs=1e-3)
+    assert moved.extra == {"id": 5, "object": 0} and not moved.difficult
+    assert counts == {"kept": 1, "kept as difficult": 0, "cut off": 0}
+
+
+@pytest.mark.parametrize(
+    ("x", "kept", "difficult"),
+    [(60, 1, False), (71.9, 1, False), (72.1, 1, True), (91.9, 1, True), (92.1, 0, None), (99, 0, None), (120, 0, None)],
+)
+def test_shares_decide(x, kept, difficult):
+    """Of a 40 px wide box from x, (100 - x) / 40 is inside: 0.7 at 72, 0.2 at 92."""
+    found, counts = cut(Instance.from_hbb("ship", (x, 10, x + 40, 30)))
+    assert len(found) == kept
+    if kept:
+        assert found[0].difficult == difficult and found[0].hbb == pytest.approx((x, 10, min(100, x + 40), 30), abs=1e-3)
+    assert sum(counts.values()) == (x < 100)  # outside altogether: not this tile's business
+
+
+boxes = st.tuples(st.floats(-20, 320), st.floats(-20, 320), st.floats(4, 200), st.floats(4, 200), st.floats(-3, 3))
+
+
+@given(boxes, st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_kept_objects_lie_inside_and_shares_are_right(box, masked):
+    corners = le90_to_corners(box)
+    shape = polygon(corners).intersection(shapely.box(0, 0, 300, 300))
+    if shape.area < 1:
+        return
+    hbb = shapely.bounds(shape)
+    instance = Instance.from_corners("ship", corners, hbb, mask=(corners,) if masked else ())
+    found, counts = cut(instance, origin=(100, 100), side=100)
+    share = shape.intersection(shapely.box(100, 100, 200, 200)).area / shape.area
+    if abs(share - 0.7) > 1e-3 and abs(share - 0.2) > 1e-3:
+        assert len(found) == (share >= 0.2) and counts["kept"] == (share >= 0.7)
+    for part in found:
+        for points in (part.hbb, part.corners, *part.mask):
+            x1, y1, x2, y2 = hbb_of(points)
+            assert x1 >= 0 and y1 >= 0 and x2 <= 100 and y2 <= 100
+        assert polygon(part.corners).area > 0 and part.hbb[2] > part.hbb[0] and part.hbb[3] > part.hbb[1]
+
+
+def test_the_hbb_of_a_slanted_object_that_is_cut_fits_what_is_left():
+    corners = le90_to_corners((100, 50, 80, 6, math.pi / 4))  # from upper left to lower right, through the right border
+    (part,), _ = cut(Instance.from_corners("ship", corners), side=100)
+    assert part.difficult and part.hbb[3] < 60  # the lower half lies in the next tile
+    assert corners_to_le90(part.corners)[4] == pytest.approx(math.pi / 4, abs=0.3)
+
+
+def test_padding_mirrors_only_what_carries_no_label():
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    whole, how = cut_picture(image, (0, 0), 100, 100, [])
+    array = np.asarray(whole)
+    assert how == "reflect" and (array[:60, :80] == pixels).all() and (array[60:100, :80] == pixels[::-1][:40]).all()
+    _, how = cut_picture(image, (0, 0), 100, 100, [Instance.from_hbb("ship", (2, 2, 9, 9))])
+    assert how == "reflect"  # far from the borders that are mirrored
+    edged, how = cut_picture(image, (0, 0), 100, 100, [Instance.from_hbb("ship", (2, 40, 9, 50))])
+    assert how == "edge" and (np.asarray(edged)[60:, :80] == pixels[59]).all()
+    assert cut_picture(image, (10, 0), 50, 25, [])[0].size == (25, 25)

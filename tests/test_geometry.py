@@ -1,0 +1,155 @@
+"""Geometry against shapely and OpenCV, by property."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+import shapely
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from ccdiff_cli import geometry as g
+
+coordinate = st.floats(-500, 1500, allow_nan=False, width=32)
+length = st.floats(0.5, 800)
+angle = st.floats(-10, 10)
+boxes = st.tuples(coordinate, coordinate, length, length, angle)
+points = st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=12)
+
+
+def shape(corners) -> shapely.Polygon:
+    return shapely.Polygon(np.reshape(corners, (-1, 2)))
+
+
+@given(boxes)
+@settings(max_examples=300, deadline=None)
+def test_le90_round_trip(box):
+    """corners -> le90 -> corners is the same rectangle; le90 obeys its own ranges."""
+    corners = g.le90_to_corners(box)
+    cx, cy, w, h, a = g.corners_to_le90(corners)
+    assert w >= h > 0 and -math.pi / 2 <= a < math.pi / 2
+    assert (cx, cy) == pytest.approx(box[:2], abs=1e-6) and (w, h) == pytest.approx((max(box[2:4]), min(box[2:4])), rel=1e-6)
+    again = shape(g.le90_to_corners((cx, cy, w, h, a)))
+    assert again.symmetric_difference(shape(corners)).area <= 1e-4 * again.area + 1e-6
+
+
+@given(boxes)
+@settings(max_examples=100, deadline=None)
+def test_le90_does_not_depend_on_where_or_which_way_the_corners_start(box):
+    corners = np.reshape(g.le90_to_corners(box), (4, 2))
+    expected = shape(corners)
+    for turned in (np.roll(corners, 1, 0), np.roll(corners, 3, 0), corners[::-1]):
+        found = shape(g.le90_to_corners(g.corners_to_le90(turned.ravel().tolist())))
+        assert found.symmetric_difference(expected).area <= 1e-4 * expected.area + 1e-6
+
+
+@given(boxes)
+@settings(max_examples=100, deadline=None)
+def test_corners_agree_with_opencv(box):
+    cx, cy, w, h, a = box
+    ours = shape(g.le90_to_corners(box))
+    theirs = shape(cv2.boxPoints(((cx, cy), (w, h), math.degrees(a))))
+    assert ours.symmetric_difference(theirs).area <= 2e-3 * (w + h) + 1e-3 * ours.area
+
+
+@pytest.mark.parametrize(
+    ("corners", "expected"),
+    [
+        ((0, 0, 4, 0, 4, 2, 0, 2), (2, 1, 4, 2, 0.0)),  # lying
+        ((0, 0, 2, 0, 2, 4, 0, 4), (1, 2, 4, 2, -math.pi / 2)),  # standing: pi/2 is outside the range
+        ((0, 0, 3, 3, 2, 4, -1, 1), (1, 2, 3 * math.sqrt(2), math.sqrt(2), math.pi / 4)),  # towards the lower right
+        ((0, 0, 2, 0, 2, 2, 0, 2), (1, 1, 2, 2, 0.0)),  # a square
+        ((5, 5, 5, 5, 5, 5, 5, 5), (5, 5, 0, 0, 0.0)),  # a point
+    ],
+)
+def test_le90_of_known_boxes(corners, expected):
+    assert g.corners_to_le90(corners) == pytest.approx(expected, abs=1e-6)
+
+
+@given(points)
+@settings(max_examples=200, deadline=None)
+def test_min_area_rectangle_against_shapely(pts):
+    """It holds every point, and its area is that of GEOS's minimum rotated rectangle."""
+    hull = shapely.MultiPoint(pts).convex_hull
+    assume(hull.geom_type == "Polygon" and hull.area > 1 and hull.area > 1e-3 * hull.length**2)
+    corners = g.min_area_corners([v for p in pts for v in p])
+    rectangle = shape(corners)
+    assert rectangle.buffer(1e-3 * math.sqrt(hull.area) + 1e-3).covers(hull)
+    # Calipers rest on a hull edge: the smallest over all edges is the answer, worked out here without OpenCV.
+    ring = np.asarray(hull.exterior.coords)
+    areas = []
+    for edge in np.diff(ring, axis=0):
+        n = np.linalg.norm(edge)
+        if n == 0:
+            continue
+        u = edge / n
+        q = ring @ np.array([[u[0], -u[1]], [u[1], u[0]]])
+        areas.append(np.prod(q.max(0) - q.min(0)))
+    assert rectangle.area == pytest.approx(min(areas), rel=1e-3, abs=1e-2)
+
+
+@given(boxes, boxes)
+@settings(max_examples=200, deadline=None)
+def test_rotated_iou_against_shapely(a, b):
+    ca, cb = g.le90_to_corners(a), g.le90_to_corners(b)
+    inter, union = shape(ca).intersection(shape(cb)).area, shape(ca).union(shape(cb)).area
+    found = g.rotated_iou(np.array([ca, cb]), np.array([cb]))
+    assert found[0, 0] == pytest.approx(inter / union, abs=1e-6) and found[1, 0] == pytest.approx(1.0, abs=1e-6)
+    assert g.polygon_iou(ca, cb) == pytest.approx(found[0, 0], abs=1e-9)
+
+
+def test_rotated_iou_of_nothing_and_of_a_quarter_turn():
+    assert g.rotated_iou(np.zeros((0, 8)), np.zeros((3, 8))).shape == (0, 3)
+    assert g.rotated_iou(np.zeros((1, 8)), np.zeros((1, 8)))[0, 0] == 0  # no area: no overlap, no division by zero
+    upright, turned = g.le90_to_corners((0, 0, 4, 4, 0)), g.le90_to_corners((0, 0, 4, 4, math.pi / 4))
+    octagon = 16 * (2 * math.sqrt(2) - 2)
+    assert g.polygon_iou(upright, turned) == pytest.approx(octagon / (32 - octagon))
+
+
+@given(boxes, boxes)
+@settings(max_examples=100, deadline=None)
+def test_hbb_iou_and_clip_against_shapely(a, b):
+    ha, hb = g.hbb_of(g.le90_to_corners(a)), g.hbb_of(g.le90_to_corners(b))
+    sa, sb = shapely.box(*ha), shapely.box(*hb)
+    assert g.hbb_iou(np.array([ha]), np.array([hb]))[0, 0] == pytest.approx(sa.intersection(sb).area / sa.union(sb).area, abs=1e-6)
+    clipped = g.clip_hbb(ha, hb)
+    assert (0 if clipped is None else g.hbb_area(clipped)) == pytest.approx(sa.intersection(sb).area, rel=1e-6, abs=1e-3)
+
+
+@given(points)
+@settings(max_examples=200, deadline=None)
+def test_clipping_any_outline(pts):
+    """Self-crossing outlines too: what is left lies inside, and its outlines have its area where it has no holes."""
+    window = (0.0, 0.0, 400.0, 300.0)
+    whole = g.polygon([v for p in pts for v in p])
+    left = g.clip(whole, window)
+    assert left.area <= min(whole.area, 400 * 300) * (1 + 1e-9) + 1e-6
+    for ring in g.outlines(left):
+        assert g.corners_inside(ring, window)
+    assert sum(g.polygon(ring).area for ring in g.outlines(left)) >= left.area * (1 - 1e-6) - 1e-6
+
+
+@given(boxes)
+@settings(max_examples=300, deadline=None)
+def test_fitted_rectangle_stays_in_the_window(box):
+    window = (0.0, 0.0, 500.0, 400.0)
+    left = g.clip(shape(g.le90_to_corners(box)), window)
+    assume(left.area > 1)
+    corners = g.fit_rectangle(left, window, box[4])
+    x1, y1, x2, y2 = g.hbb_of(corners)
+    assert x1 >= 0 and y1 >= 0 and x2 <= 500 and y2 <= 400
+    fitted, hbb = shape(corners), shapely.box(*left.bounds)
+    iou = fitted.intersection(left).area / fitted.union(left).area
+    assert iou >= hbb.intersection(left).area / hbb.union(left).area - 1e-5  # never worse than the plain box
+
+
+def test_an_object_inside_the_window_keeps_its_rectangle():
+    corners = g.le90_to_corners((50, 50, 40, 10, 0.5))
+    fitted = g.fit_rectangle(shape(corners), (0, 0, 100, 100), 0.5)
+    assert g.polygon_iou(corners, fitted) > 0.999
+
+
+def test_degenerate_outlines_have_no_area():
+    for points_ in ((), (1, 1), (1, 1, 2, 2), (0, 0, 1, 1, 2, 2), (3, 3) * 4):
+        assert g.polygon(points_).area == 0 and g.outlines(g.polygon(points_)) == ()

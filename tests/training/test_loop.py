@@ -1,0 +1,107 @@
+"""The training loop: data order, schedule, exact resumption, refusals."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.recipes import StageConfig
+from ccdiff_cli.training.loop import batch_indices, learning_rate_at, run_stage
+
+CONFIG = StageConfig(steps=9, batch_size=4, learning_rate=0.05, ema_decay=0.9, checkpoint_every=4, warmup_steps=2, schedule="cosine")
+
+
+class Line(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.layer(x + 0.1 * torch.randn(x.shape)) - x.sum(1, keepdim=True)).square().mean()
+
+
+def run(
+    folder: Path, config: StageConfig = CONFIG, *, key: str = "k", stop_at: int | None = None, data: float = 1.0
+) -> tuple[list[float], dict]:
+    torch.manual_seed(1)
+    module = Line()
+
+    def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, torch.Tensor]:
+        if step == stop_at:
+            raise InterruptedError
+        return {"x": data * torch.randn(4, 3, generator=torch.Generator().manual_seed(step * 10 + micro))}
+
+    losses = run_stage("line", module, batch_of, config, folder, Accelerator(cpu=True), seed=3, key=key)
+    return losses, {k: v.clone() for k, v in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6, 8])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop_at: int) -> None:
+    losses, weights = run(tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        run(tmp_path / "cut", stop_at=stop_at)
+    again_losses, again = run(tmp_path / "cut")
+    assert again_losses == losses
+    assert all(torch.equal(again[k], weights[k]) for k in weights)
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    second = run(tmp_path, stop_at=0)  # would raise if a batch were asked for
+    assert first[0] == second[0] and all(torch.equal(first[1][k], second[1][k]) for k in first[1])
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    losses, weights = run(tmp_path)
+    newest = sorted(tmp_path.glob("checkpoint-*.pt"))[-1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    again_losses, again = run(tmp_path)
+    assert again_losses == losses and all(torch.equal(again[k], weights[k]) for k in weights)
+
+
+def test_checkpoints_that_cannot_be_read_at_all_are_an_error(tmp_path: Path) -> None:
+    run(tmp_path)
+    for path in tmp_path.glob("checkpoint-*.pt"):
+        path.write_bytes(b"nonsense")
+    with pytest.raises(CCDiffError, match="no checkpoint"):
+        run(tmp_path)
+
+
+def test_another_recipe_or_set_is_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(CCDiffError, match="another recipe"):
+        run(tmp_path, key="other")
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(CCDiffError, match="learning_rate"):
+        run(tmp_path, data=float("inf"))
+    shutil.rmtree(tmp_path)
+
+
+def test_accumulation_equals_a_larger_batch(tmp_path: Path) -> None:
+    split = StageConfig(steps=2, batch_size=4, accumulation=2, learning_rate=0.1)
+    losses, _ = run(tmp_path, split)
+    assert len(losses) == 2
+
+
+def test_every_item_is_seen_once_an_epoch_whatever_the_processes() -> None:
+    config = StageConfig(steps=10, batch_size=3, accumulation=2)
+    for world in (1, 2):
+        drawn = []
+        for step in range(20 // world):
+            for micro in range(2):
+                for rank in range(world):
+                    drawn += batch_indices(12, step=step, micro=micro, rank=rank, world=world, config=config, seed=0, stage="s")
+        assert all(sorted(drawn[i : i + 12]) == list(range(12)) for i in range(0, len(drawn) - 11, 12))
+        assert drawn[:12] != drawn[12:24]
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    rates = [learning_rate_at(step, CONFIG) for step in range(CONFIG.steps)]
+    assert rates[0] < rates[1] == pytest.approx(CONFIG.learning_rate)
+    assert rates[1:] == sorted(rates[1:], reverse=True) and rates[-1] < 0.2 * CONFIG.learning_rate
