@@ -120,6 +120,7 @@ def measure(
     forms: list[str],
     variant: str,
     now: Callable[[], float],
+    layers: LayerClock,
 ) -> dict[str, float]:
     """Seconds a step and MiB of each form for one number of instances and batch size."""
 

@@ -92,10 +92,14 @@ def train(
     from .training import train as run
 
     if dry_run:
-        finish(described := plan(loaded, data, start=_shipped(start)), as_json=as_json, lines=[f"{k}: {v}" for k, v in described.items()])
+        finish(
+            described := plan(loaded, data, start=_shipped(start) if start else None),
+            as_json=as_json,
+            lines=[f"{k}: {v}" for k, v in described.items()],
+        )
         return
     with progress_bars(quiet=as_json) as progress:
-        made = run(loaded, data, out, start=_shipped(start), progress=progress, cpu=cpu)
+        made = run(loaded, data, out, start=_shipped(start) if start else None, progress=progress, cpu=cpu)
     lines = [
         f"generator: {out} ({made['steps']} steps, loss {made['final_loss']:.4f}); validation pictures in {out}/train/samples",
         f"next: ccdiff synthesize --n 1000 --checkpoint {out} --layouts {data} --out runs/synthetic",
@@ -152,12 +156,15 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a set in the folders that other tools read."""
+    from dataclasses import asdict
+
     from .console import finish, progress_bars
     from .export import export_set
 
     with progress_bars(quiet=as_json) as progress:
         made = export_set(source, out, format, progress=progress)
-    finish(made, as_json=as_json, lines=[*(f"note: {n}" for n in made.get("notes", [])), f"{format} export: {out}"])
+    notes = [f"note: {what}: {count}" for what, count in made.lost.items()]
+    finish(asdict(made), as_json=as_json, lines=[*notes, f"{format} export of {made.pictures} pictures: {made.entry}"])
 
 
 @app.command(
@@ -234,9 +241,7 @@ def verify(source: Annotated[Path, typer.Argument(help="A prepared or synthetic 
     finish(made, as_json=as_json, lines=[f"{source} is whole: {made['pictures']} pictures, {made['objects']} objects"])
 
 
-def _shipped(name: str | None) -> Path | None:
-    if name is None:
-        return None
+def _shipped(name: str) -> Path:
     return Path(__file__).parent / "weights" / "tiny" if name == "tiny" and not Path(name).exists() else Path(name)
 
 

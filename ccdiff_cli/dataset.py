@@ -112,7 +112,8 @@ def polygon_area(corners: Sequence[float]) -> float:
 
 def coco_of_scenes(scenes: Iterable[Scene], classes: ClassList) -> dict[str, Any]:
     """The COCO dictionary of some scenes; ids count from 1 in the given order."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, scene in enumerate(scenes, start=1):
         images.append(
             {
@@ -230,7 +231,9 @@ def read_set(root: str | Path) -> PictureSet:
     for scene in scenes:
         picture = inside(root / IMAGES, scene.file_name, where=path)
         if scene.file_name not in names and not picture.is_file():
-            raise CCDiffError(f"the picture {scene.file_name} is missing from {root / IMAGES}", where=path, fix="make the set again, or restore the file")
+            raise CCDiffError(
+                f"the picture {scene.file_name} is missing from {root / IMAGES}", where=path, fix="make the set again, or restore the file"
+            )
         placed.append(scene.replace(path=str(picture)))
     if not placed:
         raise CCDiffError("the set holds no pictures", where=path, fix="check what `ccdiff prepare` reported as skipped")

@@ -158,12 +158,8 @@ def symmetric_scene(scene: Scene, k: int) -> Scene:
     def moved_instance(instance: Instance) -> Instance:
         xs_ys = move(instance.hbb)
         hbb = (min(xs_ys[0::2]), min(xs_ys[1::2]), max(xs_ys[0::2]), max(xs_ys[1::2]))
-        return dataclasses.replace(
-            instance,
-            hbb=hbb,
-            corners=move(instance.corners),
-            mask=tuple(move(p) for p in instance.mask),  # type: ignore[arg-type]
-        )
+        corners: Corners = move(instance.corners)  # type: ignore[assignment]
+        return dataclasses.replace(instance, hbb=hbb, corners=corners, mask=tuple(move(p) for p in instance.mask))
 
     return scene.replace(width=width, height=height, instances=tuple(moved_instance(i) for i in scene.instances)) if k else scene
 

@@ -11,6 +11,7 @@ Notable here:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -65,13 +66,13 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         nn.init.zeros_(layers[-2].weight)  # type: ignore[arg-type]
         nn.init.zeros_(layers[-2].bias)  # type: ignore[arg-type]
 
-    def encode(self, pixels: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
+    def encode(self, pixels: Tensor, return_dict: bool = True) -> Any:
         """``(B, 3, H, W)`` in [-1, 1] -> a distribution over ``(B, C, h, w)`` without spread."""
         mean = self.encoder(pixels)
         distribution = DiagonalGaussianDistribution(torch.cat([mean, torch.full_like(mean, _LOG_VARIANCE)], dim=1))
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
-    def decode(self, latents: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+    def decode(self, latents: Tensor, return_dict: bool = True) -> Any:
         """``(B, C, h, w)`` -> ``(B, 3, H, W)``."""
         pixels = self.linear_decoder(latents) + self.seams(latents)
         return DecoderOutput(sample=pixels) if return_dict else (pixels,)
@@ -89,7 +90,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         vectors = vectors * vectors[strongest, torch.arange(count)].sign()  # an eigenvector's sign is arbitrary: fix it
         into = (vectors / variance.sqrt()).T
         self.encoder.weight.copy_(into.reshape(count, 3, patch, patch))
-        self.encoder.bias.copy_(-into @ mean)
+        encoder_bias, decoder_bias = self.encoder.bias, self.linear_decoder.bias
+        assert encoder_bias is not None and decoder_bias is not None
+        encoder_bias.copy_(-into @ mean)
         self.linear_decoder.weight.copy_((vectors * variance.sqrt()).T.reshape(count, 3, patch, patch))
         # over all places in a picture the mean patch has one colour, so a bias per colour is enough
-        self.linear_decoder.bias.copy_(mean.reshape(3, -1).mean(1))
+        decoder_bias.copy_(mean.reshape(3, -1).mean(1))

@@ -242,7 +242,10 @@ def _build(
         vae = train_autoencoder(
             scenes, auto, work / "autoencoder", accelerator, seed=recipe.seed, key=auto_key, progress=progress, log=write
         )
-    tokenizer = text = processor = image = None
+    tokenizer: Any = None
+    text: Any = None
+    processor: Any = None
+    image: Any = None
     if not (enc.text_source and enc.image_source):
         tokenizer, text, processor, image = _own_encoders(enc, recipe, prepared, scenes, bank, work, accelerator, enc_key, progress, write)
     if enc.text_source:
@@ -369,7 +372,8 @@ class _tensorboard:
     """A TensorBoard writer on the main process, as a function ``write(name, value, step)``."""
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
-        self.folder, self.main, self.writer = folder, accelerator.is_main_process, None
+        self.folder, self.main = folder, accelerator.is_main_process
+        self.writer: Any = None
 
     def __enter__(self) -> Callable[[str, float, int], None]:
         if self.main:

@@ -46,8 +46,8 @@ class _DecoderLoss(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            latents = self.vae.encode(pixels).latent_dist.mode()
-        error = self.vae.decode(latents).sample.float() - pixels
+            latents = self.vae.encode(pixels, return_dict=False)[0].mode()
+        error = self.vae.decode(latents, return_dict=False)[0].float() - pixels
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         return error.abs().mean() + edges / 2
 

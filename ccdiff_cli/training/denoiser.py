@@ -1,8 +1,9 @@
 """Training of the denoiser: the conditioning alone (as published) or the whole UNet, from cached frozen features.
 
 What is notable: pictures of a batch hold any number of instances; a picture's references are drawn anew every time it is seen and never
-come from its own source; whole conditions are dropped for a share of the pictures, so that guidance has an unconditional branch
-that was trained; UNet, conditional generation module and resampler are one module to the loop, so their gradients are synchronised and clipped together.
+come from its own source; whole conditions are dropped for a share of the pictures, so that guidance has an unconditional branch that was
+trained; UNet, conditional generation module and resampler are one module to the loop, so their gradients are synchronised and clipped
+together.
 """
 
 from __future__ import annotations
@@ -124,9 +125,12 @@ def cache_features(
     )  # fmt: skip
     candidates = {reference.key: reference for reference in bank.candidates()}
     names = sorted(candidates)
+
+    def pictures_of(part: list[int]) -> torch.Tensor:
+        return pipe.encode_references([candidates[names[i]].image() for i in part])
+
     references = build_store(
-        root, "references", names, encoders_key, lambda part: pipe.encode_references([candidates[names[i]].image() for i in part]), accelerator,
-        batch_size=64, progress=progress,
+        root, "references", names, encoders_key, pictures_of, accelerator, batch_size=64, progress=progress,
     )  # fmt: skip
     content = autoencoder_key
     return Features(

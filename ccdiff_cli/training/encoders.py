@@ -1,8 +1,8 @@
 """Our own small text and image encoders: the classes of Stable Diffusion and DINOv2 at a hundredth of the size.
 
 A word-level tokenizer with ``CLIPTextModel``, and ``Dinov2Model``, trained together: a crop must find its class name, a picture its
-caption (contrastive, as CLIP), and each patch token must still tell the colours of its patch (so that reference tokens carry appearance, not only
-class).  They are frozen afterwards; the generator sees their tokens exactly as it would see CLIP's and DINOv2's.
+caption (contrastive, as CLIP), and each patch token must still tell the colours of its patch, so that reference tokens carry appearance
+and not only class.  They are frozen afterwards; the generator sees their tokens exactly as it would see CLIP's and DINOv2's.
 """
 
 from __future__ import annotations

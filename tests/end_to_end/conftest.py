@@ -47,7 +47,7 @@ def ccdiff() -> Run:
     def run(*arguments: Any, **how: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "ccdiff_cli", *map(str, arguments)],
-            env={**ENVIRONMENT, **how.pop("env", {})}, capture_output=True, text=True, timeout=600, check=False, **how,
+            env={**ENVIRONMENT, **how.pop("env", {})}, capture_output=True, text=True, timeout=how.pop("timeout", 600), check=False, **how,
         )  # fmt: skip
 
     return run

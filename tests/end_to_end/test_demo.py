@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,12 @@ import pytest
 from ccdiff_cli import demo
 from ccdiff_cli.errors import CCDiffError
 
-from .end_to_end.conftest import DETECTOR, files_under, generator, prepared, recipe  # noqa: F401  (fixtures)
-from .end_to_end.conftest import drawn as drawn
+from .conftest import DETECTOR, Run, files_under
 
 SMALL = {"pictures": 16, "train_steps": 2, "synthetic": 4, "sampling_steps": 2, "detector": DETECTOR}
 
 
-def test_the_chain_resumes_and_ends_with_the_report(tmp_path: Path, generator: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_the_chain_resumes_and_ends_with_the_report(tmp_path: Path, generator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the demo asked for the network")
 
@@ -56,7 +56,7 @@ def test_the_chain_resumes_and_ends_with_the_report(tmp_path: Path, generator: P
     assert json.loads((out / "demo.json").read_text(encoding="utf-8"))["seconds"] == made["seconds"]
 
 
-def test_another_seed_in_the_same_folder_is_refused(tmp_path: Path, generator: Path) -> None:  # noqa: F811
+def test_another_seed_in_the_same_folder_is_refused(tmp_path: Path, generator: Path) -> None:
     from ccdiff_cli.drawn import draw_dataset
 
     draw_dataset(tmp_path / "drawn", pictures=16)
@@ -68,3 +68,23 @@ def test_without_its_model_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(CCDiffError, match="missing"):
         demo.run_demo(tmp_path / "out", generator=tmp_path / "nowhere")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not demo.shipped_generator().is_dir(), reason="the shipped model is not there")
+def test_the_demo_as_a_user_runs_it(ccdiff: Run, tmp_path: Path) -> None:
+    """One command, at most ten minutes on two cores, no network, and a second run that only reads."""
+    threads = {"OMP_NUM_THREADS": "2"}
+    done = ccdiff("demo", "--out", "demo", cwd=tmp_path, env=threads, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    assert lines[-1].startswith("next, on your own data")
+    report = tmp_path / lines[-2].removeprefix("report: ")
+    assert report.read_text(encoding="utf-8").startswith("<!doctype html>")
+    result = json.loads((tmp_path / "demo/demo.json").read_text(encoding="utf-8"))
+    assert sum(result["seconds"].values()) < 600, result["seconds"]
+    scores = result["adherence"]
+    assert scores["synthetic pictures"]["AP50"]["mean"] > scores["synthetic pictures, labels shuffled (floor)"]["AP50"]["mean"] + 5
+    begun = time.monotonic()
+    assert ccdiff("demo", "--out", "demo", cwd=tmp_path, env=threads).returncode == 0
+    assert time.monotonic() - begun < 120
