@@ -238,6 +238,12 @@ def verify(source: Annotated[Path, typer.Argument(help="A prepared or synthetic 
     from .synthesis import verify_set
 
     made = verify_set(source)
+    if not made["ok"]:
+        found = made["problems"]
+        more = f"; and {len(found) - 20} more" if len(found) > 20 else ""
+        raise CCDiffError(
+            f"{len(found)} problems: {'; '.join(found[:20])}{more}", where=source, fix="make the set again, or restore its files"
+        )
     finish(made, as_json=as_json, lines=[f"{source} is whole: {made['pictures']} pictures, {made['objects']} objects"])
 
 

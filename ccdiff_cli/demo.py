@@ -79,8 +79,9 @@ def run_demo(
     with _offline():
         from .drawn import CLASSES, draw_dataset
         from .export import export_set
+        from .generator import read_generator
         from .prepare import prepare_dataset
-        from .synthesis import CONTACT_SHEET, read_generator, synthesize
+        from .synthesis import CONTACT_SHEET, synthesize
         from .trainability import eval_trainability, load_detector_config
         from .training import train
 

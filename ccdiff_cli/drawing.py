@@ -89,7 +89,7 @@ def draw_scene(
         scale: magnification of the result.
         classes: the class list that fixes the colours.
         labels: whether to write the class name at each box.
-        width: line width in pixels of the result; by default about 1/160 of the shorter side, at least 1.
+        width: line width in pixels of the result; by default about 1/100 of the shorter side, at least 1.
         scores: with ``labels``, adds ``extra["score"]`` where there is one (detections).
 
     Returns:
@@ -100,7 +100,7 @@ def draw_scene(
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BICUBIC)
     stretch = (size[0] / max(1, scene.width), size[1] / max(1, scene.height))
-    line = width if width is not None else max(1.0, min(size) / 160)
+    line = width if width is not None else max(1.0, min(size) / 100)
     canvas = np.array(picture)
     for instance in scene.instances:
         points = _points(instance.corners, stretch)

@@ -139,6 +139,10 @@ def test_fitted_rectangle_stays_in_the_window(box):
     corners = g.fit_rectangle(left, window, box[4])
     x1, y1, x2, y2 = g.hbb_of(corners)
     assert x1 >= 0 and y1 >= 0 and x2 <= 500 and y2 <= 400
+    p = np.reshape(corners, (4, 2))
+    sides = np.roll(p, -1, 0) - p
+    assert abs(sides[0] @ sides[1]) <= 1e-3 * np.linalg.norm(sides[0]) * np.linalg.norm(sides[1]) + 1e-6  # still a rectangle
+    assert np.abs(sides[0] + sides[2]).max() <= 1e-6 * 500
     fitted, hbb = shape(corners), shapely.box(*left.bounds)
     iou = fitted.intersection(left).area / fitted.union(left).area
     assert iou >= hbb.intersection(left).area / hbb.union(left).area - 1e-5  # never worse than the plain box

@@ -31,6 +31,7 @@ import torch
 from ..dataset import IMAGES, MANIFEST
 from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, read_json
+from ..generator import generator_key, read_generator
 from ..references import ReferenceBank
 from .finish import CONTACT_SHEET, finish, verify_set
 from .plan import (
@@ -42,7 +43,6 @@ from .plan import (
     identity_of,
     make_plan,
     open_layouts,
-    read_generator,
     read_plan,
     write_plan,
 )
@@ -110,7 +110,7 @@ def synthesize(
     _check_options(n=n, batch_size=batch_size, steps=steps, guidance_scale=guidance_scale, precision=precision, threads=threads)
     if shuffle_layouts and n < 2:
         raise CCDiffError("one picture has no other layout to be drawn from", where="--shuffle-layouts", fix="ask for at least two")
-    generator = read_generator(checkpoint)
+    generator = {**read_generator(checkpoint), "key": generator_key(checkpoint)}
     source = open_layouts(layouts, split)
     bank_folder = _bank_folder(references, source.root)
     bank = ReferenceBank.read(bank_folder) if bank_folder is not None else None

@@ -32,7 +32,6 @@ from ..scene import ClassList, Scene
 
 PLAN = "plan.json"
 PLAN_LINES = "plan.jsonl"
-GENERATOR_FILE = "ccdiff.json"
 FORMAT = "ccdiff plan 1"
 
 NOISE, CHOICE = 3, 4
@@ -94,42 +93,6 @@ class Plan:
         return self.jobs[b * size : (b + 1) * size]
 
 
-def read_generator(checkpoint: str | Path) -> dict[str, Any]:
-    """What a generator folder says of itself, with a ``key`` of all its files.
-
-    Raises:
-        CCDiffError: no such folder, an unfinished training, a broken ``ccdiff.json``.
-    """
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        raise CCDiffError("no such generator folder", where=folder, fix="give the folder that `ccdiff train --out` wrote")
-    if not (folder / GENERATOR_FILE).is_file():
-        if (folder / "train").is_dir():
-            raise CCDiffError("the training is unfinished", where=folder, fix="run the same `ccdiff train` command again: it resumes")
-        raise CCDiffError(
-            f"not a generator folder: there is no {GENERATOR_FILE}", where=folder, fix="give the folder that `ccdiff train --out` wrote"
-        )
-    description = read_json(folder / GENERATOR_FILE)
-    if not isinstance(description, dict) or not isinstance(description.get("picture_size"), int) or not description.get("classes"):
-        raise CCDiffError(
-            "the generator's description lacks its picture size or its classes",
-            where=folder / GENERATOR_FILE,
-            fix="train or import the generator again",
-        )
-    return {**description, "key": _folder_key(folder)}
-
-
-def _folder_key(folder: Path) -> str:
-    """A key of the files that a generator is loaded from: what training keeps beside them, and texts for people, do not count."""
-    hashes = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        ours = name.parts[0] != "train" and not any(part.startswith(".") for part in name.parts)
-        if ours and path.suffix in (".json", ".safetensors", ".txt", ".model") and path.is_file():
-            hashes[name.as_posix()] = sha256_file(path)
-    return content_key(hashes)
-
-
 def identity_of(
     generator: Mapping[str, Any],
     layouts: PictureSet,
@@ -144,7 +107,7 @@ def identity_of(
     """What a plan follows from, and what tells two runs apart.
 
     Args:
-        generator: of :func:`read_generator`.
+        generator: of ``generator.read_generator``, with its ``key``.
         layouts: the set that layouts come from; ``bank``: the references, None where there are none.
         layout_source: a key of ``layouts.SOURCES``; None: "augmented", or "set" where the generator needs stored captions.
         options: batch size, steps, guidance, ...: what else decides the pictures' bytes; JSON-able.

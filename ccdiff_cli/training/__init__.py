@@ -25,7 +25,8 @@ from .. import __version__
 from ..dataset import PictureSet, read_set, versions
 from ..drawing import contact_sheet, draw_scene
 from ..errors import CCDiffError, os_errors
-from ..files import atomic_write, content_key, read_json, write_json
+from ..files import atomic_write, content_key, write_json
+from ..generator import GENERATOR_FILE, generator_key, read_generator
 from ..models.autoencoder import PatchAutoencoder
 from ..models.conditioning import ConditionedUNet, ConditioningConfig
 from ..models.pipeline import CCDiffPipeline
@@ -40,8 +41,6 @@ from .encoders import resize_pixels, train_encoders
 from .loop import Progress, seed_of
 
 log = logging.getLogger(__name__)
-
-GENERATOR_FILE = "ccdiff.json"
 
 
 def train(
@@ -72,7 +71,9 @@ def train(
     prepared = read_set(data)
     scenes = prepared.split("train")
     _check_set(prepared, scenes, recipe)
-    start_key = content_key(read_generator(start)) if start else None
+    if start:
+        read_generator(start)
+    start_key = generator_key(start) if start else None
     identity = {"recipe": recipe.model_dump(mode="json"), "data": prepared.key(), "start": start_key}
     if (out / GENERATOR_FILE).is_file():
         found = read_generator(out)
@@ -148,27 +149,6 @@ def plan(recipe: Recipe, data: str | Path, *, start: str | Path | None = None) -
             seen = stage.steps * stage.batch_size * stage.accumulation
             described[name] = f"{stage.steps} steps, {seen} pictures a process ({seen / len(scenes):.1f} epochs)"
     return described
-
-
-def read_generator(folder: str | Path) -> dict[str, Any]:
-    """``ccdiff.json`` of a generator folder.
-
-    Raises:
-        CCDiffError: no such folder, or a training that has not finished.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CCDiffError("no such generator folder", where=folder, fix="give the folder that `ccdiff train --out` wrote")
-    if not (folder / GENERATOR_FILE).is_file():
-        unfinished = (folder / "train").is_dir()
-        raise CCDiffError(
-            f"{'the training is unfinished' if unfinished else 'not a generator folder'}: there is no {GENERATOR_FILE}",
-            where=folder,
-            fix="run the same `ccdiff train` command again: it resumes"
-            if unfinished
-            else "give the folder that `ccdiff train --out` wrote",
-        )
-    return read_json(folder / GENERATOR_FILE)
 
 
 def save_generator(pipe: CCDiffPipeline, out: Path, description: dict[str, Any]) -> None:
