@@ -19,7 +19,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from transformers import AutoImageProcessor, AutoTokenizer, BitImageProcessor, CLIPTextModel, Dinov2Model
+from transformers.utils import logging as transformers_logging
 
 from .. import __version__
 from ..dataset import PictureSet, read_set, versions
@@ -158,6 +160,8 @@ def save_generator(pipe: CCDiffPipeline, out: Path, description: dict[str, Any])
         shutil.rmtree(partial, ignore_errors=True)
         parts = [p for p in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.image_encoder, pipe.resampler)]
         dtypes = [next(p.parameters()).dtype for p in parts]
+        diffusers_logging.set_verbosity_error()  # it warns of half precision, which is what is wanted here
+        transformers_logging.disable_progress_bar()
         for part in parts:
             part.to("cpu", torch.float16)
         pipe.save_pretrained(partial, safe_serialization=True)
