@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -77,7 +78,12 @@ def _plain_lines() -> Callable[[str, int, int], None]:
 
 
 def finish(result: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:
-    """The end of a command: its result as JSON, or the lines for people (the last one says what to run next)."""
+    """The end of a command: its result as JSON, or the lines for people (the last one says what to run next).
+
+    Of several processes under torchrun or accelerate launch, the first speaks.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
     if as_json:
         print(json.dumps(result, ensure_ascii=False, indent=1, default=str))
         return

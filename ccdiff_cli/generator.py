@@ -31,7 +31,11 @@ def read_generator(folder: str | Path) -> dict[str, Any]:
             f"not a generator folder: there is no {GENERATOR_FILE}", where=folder, fix="give the folder that `ccdiff train --out` wrote"
         )
     description = read_json(path)
-    if not isinstance(description, dict) or not isinstance(description.get("picture_size"), int) or not description.get("classes"):
+    if (
+        not isinstance(description, dict)
+        or not isinstance(description.get("picture_size"), int)
+        or not isinstance(description.get("classes"), list)
+    ):
         raise CCDiffError(
             "the generator's description lacks its picture size or its classes", where=path, fix="train or import the generator again"
         )

@@ -101,6 +101,16 @@ def test_killed_and_started_again_equals_uninterrupted(
     assert one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
 
 
+@pytest.mark.slow
+def test_two_processes_train_one_generator(tmp_path: Path, recipe_file: Path, prepared: Path) -> None:
+    out = tmp_path / "g"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *command(recipe_file, prepared, out)[1:]]
+    done = subprocess.run(launch, env=ONE_THREAD, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("generator:") == 1  # one of the two speaks
+    assert read_generator(out)["steps"] == 6 and CCDiffPipeline.from_pretrained(out) is not None
+
+
 def test_going_on_from_a_generator_keeps_its_frozen_parts(generator: Path, recipe: Recipe, prepared: Path, tmp_path: Path) -> None:
     train(recipe, prepared, tmp_path / "further", start=generator, cpu=True)
     before, after = weights(generator), weights(tmp_path / "further")
