@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput, deprecation_utils
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import Tensor
 from transformers import (
@@ -32,10 +33,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from ..errors import CCDiffError
 from ..files import read_json, write_json
 from ..scene import Scene
+from .autoencoder import PatchAutoencoder
 from .conditioning import ConditionedUNet, prepare_context
 from .layout import LayoutBatch, boxes_of_scenes
 from .resamplers import CoResampler, DualResampler
@@ -112,7 +115,7 @@ class CCDiffPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: AutoencoderKL | PatchAutoencoder,
         text_encoder: CLIPTextModel,
         tokenizer: PreTrainedTokenizerBase,
         unet: ConditionedUNet,
@@ -156,6 +159,8 @@ class CCDiffPipeline(DiffusionPipeline):
         """
         kwargs[_DTYPE] = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch.float32
         kwargs.setdefault("use_safetensors", True)
+        diffusers_logging.disable_progress_bar()  # a dozen bars of milliseconds each
+        transformers_logging.disable_progress_bar()
         try:
             return super().from_pretrained(path, **kwargs)
         except (OSError, ValueError, AttributeError, RuntimeError, ImportError, KeyError) as error:
