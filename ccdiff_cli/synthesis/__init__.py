@@ -54,6 +54,7 @@ Progress = Callable[[str, int, int], None]
 """progress(stage, done, total): called after every unit of work."""
 
 LOCK = ".lock"
+RUN_WORKER = "from ccdiff_cli.synthesis.worker import run; run()"
 
 
 def synthesize(
@@ -386,7 +387,7 @@ def _launch(work: _Work, index: int) -> subprocess.Popen[str]:
     threads = str(work.plan.options["threads"])
     path = os.pathsep.join(p if p else os.getcwd() for p in sys.path)  # the worker imports what this process imports
     variables: Mapping[str, str] = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    command = [sys.executable, "-m", "ccdiff_cli.synthesis.worker", str(work.out), work.checkpoint, work.bank, str(index), work.pipeline]
+    command = [sys.executable, "-c", RUN_WORKER, str(work.out), work.checkpoint, work.bank, str(index), work.pipeline]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, bufsize=1)
 
 

@@ -6,7 +6,7 @@ Notable here:
   makes its block, when, or how often.  NOTE: the number of threads is part of the plan for the same reason: sums are split among them.
 * A block counts as made once its record (``records/block-NNNNNN.json``, the hashes of its pictures) is there and the pictures have
   these hashes.  Anything less is made again as a whole.
-* ``python -m ccdiff_cli.synthesis.worker`` is one of several processes of one ``synthesize``: it reads block numbers from standard
+* ``run`` is one of several processes of one ``synthesize``: it reads block numbers from standard
   input, one a line, and answers on standard output, one JSON object a line.  It leaves at once when its standard input closes, so no
   worker outlives the process that started it, however that one ended.
 """
@@ -222,7 +222,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The whole life of a worker process."""
     code = main(sys.argv[1:])
     sys.stderr.flush()
     os._exit(code)  # the reading thread may hold standard input, which a normal exit would wait for
