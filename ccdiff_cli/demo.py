@@ -23,11 +23,11 @@ Progress = Callable[[str, int, int], None]
 
 PICTURES = 160
 """Drawn pictures: 100 train, 20 val, 40 test."""
-TRAIN_STEPS = 300
+TRAIN_STEPS = 120
 SYNTHETIC = 100
 """One synthetic picture for each real training picture, as in the published protocol."""
 SAMPLING_STEPS = 15
-DETECTOR: dict[str, Any] = {"steps": 240, "input_size": 128, "anchor_sizes": [8, 16, 32, 64], "warmup_steps": 40}
+DETECTOR: dict[str, Any] = {"steps": 200, "input_size": 128, "anchor_sizes": [8, 16, 32, 64], "warmup_steps": 40}
 FORMATS = ("yolo-obb", "coco", "dota")
 STAGES = 6
 

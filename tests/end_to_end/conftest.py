@@ -121,6 +121,16 @@ def generator(tmp_path_factory: pytest.TempPathFactory, prepared: Path, recipe: 
     return out
 
 
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory: pytest.TempPathFactory, prepared: Path, generator: Path) -> Path:
+    """Four pictures of that generator."""
+    from ccdiff_cli.synthesis import synthesize
+
+    out = tmp_path_factory.mktemp("synthetic") / "set"
+    synthesize(generator, prepared, out, 4, steps=1, num_processes=1)
+    return out
+
+
 def files_under(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its bytes."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -222,11 +222,11 @@ def test_a_full_disk_while_synthesizing(ccdiff: Run, prepared: Path, generator: 
 
 
 @needs_small_disk
-def test_a_full_disk_while_exporting_and_evaluating(prepared: Path, detector: Path, tmp_path: Path) -> None:
+def test_a_full_disk_while_exporting_and_evaluating(prepared: Path, synthetic: Path, detector: Path, tmp_path: Path) -> None:
     for number, order in enumerate(
         (
             ("export", prepared, "--format", "yolo-obb"),
-            ("eval-trainability", "--real", prepared, "--synthetic", prepared, "--seeds", "0", "--detector", detector),
+            ("eval-trainability", "--real", prepared, "--synthetic", synthetic, "--seeds", "0", "--detector", detector),
         )
     ):
         (tmp_path / str(number)).mkdir()
