@@ -111,6 +111,20 @@ def test_two_processes_train_one_generator(tmp_path: Path, recipe_file: Path, pr
     assert read_generator(out)["steps"] == 6 and CCDiffPipeline.from_pretrained(out) is not None
 
 
+def test_half_precision_arithmetic_and_gradient_checkpointing_train(
+    generator: Path, recipe_file: Path, prepared: Path, tmp_path: Path
+) -> None:
+    changed = load_recipe(recipe_file, {"denoiser.train.precision": "bfloat16", "denoiser.gradient_checkpointing": True})
+    made = train(changed, prepared, tmp_path / "g", cpu=True)
+    assert made["final_loss"] == pytest.approx(read_generator(generator)["final_loss"], rel=0.05)
+
+
+def test_the_published_variant_of_2024_trains(recipe_file: Path, prepared: Path, tmp_path: Path) -> None:
+    changed = load_recipe(recipe_file, {"conditioning.variant": "ccdiff", "denoiser.train.steps": 2})
+    train(changed, prepared, tmp_path / "g", cpu=True)
+    assert type(CCDiffPipeline.from_pretrained(tmp_path / "g").resampler).__name__ == "DualResampler"
+
+
 def test_going_on_from_a_generator_keeps_its_frozen_parts(generator: Path, recipe: Recipe, prepared: Path, tmp_path: Path) -> None:
     train(recipe, prepared, tmp_path / "further", start=generator, cpu=True)
     before, after = weights(generator), weights(tmp_path / "further")
