@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 
 PICTURES = 160
 """Drawn pictures: 100 train, 20 val, 40 test."""
-TRAIN_STEPS = 120
+TRAIN_STEPS = 240
 SYNTHETIC = 100
 """One synthetic picture for each real training picture, as in the published protocol."""
 SAMPLING_STEPS = 15
