@@ -5,8 +5,8 @@ Notable here:
   ``...attn2.processor.fusion.*`` as in the released checkpoints.
 - :func:`prepare_context` computes all that does not change over the denoising steps, once per batch of pictures: gates, tiles,
   region masks, keys and values of every class name, instance, background and relation context.
-- instance attention runs only where the gate is above ``gate_threshold``, over tiles of cells, so cost grows with the covered
-  area.  The class text of several instances of one class is attended to once: ``sum_i g_i a_i = sum_c (sum_{i in c} g_i) a_c``.
+- instance attention, its queries and its output projection run only where a gate is above ``gate_threshold``, over tiles of
+  cells, so cost grows with the covered area.  The class text of several instances of one class is attended to once: ``sum_i g_i a_i = sum_c (sum_{i in c} g_i) a_c``.
 - output projections are linear, so they are applied once to the weighted sum instead of once per instance.
 
 NOTE: every computation runs for zero instances and zero conditional rows too (empty tensors, not a branch), so that each
@@ -111,12 +111,14 @@ class GridContext:
     Attributes:
         mask: ``(R, 1, h w, h w)`` bool, which cells may attend to each other.
         text: tiles of cells over the class names; rows count through the whole UNet batch.
-        instances: tiles of cells over the V instances; rows count through the conditional rows only.
+        covered: ``(K,)`` int64 cells that some instance reaches, counted through the conditional rows only.
+        instances: tiles of the K covered cells over the V instances.
         gate_sum: ``(R, h w, 1)`` sum of the gates.
     """
 
     mask: Tensor
     text: Tiles
+    covered: Tensor
     instances: Tiles
     gate_sum: Tensor
 
@@ -213,15 +215,20 @@ class FusionProcessor(nn.Module):
             text = text[conditioning.start :] if rows is None else text.index_select(0, rows)
             text = F.linear(text, project.weight) + gate_sum * bias
 
-        # instances
-        object_query = fusion.ea_obj.to_q(fusion.norm_obj(x)).flatten(0, 1)
-        instances = tiled_attention(torch.zeros_like(object_query), object_query, *layer.instances, grid.instances).view_as(x)
+        # instances, on the covered cells alone
+        there = x.flatten(0, 1).index_select(0, grid.covered)
+        object_query = fusion.ea_obj.to_q(fusion.norm_obj(there))
+        instances = tiled_attention(torch.zeros_like(object_query), object_query, *layer.instances, grid.instances)
         out: Any = fusion.ea_obj.to_out[0]
-        foreground = text + F.linear(instances, out.weight) + gate_sum * out.bias
+        instances = F.linear(instances, out.weight) + gate_sum.flatten(0, 1).index_select(0, grid.covered) * out.bias
 
         # background, relation, layout
-        background = fusion.ea2.attend(fusion.norm2(x if fusion.relation else foreground), *layer.background)
-        result = base + foreground + background
+        if fusion.relation:
+            background = fusion.ea2.attend(fusion.norm2(x), *layer.background)
+            result = _add_at(base + text + background, grid.covered, instances)
+        else:
+            foreground = _add_at(text, grid.covered, instances)
+            result = base + foreground + fusion.ea2.attend(fusion.norm2(foreground), *layer.background)
         if fusion.relation:
             assert layer.relation is not None
             result = result + fusion.ea_rel.attend(fusion.norm_rel(result), *layer.relation)
@@ -229,6 +236,11 @@ class FusionProcessor(nn.Module):
         if rows is None:
             return torch.cat([plain[: conditioning.start], result]) if conditioning.start else result
         return plain.index_copy(0, rows, result.to(plain.dtype))
+
+
+def _add_at(out: Tensor, cells: Tensor, rows: Tensor) -> Tensor:
+    """``(R, n, C)`` with ``(K, C)`` rows added to some of its cells, counted through the rows."""
+    return out.flatten(0, 1).index_add(0, cells, rows.to(out.dtype)).view_as(out)
 
 
 def _enhanced(unet: UNet2DConditionModel) -> dict[str, tuple[Attention, Fusion]]:
@@ -397,14 +409,18 @@ def _grid_context(
     flat = gates.flatten(1)
     # an instance below the threshold is absent from text, instance term and bias alike
     flat = torch.where(flat > threshold, flat, 0.0)
+    gate_sum = flat.new_zeros(count, cells).index_add_(0, picture, flat)
+    reached = gate_sum.flatten() > 0
+    covered = reached.nonzero()[:, 0]
     instances = make_tiles(flat, picture * cells, 0.0, min(_INSTANCE_TILE, cells))
+    if len(covered):  # an unused slot may point at any cell
+        instances.cells = (reached.cumsum(0)[instances.cells] - 1).clamp(min=0)
     by_class = flat.new_zeros(class_count * count, cells).index_add_(0, classes * count + picture, flat).view(class_count, count * cells)
     text = make_tiles(by_class, None, 0.0, min(_TEXT_TILE, cells))
     if len(text.cells) and count:
         text.cells = rows[text.cells // cells] * cells + text.cells % cells
-    gate_sum = flat.new_zeros(count, cells).index_add_(0, picture, flat)
     mask = may_attend(resize_support(regions, grid))
-    return GridContext(mask[:, None], text, instances, gate_sum[..., None])
+    return GridContext(mask[:, None], text, covered, instances, gate_sum[..., None])
 
 
 class ConditionedDenoiser(nn.Module):
