@@ -46,6 +46,7 @@ class AutoencoderConfig(_Part):
         (48, 48, 96, 192), min_length=2, description="decoder widths from fine to coarse; the picture shrinks by 2^(len - 1)"
     )
     latent_channels: int = Field(16, gt=0, description="channels of the latent")
+    whitening: float = Field(1.0, ge=0, le=1, description="1: every channel of our own latent has the same deviation; 0: as in the picture")
     crop: int = Field(64, gt=0, description="side of the random training crops, pixels")
     train: StageConfig | None = Field(None, description="required without a source")
 
@@ -72,6 +73,7 @@ class UNetConfig(_Part):
     source: str | None = Field(None, description="folder or hub name; none: our own, trained from scratch")
     subfolder: str | None = Field(None, description="sub-folder of the source")
     channels: tuple[int, ...] = Field((64, 128, 160), description="channels per resolution")
+    attention: tuple[bool, ...] | None = Field(None, description="whether a resolution has attention; none: all have")
     layers_per_block: int = Field(1, gt=0, description="residual blocks per resolution")
     heads: int = Field(4, gt=0, description="attention heads")
     train_all: bool = Field(True, description="train the whole UNet; false: only the conditioning, as published")
@@ -115,6 +117,10 @@ class DenoiserConfig(_Part):
     symmetries: Literal[1, 2, 4, 8] = Field(
         8, description="how many of the 8 flips and quarter turns of a picture to train on; 1 as published"
     )
+    balance: float = Field(
+        0.0, ge=0, le=1, description="pictures of classes seen in less than this share of the set are repeated; 0: never, as published"
+    )
+    object_weight: float = Field(1.0, gt=0, description="loss of a cell that objects cover over that of one they do not; 1 as published")
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
     dropout: DropoutConfig = DropoutConfig()
     top_k: int = Field(8, gt=0, description="references are drawn from the k best; 1: always the best, as published")
@@ -157,6 +163,8 @@ class Recipe(_Part):
             raise ValueError("encoders: give both sources, or `train` to train our own")
         if self.unet.source is None and not self.unet.train_all:
             raise ValueError("unet.train_all: an own UNet has random weights, it must be trained: set it to true")
+        if self.unet.attention is not None and len(self.unet.attention) != len(self.unet.channels):
+            raise ValueError(f"unet.attention: {len(self.unet.attention)} values for {len(self.unet.channels)} resolutions")
         if self.caption_style == "stored" and self.denoiser.symmetries > 1:
             raise ValueError("denoiser.symmetries: stored captions name positions that a flip would make wrong: set it to 1")
         if self.unet.source is None and self.encoders.text_source is None and self.encoders.text_width % 8:

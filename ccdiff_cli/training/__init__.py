@@ -264,15 +264,15 @@ def _build(
 
 
 def _own_unet(recipe: Recipe, vae: AutoencoderKL | PatchAutoencoder, text: CLIPTextModel) -> UNet2DConditionModel:
-    levels = len(recipe.unet.channels)
+    attention = recipe.unet.attention or (True,) * len(recipe.unet.channels)
     return UNet2DConditionModel(
         sample_size=recipe.picture_size // 2 ** (len(vae.config.block_out_channels) - 1),
         in_channels=vae.config.latent_channels,
         out_channels=vae.config.latent_channels,
         layers_per_block=recipe.unet.layers_per_block,
         block_out_channels=recipe.unet.channels,
-        down_block_types=["CrossAttnDownBlock2D"] * levels,
-        up_block_types=["CrossAttnUpBlock2D"] * levels,
+        down_block_types=["CrossAttnDownBlock2D" if there else "DownBlock2D" for there in attention],
+        up_block_types=["CrossAttnUpBlock2D" if there else "UpBlock2D" for there in reversed(attention)],
         cross_attention_dim=text.config.hidden_size,
         attention_head_dim=recipe.unet.heads,
         norm_num_groups=min(16, recipe.unet.channels[0]),

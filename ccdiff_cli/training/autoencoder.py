@@ -23,7 +23,7 @@ from .loop import Progress, batch_indices, run_stage, seed_of
 
 def build_autoencoder(config: AutoencoderConfig) -> PatchAutoencoder:
     """An autoencoder of the recipe's sizes; shrinks pictures by ``2 ** (len(channels) - 1)``."""
-    return PatchAutoencoder(block_out_channels=config.channels, latent_channels=config.latent_channels)
+    return PatchAutoencoder(block_out_channels=config.channels, latent_channels=config.latent_channels, whitening=config.whitening)
 
 
 def load_pixels(scene: Scene) -> np.ndarray:

@@ -8,6 +8,8 @@ together.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +43,28 @@ class TrainingItem:
 
 
 def training_items(scenes: Sequence[Scene], recipe: Recipe) -> list[TrainingItem]:
-    """Every training picture, in as many of its 8 symmetries as the recipe says."""
+    """Every training picture, in as many of its 8 symmetries and as often as the recipe says."""
     items = []
-    for scene in scenes:
+    for scene, times in zip(scenes, repeats(scenes, recipe.denoiser.balance, seed=recipe.seed), strict=True):
         for k in range(0, SYMMETRIES, SYMMETRIES // recipe.denoiser.symmetries):
             moved = symmetric_scene(scene, k)
             caption = scene.caption if recipe.caption_style == "stored" else caption_of(moved, style=recipe.caption_style)
-            items.append(TrainingItem(moved, caption, f"{scene.file_name}#{k}"))
+            items += [TrainingItem(moved, caption, f"{scene.file_name}#{k}")] * times
     return items
+
+
+def repeats(scenes: Sequence[Scene], balance: float, *, seed: int) -> list[int]:
+    """How often each picture is seen in an epoch: ``sqrt(balance / share of pictures with the class)`` of its rarest class, at least once.
+
+    The repeat factors of LVIS (Gupta et al., CVPR 2019); their fractions are drawn with the seed.
+    """
+    if not balance:
+        return [1] * len(scenes)
+    count = Counter(name for scene in scenes for name in {i.category for i in scene.instances})
+    factor = {name: max(1.0, math.sqrt(balance * len(scenes) / n)) for name, n in count.items()}
+    rng = np.random.default_rng(seed_of(seed, "denoiser", "balance"))
+    wanted = [max((factor[i.category] for i in scene.instances), default=1.0) for scene in scenes]
+    return [int(f) + int(rng.random() < f % 1) for f in wanted]
 
 
 class DenoiserLoss(nn.Module):
@@ -57,7 +73,8 @@ class DenoiserLoss(nn.Module):
     def __init__(self, pipe: CCDiffPipeline, recipe: Recipe) -> None:
         super().__init__()
         self.unet, self.resampler = pipe.unet, pipe.resampler
-        self.scheduler, self.snr_gamma = pipe.scheduler, recipe.denoiser.snr_gamma
+        self.scheduler = pipe.scheduler
+        self.snr_gamma, self.object_weight = recipe.denoiser.snr_gamma, recipe.denoiser.object_weight
 
     def forward(self, latents: torch.Tensor, layout: LayoutBatch, dropped: torch.Tensor, empty_tokens: torch.Tensor) -> torch.Tensor:
         schedule = self.scheduler
@@ -70,7 +87,12 @@ class DenoiserLoss(nn.Module):
         predicted = self.unet(noisy, steps, captions, cross_attention_kwargs={"conditioning": context}).sample.float()
         kind = schedule.config.prediction_type
         target = noise if kind == "epsilon" else schedule.get_velocity(latents, noise, steps)
-        error = (predicted - target).square().mean((1, 2, 3))
+        error = (predicted - target).square().mean(1)
+        if self.object_weight != 1:
+            assert layout.regions is not None
+            weights = torch.where(layout.regions[:, :-1].any(1), self.object_weight, 1.0)
+            error = error * (weights / weights.mean())
+        error = error.mean((1, 2))
         if self.snr_gamma:
             snr = compute_snr(schedule, steps)
             weight = snr.clamp(max=self.snr_gamma) / (snr if kind == "epsilon" else snr + 1)
@@ -104,7 +126,7 @@ def cache_features(
 ) -> Features:
     """Encode what is not in the cache yet: latents of every picture and symmetry, texts, reference tokens."""
     by_name = {scene.file_name: scene for scene in scenes}
-    keys = [item.latent for item in items]
+    keys = list(dict.fromkeys(item.latent for item in items))
 
     def latents(indices: list[int]) -> torch.Tensor:
         rows = []
