@@ -6,7 +6,8 @@ Notable here:
 - :func:`prepare_context` computes all that does not change over the denoising steps, once per batch of pictures: gates, tiles,
   region masks, keys and values of every class name, instance, background and relation context.
 - instance attention, its queries and its output projection run only where a gate is above ``gate_threshold``, over tiles of
-  cells, so cost grows with the covered area.  The class text of several instances of one class is attended to once: ``sum_i g_i a_i = sum_c (sum_{i in c} g_i) a_c``.
+  cells, so cost grows with the covered area.  The class text of several instances of one class is attended to once:
+  ``sum_i g_i a_i = sum_c (sum_{i in c} g_i) a_c``.
 - output projections are linear, so they are applied once to the weighted sum instead of once per instance.
 
 NOTE: every computation runs for zero instances and zero conditional rows too (empty tensors, not a branch), so that each
