@@ -198,7 +198,7 @@ def main() -> None:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**UNETS[arguments.size]).requires_grad_(False).eval()
     install_conditioning(unet, ConditioningConfig(variant=arguments.variant, places=tuple(arguments.places), zero_init=False))
-    unet.to(arguments.device, dtype).requires_grad_(False)
+    torch.nn.Module.to(unet, arguments.device, dtype).requires_grad_(False)  # diffusers' own warns where there is nothing to warn of
     machine = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.processor() or platform.machine()
     print(
         f"{arguments.size}, {sum(p.numel() for p in unet.parameters()) / 1e6:.0f} M parameters, {arguments.variant} at "
