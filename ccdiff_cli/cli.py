@@ -42,9 +42,15 @@ def _root(
 
 @app.command(epilog="Example: ccdiff prepare NWPU_VHR10 --tile 256 --overlap 64 --size 128 --out runs/vhr10")
 def prepare(
-    source: Annotated[Path, typer.Argument(help="The data set as it lies on disk: a DIOR or NWPU VHR-10 folder, or a COCO file's folder.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A data set as it lies on disk: DIOR, DIOR-RSVG, DOTA, HRSC2016, VHR-10, COCO, YOLO, VOC, metadata.jsonl."),
+    ],
     out: Out,
-    format: Annotated[str | None, typer.Option(help="dior, vhr10 or coco; recognised from the folder unless given.")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="dior, rsvg, dota, hrsc, vhr10, coco, yolo, yolo-obb, voc or metadata; recognised from the folder unless given."),
+    ] = None,
     tile: Annotated[int | None, typer.Option(help="Cut tiles of this side, source pixels; whole pictures unless given.")] = None,
     overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, source pixels.")] = 0,
     size: Annotated[int | None, typer.Option(help="Resize every tile or picture to a square of this side, pixels.")] = None,
@@ -52,8 +58,18 @@ def prepare(
     classes: Annotated[
         Path | None, typer.Option(help="Class file: one class a line, in the order wanted; `THEIRS = OURS` renames one.")
     ] = None,
-    keep_empty: Annotated[bool, typer.Option(help="Keep tiles without objects.")] = False,
+    keep_share: Annotated[float, typer.Option(help="An object is kept where at least this share of it is inside the tile.")] = 0.7,
+    difficult_share: Annotated[float, typer.Option(help="Down to this share it is kept as difficult; below, left out and counted.")] = 0.2,
+    keep_empty: Annotated[bool, typer.Option(help="Keep pictures and tiles without objects (test scenes need them).")] = False,
+    keep_partial: Annotated[
+        bool, typer.Option("--keep-partial/--drop-partial", help="Keep or drop tiles in which every object is difficult.")
+    ] = True,
+    caption_style: Annotated[str, typer.Option(help="plain (what stands where, and its direction) or short (how many of each).")] = "plain",
+    sentences: Annotated[
+        Path | None, typer.Option(help="Your scene sentences: JSON {file name: sentence}, or CSV with columns file_name,sentence.")
+    ] = None,
     strict: Annotated[bool, typer.Option(help="Stop at the first picture that does not decode, instead of counting it.")] = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core, at most 8, unless given.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split by picture, where the data set has none.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -64,12 +80,33 @@ def prepare(
     with progress_bars(quiet=as_json) as progress:
         made = prepare_dataset(
             source, out, format=format, tile=tile, overlap=overlap, size=size, splits=splits, classes=classes,
-            keep_empty=keep_empty, strict=strict, seed=seed, progress=progress,
+            keep_share=keep_share, difficult_share=difficult_share, keep_empty=keep_empty, keep_partial=keep_partial,
+            caption_style=caption_style, sentences=sentences, strict=strict, seed=seed,
+            processes=processes or min(8, os.cpu_count() or 1), progress=progress,
         )  # fmt: skip
     counts = made.manifest["counts"]
     lines = [f"{split}: {c['pictures']} pictures, {c['objects']} objects" for split, c in counts["per_split"].items()]
     lines += [f"prepared set: {out}", f"next: ccdiff train --recipe tiny --data {out} --out runs/generator"]
     finish({"set": str(out), **counts, "skipped": made.manifest.get("skipped")}, as_json=as_json, lines=lines)
+
+
+@app.command(
+    "merge-tiles", epilog="Example: ccdiff merge-tiles runs/detector/results.json --data runs/dota_tiles --out runs/detector/scenes.json"
+)
+def merge_tiles(
+    detections: Annotated[Path, typer.Argument(help="COCO results on the tiles (bbox, or segmentation with 4 corners).")],
+    data: Annotated[Path, typer.Option("--data", "-d", help="The prepared set whose tiles the detector was run on.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write: the same, by scene and in scene pixels.")],
+    iou: Annotated[float, typer.Option(help="Detections of one class that overlap more than this are one object.")] = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Bring detections on tiles back to the scenes that the tiles were cut from, each object once."""
+    from .console import finish
+    from .prepare.merging import merge_file
+
+    made = merge_file(detections, data, out, iou=iou)
+    line = "{detections} detections on {tiles} tiles are {objects} objects on {scenes} scenes: {file}".format(**made)
+    finish(made, as_json=as_json, lines=[line])
 
 
 @app.command(epilog="Example: ccdiff train --recipe tiny --data runs/vhr10 --out runs/generator")
@@ -152,7 +189,7 @@ def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bo
 def export(
     source: Annotated[Path, typer.Argument(help="A prepared or synthetic set.")],
     out: Out,
-    format: Annotated[str, typer.Option("--format", "-f", help="coco, dota, yolo or yolo-obb.")],
+    format: Annotated[str, typer.Option("--format", "-f", help="coco, dota, yolo, yolo-obb, voc, or metadata (CC-Diff's jsonl).")],
     as_json: Json = False,
 ) -> None:
     """Write a set in the folders that other tools read."""
@@ -163,7 +200,7 @@ def export(
 
     with progress_bars(quiet=as_json) as progress:
         made = export_set(source, out, format, progress=progress)
-    notes = [f"note: {what}: {count}" for what, count in made.lost.items()]
+    notes = [f"{format} cannot hold: {', '.join(f'{what} ({count})' for what, count in made.lost.items())}"] if made.lost else []
     finish(asdict(made), as_json=as_json, lines=[*notes, f"{format} export of {made.pictures} pictures: {made.entry}"])
 
 
@@ -229,6 +266,28 @@ def import_checkpoint(
         as_json=as_json,
         lines=[f"generator: {out}", f"next: ccdiff synthesize --n 100 --checkpoint {out} --layouts PREPARED --out runs/synthetic"],
     )
+
+
+@app.command(epilog="Examples: ccdiff inspect runs/vhr10 --out runs/vhr10_inspected; ccdiff inspect NWPU_VHR10 --json")
+def inspect(
+    source: Annotated[Path, typer.Argument(help="A prepared or synthetic set, or a raw data set as it lies on disk.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for inspection.html and inspection.json; runs/inspect-NAME unless given.")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="Of a raw data set; recognised from the folder unless given.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="Class file of a raw data set, as for `prepare`.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many pictures the page shows.")] = 24,
+    as_json: Json = False,
+) -> None:
+    """Look a set through: counts, sizes, angles, suspicious boxes, pictures in two splits, drawn samples on one page."""
+    from .console import finish, progress_bars
+    from .inspection import inspect_set, tables
+
+    target = out if out is not None else Path("runs") / f"inspect-{source.resolve().name}"
+    with progress_bars(quiet=as_json) as progress:
+        made = inspect_set(source, target, format=format, classes=classes, samples=samples, progress=progress)
+    warnings = [f"warning: {text}" for text in made["warnings"]]
+    finish(made, as_json=as_json, lines=[*tables(made), *warnings, f"page: {made['page']}"])
 
 
 @app.command(epilog="Example: ccdiff verify runs/synthetic")

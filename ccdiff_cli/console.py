@@ -10,10 +10,10 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -77,8 +77,8 @@ def _plain_lines() -> Callable[[str, int, int], None]:
     return show
 
 
-def finish(result: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:
-    """The end of a command: its result as JSON, or the lines for people (the last one says what to run next).
+def finish(result: dict[str, Any], *, as_json: bool, lines: Sequence[RenderableType]) -> None:
+    """The end of a command: its result as JSON, or the lines (and tables) for people (the last one says what to run next).
 
     Of several processes under torchrun or accelerate launch, the first speaks.
     """

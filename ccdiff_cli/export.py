@@ -1,29 +1,35 @@
-"""Writers: any set on disk as a COCO, DOTA, YOLO or YOLO-OBB folder.
+"""Writers: any set on disk as a COCO, DOTA, YOLO, YOLO-OBB, VOC or CC-Diff (``metadata.jsonl``) folder.
 
 ``export_set`` links (or, across file systems, copies) the pictures and writes the labels in the format's own terms; what a format cannot
 hold is counted and said.  The receipt ``export.json`` is written last: a folder without one is unfinished and is completed by the same
 command.
 
 Sources of the formats: the COCO data format page; the DOTA label description (`imagesource:`, `gsd:`, then `x1 y1 ... x4 y4 class
-difficult`); the detection and OBB dataset pages of ultralytics (`images/SPLIT`, `labels/SPLIT`, `data.yaml`).
+difficult`); the detection and OBB dataset pages of ultralytics (`images/SPLIT`, `labels/SPLIT`, `data.yaml`); the VOC development kit's
+`Annotations/NAME.xml` with DIOR-R's `robndbox` beside the `bndbox`; the interchange file of CC-Diff.
+
+NOTE: coordinates are rounded: to 1/1000 pixel in DOTA and VOC, to six decimals of the picture's side in YOLO, eight in `metadata.jsonl`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree  # builds and writes here; what is read goes through defusedxml
 
 import yaml
 
 from .dataset import SPLITS, PictureSet, coco_of_scenes, polygon_area, read_set
 from .errors import CCDiffError, os_errors
 from .files import TEMPORARY_PREFIX, inside, read_json, write_bytes, write_json
-from .geometry import clip_hbb
+from .geometry import clip_hbb, hbb_of
 from .scene import ClassList, Instance, Scene
 
 RECEIPT = "export.json"
@@ -59,12 +65,13 @@ def export_set(
 
     Args:
         source: a prepared or synthetic set.
-        format: "coco", "dota", "yolo" or "yolo-obb".
+        format: "coco", "dota", "yolo", "yolo-obb", "voc" or "metadata".
         splits: the splits to write.
         progress: called as ``progress("exporting", done, total)``.
 
     Raises:
-        CCDiffError: an unknown format, not a set, two pictures with one stem, a folder that holds something else, a full disk.
+        CCDiffError: an unknown format, not a set, two pictures with one stem, class or file names that the format cannot spell, a folder
+            that holds something else, a full disk.
     """
     if format not in FORMATS:
         raise CCDiffError(f"unknown export format {format!r}", fix=f"known formats: {', '.join(FORMATS)}")
@@ -73,6 +80,7 @@ def export_set(
     scenes = [s for s in data.scenes if s.split in splits]
     if not scenes:
         raise CCDiffError(f"the set has no pictures in the splits {', '.join(splits)}", where=data.root)
+    _check_names(format, data.classes, scenes)
     plan = {"format": format, "set": data.key(), "splits": sorted(set(splits)), "pictures": len(scenes)}
     if (receipt := _receipt(out, plan)) is not None:
         return Export(out, format, receipt["pictures"], receipt["objects"], receipt["lost"], out / receipt["entry"], resumed=True)
@@ -85,6 +93,7 @@ def export_set(
         target = inside(out, folder(scene, stem + picture.suffix), where=data.root)
         _place(picture, target)
         write_labels(out, scene, stem, data.classes, lost)
+        lost["folders in file names"] += "/" in scene.file_name
         if progress is not None:
             progress("exporting", done, len(scenes))
     entry = finish(out, scenes, stems, data.classes, lost)
@@ -164,13 +173,42 @@ def _write_label(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"), durable=False)
 
 
-def _count_lost(scene: Scene, lost: Counter[str], *, obb: bool, difficult: bool, caption: bool, mask: bool = False) -> None:
-    """Count what a format cannot hold."""
-    lost["captions"] += bool(scene.caption) and not caption
-    for instance in scene.instances:
-        lost["orientations"] += instance.oriented and not obb
-        lost["difficult flags"] += instance.difficult and not difficult
-        lost["masks"] += bool(instance.mask) and not mask
+def _count_lost(scene: Scene, stem: str, lost: Counter[str], holds: Sequence[str]) -> None:
+    """Count what a format cannot hold: everything a scene may say but for what is named in ``holds``."""
+    unit = scene.instances
+    found = {
+        "captions": bool(scene.caption),
+        "sources": scene.source not in ("", stem, scene.file_name, stem.partition("__x")[0]),  # a tile's name begins with its source
+        "provenance": bool(scene.provenance),
+        "orientations": sum(i.oriented for i in unit),
+        "marks that an orientation is unknown": sum(not i.oriented for i in unit),
+        "horizontal boxes other than the OBB's": sum(not _same_hbb(i) for i in unit),
+        "difficult flags": sum(i.difficult for i in unit),
+        "masks": sum(bool(i.mask) for i in unit),
+        "extra fields": sum(bool(i.extra) for i in unit),
+    }
+    lost.update({what: int(count) for what, count in found.items() if what not in holds})
+
+
+def _same_hbb(instance: Instance) -> bool:
+    return all(abs(a - b) < 0.05 for a, b in zip(hbb_of(instance.corners), instance.hbb, strict=True))
+
+
+def _check_names(format: str, classes: ClassList, scenes: Sequence[Scene]) -> None:
+    """Names that would break a label file, or make two classes one."""
+    for name in (*classes, *(s.file_name for s in scenes)):
+        if any(unicodedata.category(ch) in ("Cc", "Cs", "Zl", "Zp") for ch in name):
+            raise CCDiffError(f"the name {name!r} holds a character that label files cannot", fix="rename the class or the picture")
+    if format == "dota":
+        for spelling, count in Counter(_dota_name(name) for name in classes).items():
+            if count > 1:
+                raise CCDiffError(f"{count} classes would both be written as {spelling!r}", fix="rename one of them")
+
+
+def _decimal(value: float) -> str:
+    """At most three decimals and at least one, never "-0.0"."""
+    whole, _, rest = f"{round(value, 3) + 0.0:.3f}".partition(".")
+    return f"{whole}.{rest.rstrip('0') or '0'}"
 
 
 # ---------------------------------------------------------------------------------------------------------------- COCO
@@ -181,7 +219,7 @@ def _coco_folder(scene: Scene, name: str) -> str:
 
 
 def _no_labels(out: Path, scene: Scene, stem: str, classes: ClassList, lost: Counter[str]) -> None:
-    pass
+    """COCO holds everything, in one file a split that is written at the end."""
 
 
 def _finish_coco(out: Path, scenes: Sequence[Scene], stems: Sequence[str], classes: ClassList, lost: Counter[str]) -> str:
@@ -212,33 +250,29 @@ def _dota_folder(scene: Scene, name: str) -> str:
 
 def _dota_labels(out: Path, scene: Scene, stem: str, classes: ClassList, lost: Counter[str]) -> None:
     """``labelTxt/NAME.txt``; class names without spaces, corners as decimals ("274.0"), as the published files."""
-    _count_lost(scene, lost, obb=True, difficult=True, caption=False)
-    gsd = scene.provenance.get("gsd")
-    lines = [f"imagesource:{scene.provenance.get('imagesource', 'ccdiff')}", f"gsd:{gsd if gsd is not None else 'null'}"]
+    _count_lost(scene, stem, lost, ("orientations", "difficult flags"))
+    lost["provenance"] -= bool(scene.provenance) and scene.provenance.keys() <= {"imagesource", "gsd"}
+    header = {"imagesource": scene.provenance.get("imagesource") or "ccdiff", "gsd": scene.provenance.get("gsd") or "null"}
+    lines = [f"{key}:{' '.join(str(value).split())}" for key, value in header.items()]
     for instance in scene.instances:
         corners = " ".join(_decimal(v) for v in instance.corners)
-        lines.append(f"{corners} {instance.category.replace(' ', '-')} {int(instance.difficult)}")
-        lost["horizontal boxes other than the OBB's"] += not _same_hbb(instance)
+        lines.append(f"{corners} {_dota_name(instance.category)} {int(instance.difficult)}")
     _write_label(out / scene.split / "labelTxt" / f"{stem}.txt", "\n".join(lines) + "\n")
 
 
-def _decimal(value: float) -> str:
-    """At most three decimals and at least one, never "-0.0"."""
-    whole, _, rest = f"{round(value, 3) + 0.0:.3f}".partition(".")
-    return f"{whole}.{rest.rstrip('0') or '0'}"
-
-
-def _same_hbb(instance: Instance) -> bool:
-    xs, ys = instance.corners[0::2], instance.corners[1::2]
-    return all(abs(a - b) < 0.05 for a, b in zip((min(xs), min(ys), max(xs), max(ys)), instance.hbb, strict=True))
+def _dota_name(name: str) -> str:
+    return "-".join(name.split())
 
 
 def _finish_dota(out: Path, scenes: Sequence[Scene], stems: Sequence[str], classes: ClassList, lost: Counter[str]) -> str:
-    _write_label(out / "classes.txt", "".join(f"{name.replace(' ', '-')}\n" for name in classes))
+    _write_label(out / "classes.txt", "".join(f"{_dota_name(name)}\n" for name in classes))
     return "."
 
 
 # ---------------------------------------------------------------------------------------------------------------- YOLO
+
+
+_REACHING_OUT = "horizontal boxes reaching out of the picture"
 
 
 def _yolo_folder(scene: Scene, name: str) -> str:
@@ -247,13 +281,14 @@ def _yolo_folder(scene: Scene, name: str) -> str:
 
 def _yolo_labels(out: Path, scene: Scene, stem: str, classes: ClassList, lost: Counter[str]) -> None:
     """``class cx cy w h``, normalised."""
-    _count_lost(scene, lost, obb=False, difficult=False, caption=False)
+    _count_lost(scene, stem, lost, ("horizontal boxes other than the OBB's", "marks that an orientation is unknown"))
     lines = []
     for instance in scene.instances:
         hbb = clip_hbb(instance.hbb, (0, 0, scene.width, scene.height))
         if hbb is None:
             lost["objects without an area inside the picture"] += 1
             continue
+        lost[_REACHING_OUT] += hbb != instance.hbb
         x1, y1, x2, y2 = hbb[0] / scene.width, hbb[1] / scene.height, hbb[2] / scene.width, hbb[3] / scene.height
         lines.append(f"{classes.index(instance.category)} {(x1 + x2) / 2:.6f} {(y1 + y2) / 2:.6f} {x2 - x1:.6f} {y2 - y1:.6f}\n")
     _write_label(out / "labels" / scene.split / f"{stem}.txt", "".join(lines))
@@ -261,15 +296,20 @@ def _yolo_labels(out: Path, scene: Scene, stem: str, classes: ClassList, lost: C
 
 def _yolo_obb_labels(out: Path, scene: Scene, stem: str, classes: ClassList, lost: Counter[str]) -> None:
     """``class x1 y1 x2 y2 x3 y3 x4 y4``, normalised; the format demands [0, 1], so corners outside the picture are moved to its border."""
-    _count_lost(scene, lost, obb=True, difficult=False, caption=False)
+    _count_lost(scene, stem, lost, ("orientations",))
     lines = []
     for instance in scene.instances:
-        unit = [v / (scene.height if k % 2 else scene.width) for k, v in enumerate(instance.corners)]
-        inside_picture = [min(1.0, max(0.0, v)) for v in unit]
-        lost["corners outside the picture"] += any(abs(a - b) > 1e-6 for a, b in zip(unit, inside_picture, strict=True))
-        lost["horizontal boxes other than the OBB's"] += not _same_hbb(instance)
-        lines.append(f"{classes.index(instance.category)} " + " ".join(f"{v:.6f}" for v in inside_picture) + "\n")
+        corners = _unit_coordinates(instance.corners, scene, "corners outside the picture", lost)
+        lines.append(f"{classes.index(instance.category)} " + " ".join(f"{v:.6f}" for v in corners) + "\n")
     _write_label(out / "labels" / scene.split / f"{stem}.txt", "".join(lines))
+
+
+def _unit_coordinates(points: Sequence[float], scene: Scene, outside: str, lost: Counter[str]) -> list[float]:
+    """x1 y1 x2 y2 ... in [0, 1]; points outside the picture are moved to its border, and the object is counted under ``outside``."""
+    unit = [v / (scene.height if k % 2 else scene.width) for k, v in enumerate(points)]
+    held = [min(1.0, max(0.0, v)) for v in unit]
+    lost[outside] += any(abs(a - b) > 1e-6 for a, b in zip(unit, held, strict=True))
+    return held
 
 
 def _finish_yolo(out: Path, scenes: Sequence[Scene], stems: Sequence[str], classes: ClassList, lost: Counter[str]) -> str:
@@ -284,6 +324,98 @@ def _finish_yolo(out: Path, scenes: Sequence[Scene], stems: Sequence[str], class
     return "data.yaml"
 
 
+# ----------------------------------------------------------------------------------------------------------------- VOC
+
+
+def _voc_folder(scene: Scene, name: str) -> str:
+    return f"JPEGImages/{name}"
+
+
+_ROBNDBOX = tuple(f"{axis}_{place}" for place in ("left_top", "right_top", "right_bottom", "left_bottom") for axis in "xy")
+
+
+def _voc_labels(out: Path, scene: Scene, stem: str, classes: ClassList, lost: Counter[str]) -> None:
+    """``Annotations/NAME.xml``: ``bndbox`` for every object, and ``robndbox`` beside it where the orientation is known."""
+    _count_lost(
+        scene,
+        stem,
+        lost,
+        ("orientations", "marks that an orientation is unknown", "horizontal boxes other than the OBB's", "difficult flags"),
+    )
+    root = ElementTree.Element("annotation")
+    _texts(root, {"folder": "JPEGImages", "filename": stem + Path(str(scene.path)).suffix})
+    _texts(ElementTree.SubElement(root, "source"), {"database": "ccdiff"})
+    _texts(ElementTree.SubElement(root, "size"), {"width": scene.width, "height": scene.height, "depth": 3})
+    _texts(root, {"segmented": 0})
+    for instance in scene.instances:
+        entry = ElementTree.SubElement(root, "object")
+        _texts(entry, {"name": instance.category, "pose": "Unspecified", "truncated": 0, "difficult": int(instance.difficult)})
+        sides = zip(("xmin", "ymin", "xmax", "ymax"), map(_short, instance.hbb), strict=True)
+        _texts(ElementTree.SubElement(entry, "bndbox"), dict(sides))
+        if instance.oriented:
+            corners = zip(_ROBNDBOX, map(_short, instance.corners), strict=True)
+            _texts(ElementTree.SubElement(entry, "robndbox"), dict(corners))
+    ElementTree.indent(root)
+    _write_label(out / "Annotations" / f"{stem}.xml", ElementTree.tostring(root, encoding="unicode") + "\n")
+
+
+def _texts(parent: ElementTree.Element, values: dict[str, Any]) -> None:
+    for tag, value in values.items():
+        ElementTree.SubElement(parent, tag).text = str(value)
+
+
+def _short(value: float) -> str:
+    """A whole number without its ".0": many VOC readers take nothing else."""
+    return _decimal(value).removesuffix(".0")
+
+
+def _finish_voc(out: Path, scenes: Sequence[Scene], stems: Sequence[str], classes: ClassList, lost: Counter[str]) -> str:
+    """``ImageSets/Main/SPLIT.txt``, ``trainval.txt`` (what many readers ask for), ``classes.txt``."""
+    lists = {split: [stem for s, stem in zip(scenes, stems, strict=True) if s.split == split] for split in SPLITS}
+    lists["trainval"] = lists["train"] + lists["val"]
+    for name, members in lists.items():
+        if members:
+            _write_label(out / "ImageSets" / "Main" / f"{name}.txt", "".join(f"{stem}\n" for stem in members))
+    _write_label(out / "classes.txt", "".join(f"{name}\n" for name in classes))
+    return "."
+
+
+# ------------------------------------------------------------------------------------------------------- metadata.jsonl
+
+METADATA_OBJECTS = 6
+"""CC-Diff pads a picture's objects to this number."""
+_BEYOND = f"objects beyond CC-Diff's {METADATA_OBJECTS} a picture (written, but its own programs may not look at them)"
+
+
+def _metadata_folder(scene: Scene, name: str) -> str:
+    return f"{scene.split}/{name}"
+
+
+def _metadata_labels(out: Path, scene: Scene, stem: str, classes: ClassList, lost: Counter[str]) -> None:
+    _count_lost(scene, stem, lost, ("captions", "orientations", "horizontal boxes other than the OBB's"))
+    lost[_BEYOND] += max(0, len(scene.instances) - METADATA_OBJECTS)
+
+
+def _finish_metadata(out: Path, scenes: Sequence[Scene], stems: Sequence[str], classes: ClassList, lost: Counter[str]) -> str:
+    """``SPLIT/metadata.jsonl`` beside the pictures, one a line; ``classes.txt``.  Every object is written, also beyond the sixth."""
+    lines: dict[str, list[str]] = {}
+    for scene, stem in zip(scenes, stems, strict=True):
+        padding = max(0, METADATA_OBJECTS - len(scene.instances))
+        boxes = [_unit_coordinates(i.hbb, scene, _REACHING_OUT, lost) for i in scene.instances]
+        corners = [_unit_coordinates(i.corners, scene, "corners outside the picture", lost) for i in scene.instances]
+        record = {
+            "file_name": stem + Path(str(scene.path)).suffix,
+            "caption": [scene.caption, *scene.categories(), *[""] * padding],
+            "bndboxes": [[round(v, 8) for v in box] for box in boxes] + [[0.0] * 4] * padding,
+            "obboxes": [[round(v, 8) for v in box] for box in corners] + [[0.0] * 8] * padding,
+        }
+        lines.setdefault(scene.split, []).append(json.dumps(record, ensure_ascii=False) + "\n")
+    for split, members in lines.items():
+        _write_label(out / split / "metadata.jsonl", "".join(members))
+    _write_label(out / "classes.txt", "".join(f"{name}\n" for name in classes))
+    return "." if len(lines) > 1 else f"{next(iter(lines))}/metadata.jsonl"
+
+
 _Folder = Callable[[Scene, str], str]
 _Labels = Callable[[Path, Scene, str, ClassList, "Counter[str]"], None]
 _Finish = Callable[[Path, Sequence[Scene], Sequence[str], ClassList, "Counter[str]"], str]
@@ -292,6 +424,8 @@ FORMATS: dict[str, tuple[_Folder, _Labels, _Finish]] = {
     "dota": (_dota_folder, _dota_labels, _finish_dota),
     "yolo": (_yolo_folder, _yolo_labels, _finish_yolo),
     "yolo-obb": (_yolo_folder, _yolo_obb_labels, _finish_yolo),
+    "voc": (_voc_folder, _voc_labels, _finish_voc),
+    "metadata": (_metadata_folder, _metadata_labels, _finish_metadata),
 }
 """Format -> where a picture goes, how its labels are written, what is written at the end."""
 

@@ -228,18 +228,23 @@ class ReferenceBank:
         return self.backgrounds[int(allowed[best[int(rng.integers(len(best)))]])]
 
 
-def cut_reference(image: Image.Image, instance: Instance, scale: float) -> tuple[bytes, dict[str, Any]]:
+def reference_window(instance: Instance, width: int, height: int) -> tuple[int, int, int, int]:
+    """The whole pixels (x1 y1 x2 y2) of an object's HBB in its picture: at least one, all inside."""
+    x1, y1 = max(0, math.floor(instance.hbb[0])), max(0, math.floor(instance.hbb[1]))
+    x2 = min(width, max(x1 + 1, math.ceil(instance.hbb[2])))
+    y2 = min(height, max(y1 + 1, math.ceil(instance.hbb[3])))
+    return min(x1, x2 - 1), min(y1, y2 - 1), x2, y2
+
+
+def cut_reference(crop: Image.Image, corner: tuple[int, int], instance: Instance, scale: float) -> tuple[bytes, dict[str, Any]]:
     """The crop of an object at its HBB as RGBA PNG bytes, and its record for the bank.
 
     Args:
-        image: the source picture, RGB.
+        crop: the pixels of :func:`reference_window`, RGB.
+        corner: its top left in the picture.
         scale: prepared pixels per source pixel.
     """
-    x1, y1 = max(0, math.floor(instance.hbb[0])), max(0, math.floor(instance.hbb[1]))
-    x2 = min(image.width, max(x1 + 1, math.ceil(instance.hbb[2])))
-    y2 = min(image.height, max(y1 + 1, math.ceil(instance.hbb[3])))
-    x1, y1 = min(x1, x2 - 1), min(y1, y2 - 1)
-    crop = image.crop((x1, y1, x2, y2))
+    x1, y1 = corner
     alpha = Image.new("L", crop.size, 255)
     if instance.mask:
         drawn = Image.new("L", crop.size, 0)

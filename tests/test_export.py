@@ -1,22 +1,24 @@
-"""Exports are read back by other programs' rules: pycocotools, torchvision, the DOTA and YOLO descriptions."""
+"""Exports are read back by other programs' rules (pycocotools, torchvision, mmrotate's DOTA lines, the YOLO description) and by ours."""
 
 import contextlib
 import json
 import os
 from pathlib import Path
 
+import defusedxml.ElementTree
 import numpy as np
 import pytest
 import yaml
 from pycocotools.coco import COCO
-from torchvision.datasets import CocoDetection
+from torchvision.datasets import CocoDetection, VOCDetection
 
 from ccdiff_cli.dataset import write_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.export import FORMATS, export_set
 from ccdiff_cli.files import sha256_file
-from ccdiff_cli.formats import read_raw
-from ccdiff_cli.geometry import le90_to_corners, polygon_iou
+from ccdiff_cli.formats import READERS, detect_format, read_raw
+from ccdiff_cli.formats.classes import ClassMap
+from ccdiff_cli.geometry import hbb_of, le90_to_corners, polygon_iou
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from tests.rawsets import files_of, picture
 
@@ -68,7 +70,48 @@ def test_dota_lines(data, tmp_path):
     assert lines[3] == "5.0 5.0 25.5 5.0 25.5 25.25 5.0 25.25 storage-tank 1"
     assert (done.root / "train" / "labelTxt" / "b.txt").read_text().splitlines() == lines[:2]
     assert (done.root / "train" / "images" / "b.jpg").is_file() and (done.root / "classes.txt").read_text() == "ship\nstorage-tank\n"
-    assert done.lost == {"captions": 4, "horizontal boxes other than the OBB's": 3, "masks": 3}
+    assert done.lost == {
+        "captions": 4, "horizontal boxes other than the OBB's": 3, "marks that an orientation is unknown": 3, "masks": 3,
+    }  # fmt: skip
+
+
+def mmrotate_rules(folder: Path, classes: dict[str, int], difficulty: int = 100):
+    """One label folder by the rules mmrotate documents for DOTA: ten fields a line, headers and the rest passed over by their count."""
+    found = {}
+    for path in sorted((folder / "labelTxt").glob("*.txt")):
+        boxes = []
+        for line in path.read_text().splitlines():
+            fields = line.split()
+            if len(fields) < 9:
+                continue
+            polygon, name = np.array(fields[:8], np.float32), fields[8]
+            if (int(fields[9]) if len(fields) == 10 else 0) <= difficulty:
+                boxes.append((classes[name], polygon))
+        found[path.stem] = boxes
+        assert [p.stem for p in (folder / "images").glob(f"{path.stem}.*")] == [path.stem]
+    return found
+
+
+def test_dota_is_read_by_mmrotates_rules(data, tmp_path):
+    done = export_set(data, tmp_path / "out", "dota")
+    classes = {name: k for k, name in enumerate((done.root / "classes.txt").read_text().split())}
+    train = mmrotate_rules(done.root / "train", classes)
+    assert {stem: [label for label, _ in boxes] for stem, boxes in train.items()} == {"a": [0, 1, 0], "b": []}
+    assert train["a"][0][1] == pytest.approx(SLANTED, abs=1e-3) and train["a"][2][1] == pytest.approx(OUTSIDE, abs=1e-3)
+    assert len(mmrotate_rules(done.root / "train", classes, difficulty=0)["a"]) == 2
+
+
+def test_dota_header_says_what_the_source_said(tmp_path):
+    header = {"imagesource": "GoogleEarth\nx", "gsd": 0.146343590398}
+    done = export_set(one_scene(tmp_path / "set", provenance=header), tmp_path / "out", "dota")
+    lines = (done.root / "train" / "labelTxt" / "a.txt").read_text().splitlines()
+    assert lines == ["imagesource:GoogleEarth x", "gsd:0.146343590398"] and done.lost == {}
+
+
+def one_scene(root: Path, classes: ClassList = CLASSES, name: str = "a.png", size=(96, 64), **fields):
+    hashes = {name: sha256_file(picture(root / "images" / name, *size))}
+    scene = Scene(name, *size, **{"source": name, **fields})
+    return write_set(root, [scene], classes, kind="prepared", details={}, picture_hashes=hashes)
 
 
 def yolo_lines(root: Path, image: Path) -> list[list[float]]:
@@ -86,7 +129,15 @@ def test_yolo(data, tmp_path):
     assert lines[1] == pytest.approx([1, 15.25 / 96, 15.125 / 64, 20.5 / 96, 20.25 / 64], abs=1e-6)
     assert all(0 <= v <= 1 for line in lines for v in line[1:]) and [line[0] for line in lines] == [0, 1, 0]
     assert yolo_lines(done.root, done.root / "images" / "train" / "b.jpg") == []
-    assert done.lost == {"captions": 4, "difficult flags": 3, "masks": 3, "orientations": 6}
+    assert done.lost == {"captions": 4, "difficult flags": 3, "masks": 3, "orientations": 6}  # and nothing that never was there
+
+
+def test_yolo_leaves_no_object_out_unsaid(tmp_path):
+    boxes = [(-5, 10, 20, 30), (100, 10, 120, 30), (3, 3, 3, 9)]  # reaches out, outside, no area
+    made = one_scene(tmp_path / "set", instances=tuple(Instance.from_hbb("ship", b) for b in boxes))
+    done = export_set(made, tmp_path / "out", "yolo")
+    assert len((done.root / "labels" / "train" / "a.txt").read_text().splitlines()) == 1
+    assert done.lost == {"horizontal boxes reaching out of the picture": 1, "objects without an area inside the picture": 2}
 
 
 def test_yolo_obb(data, tmp_path):
@@ -96,6 +147,130 @@ def test_yolo_obb(data, tmp_path):
     found = np.array(lines[0][1:]) * np.tile([96, 64], 4)
     assert polygon_iou(found, SLANTED) > 0.999
     assert done.lost["corners outside the picture"] == 3 and done.lost["difficult flags"] == 3 and "orientations" not in done.lost
+
+
+def test_voc_is_read_by_torchvision(data, tmp_path):
+    export_set(data, tmp_path / "VOCdevkit" / "VOC2012", "voc", splits=["train"])
+    for path in (tmp_path / "VOCdevkit" / "VOC2012" / "JPEGImages").glob("*.png"):
+        path.rename(path.with_suffix(".jpg"))  # torchvision asks for this suffix, whatever the file
+    read = VOCDetection(str(tmp_path), year="2012", image_set="train")
+    assert len(read) == 2 and [Path(p).stem for p in read.images] == ["a", "b"]
+    image, target = read[0]
+    annotation = target["annotation"]
+    assert image.size == (96, 64) and annotation["size"] == {"width": "96", "height": "64", "depth": "3"}
+    ship, tank, outside = annotation["object"]
+    assert annotation["filename"] == "a.png" and [o["name"] for o in annotation["object"]] == ["ship", "storage tank", "ship"]
+    assert tank["bndbox"] == {"xmin": "5", "ymin": "5", "xmax": "25.5", "ymax": "25.25"} and tank["difficult"] == "1"
+    assert "robndbox" not in tank and len(ship["robndbox"]) == 8  # DIOR-R's element only where the orientation is known
+    assert [float(v) for v in ship["robndbox"].values()] == pytest.approx(SLANTED, abs=1e-3)
+    assert list(outside["bndbox"].values()) == ["70", "2", "96", "20"]
+    assert not read[1][1]["annotation"]["object"]
+
+
+def test_voc_lists_and_what_is_lost(data, tmp_path):
+    done = export_set(data, tmp_path / "out", "voc")
+    lists = {p.name: p.read_text() for p in (done.root / "ImageSets" / "Main").iterdir()}
+    assert lists == {"train.txt": "a\nb\n", "val.txt": "c\n", "trainval.txt": "a\nb\nc\n", "test.txt": "d\n"}
+    assert done.lost == {"captions": 4, "masks": 3}
+
+
+def test_voc_escapes_names(tmp_path):
+    name = '<ship> & "co"'
+    instances = (Instance.from_hbb(name, (1, 2, 30, 40)),)
+    done = export_set(one_scene(tmp_path / "set", ClassList((name,)), "a&b.png", instances=instances), tmp_path / "out", "voc")
+    tree = defusedxml.ElementTree.parse(done.root / "Annotations" / "a&b.xml")
+    assert tree.findtext("object/name") == name and tree.findtext("filename") == "a&b.png"
+
+
+def test_metadata_lines(data, tmp_path):
+    done = export_set(data, tmp_path / "out", "metadata")
+    lines = [json.loads(line) for line in (done.root / "train" / "metadata.jsonl").read_text().splitlines()]
+    assert [line["file_name"] for line in lines] == ["a.png", "b.jpg"] and all(
+        (done.root / "train" / x["file_name"]).is_file() for x in lines
+    )
+    first, empty = lines
+    assert first["caption"] == ["This is it.", "ship", "storage tank", "ship", "", "", ""]
+    assert first["bndboxes"][1:] == [
+        pytest.approx(v) for v in ([5 / 96, 5 / 64, 25.5 / 96, 25.25 / 64], [70 / 96, 2 / 64, 1, 20 / 64])
+    ] + 3 * [[0] * 4]
+    assert np.array(first["obboxes"][0]) * np.tile([96, 64], 4) == pytest.approx(SLANTED, abs=1e-5) and first["obboxes"][3:] == 3 * [
+        [0] * 8
+    ]
+    assert all(0 <= v <= 1 for box in first["obboxes"] for v in box)
+    assert empty["caption"] == ["This is it.", *[""] * 6] and empty["bndboxes"] == 6 * [[0] * 4]
+    assert (done.root / "classes.txt").read_text() == "ship\nstorage tank\n"
+    assert done.lost == {
+        "corners outside the picture": 3, "difficult flags": 3, "marks that an orientation is unknown": 3, "masks": 3,
+    }  # fmt: skip
+
+
+def test_metadata_keeps_objects_beyond_the_sixth_and_says_so(tmp_path):
+    instances = tuple(Instance.from_corners("ship", le90_to_corners((48, 32, 9 + k, 5, 0.1))) for k in range(8))
+    done = export_set(one_scene(tmp_path / "set", instances=instances), tmp_path / "out", "metadata")
+    line = json.loads(done.entry.read_text())
+    assert len(line["caption"]) == 9 and len(line["bndboxes"]) == len(line["obboxes"]) == 8
+    assert [(what.split(" (")[0], count) for what, count in done.lost.items()] == [("objects beyond CC-Diff's 6 a picture", 2)]
+
+
+TO_3_DECIMALS, TO_6_OF_THE_SIDE = 6e-4, 1e-4
+HELD = {  # format -> (how far a coordinate may move, what comes back as it was)
+    "coco": (1e-5, {"hbb", "corners", "oriented", "difficult", "mask", "extra", "caption", "source"}),
+    "dota": (TO_3_DECIMALS, {"corners", "difficult"}),
+    "voc": (TO_3_DECIMALS, {"hbb", "corners", "oriented", "difficult"}),
+    "yolo": (TO_6_OF_THE_SIDE, {"hbb"}),
+    "yolo-obb": (TO_6_OF_THE_SIDE, {"corners"}),
+    "metadata": (TO_6_OF_THE_SIDE, {"hbb", "corners", "caption"}),
+}
+
+
+@pytest.fixture
+def rich(tmp_path):
+    """Everything a scene can say; all boxes inside, as in every prepared set, and every OBB the mask's own rectangle."""
+    rng, scenes, hashes = np.random.default_rng(5), [], {}
+    for k, split in enumerate(("train", "train", "val", "test")):
+        instances = []
+        for n in range((4, 0, 9, 1)[k]):
+            box = le90_to_corners((*rng.uniform(25, 60, 2), rng.uniform(12, 30), rng.uniform(3, 11), rng.uniform(-1.5, 1.5)))
+            middle = [(a + b) / 2 for a, b in zip(box, (*box[2:], *box[:2]), strict=True)]
+            outline = tuple(v for k in range(0, 8, 2) for v in (*box[k : k + 2], *middle[k : k + 2]))
+            hbb = (hbb_of(box)[0] - 0.75, hbb_of(box)[1] - 0.5, hbb_of(box)[2] + 0.25, hbb_of(box)[3])
+            said = {"mask": (outline,) if n % 3 == 0 else (), "difficult": n % 4 == 1, "extra": {"id": n} if n % 2 else {}}
+            instances.append(Instance.from_corners(CLASSES.names[n % 2], box, hbb, **said))
+            if n == 2:
+                instances.append(Instance.from_hbb("ship", tuple(round(v, 2) for v in hbb)))
+        name = f"p{k}.png"
+        hashes[name] = sha256_file(picture(tmp_path / "rich" / "images" / name, 96, 96, seed=k))
+        scenes.append(Scene(name, 96, 96, tuple(instances), split=split, source=f"scene {k // 2}", caption=f"Picture {k}."))
+    return write_set(tmp_path / "rich", scenes, CLASSES, kind="prepared", details={}, picture_hashes=hashes)
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS.keys() & READERS.keys()))
+def test_round_trip_through_our_own_reader(rich, tmp_path, format):
+    done = export_set(rich, tmp_path / "out", format)
+    assert detect_format(done.root) == format
+    back = read_raw(done.root, format, ClassMap.of(CLASSES))
+    tolerance, held = HELD[format]
+    assert not +back.skipped and len(back.scenes) == len(rich.scenes)
+    by_stem = {Path(s.file_name).stem: s for s in back.scenes}
+    for before in rich.scenes:
+        after = by_stem[Path(before.file_name).stem]
+        assert Path(str(after.path)).read_bytes() == Path(str(before.path)).read_bytes()
+        assert after.split == before.split and after.categories() == before.categories()
+        for what in held & {"caption", "source"}:
+            assert getattr(after, what) == getattr(before, what)
+        for a, b in zip(before.instances, after.instances, strict=True):
+            for what in held & {"oriented", "difficult", "extra"}:
+                assert getattr(b, what) == getattr(a, what), what
+            for what in held & {"hbb", "corners"}:
+                np.testing.assert_allclose(getattr(b, what), getattr(a, what), rtol=1e-12, atol=tolerance, err_msg=what)
+            if "mask" in held and a.mask:
+                np.testing.assert_allclose(b.mask, a.mask)
+    everything = {
+        "caption": "captions", "source": "sources", "corners": "orientations", "difficult": "difficult flags", "mask": "masks",
+        "extra": "extra fields",
+    }  # fmt: skip
+    assert {said for what, said in everything.items() if what not in held} <= done.lost.keys()  # what did not come back was said
+    assert not {said for what, said in everything.items() if what in held} & done.lost.keys()
 
 
 @pytest.mark.parametrize("format", sorted(FORMATS))
@@ -154,6 +329,18 @@ def test_refusals(data, tmp_path):
         export_set(data, tmp_path / "mine", "coco")
     with pytest.raises(CCDiffError, match="no such folder"):
         export_set(tmp_path / "nowhere", tmp_path / "out2", "coco")
+
+
+def test_names_that_label_files_cannot_hold(tmp_path):
+    broken = one_scene(tmp_path / "set", ClassList(("ship\n1",)))
+    for format in sorted(FORMATS):
+        with pytest.raises(CCDiffError, match=r"'ship\\n1' holds a character"):
+            export_set(broken, tmp_path / "out", format)
+    alike = one_scene(tmp_path / "set2", ClassList(("storage tank", "storage-tank")))
+    with pytest.raises(CCDiffError, match="2 classes would both be written as 'storage-tank'"):
+        export_set(alike, tmp_path / "out", "dota")
+    assert not (tmp_path / "out").exists()
+    assert export_set(alike, tmp_path / "out", "voc").lost == {}
 
 
 def test_labels_that_would_overwrite_each_other(tmp_path):

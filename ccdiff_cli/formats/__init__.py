@@ -9,11 +9,40 @@ from ..errors import CCDiffError
 from .classes import ClassMap
 from .coco import is_coco, read_coco
 from .dior import is_dior, read_dior
+from .dota import is_dota, read_dota
+from .hrsc import is_hrsc, read_hrsc
+from .metadata import is_metadata, read_metadata
 from .raw import RawSet
+from .rsvg import is_rsvg, read_rsvg
 from .vhr10 import is_vhr10, read_vhr10
+from .voc import is_voc, read_voc
+from .yolo import is_yolo, is_yolo_obb, read_yolo, read_yolo_obb
 
-READERS: dict[str, Callable[[Path, ClassMap | None], RawSet]] = {"vhr10": read_vhr10, "dior": read_dior, "coco": read_coco}
-RECOGNISE: dict[str, Callable[[Path], bool]] = {"vhr10": is_vhr10, "dior": is_dior, "coco": is_coco}
+READERS: dict[str, Callable[[Path, ClassMap | None], RawSet]] = {
+    "vhr10": read_vhr10,
+    "dior": read_dior,
+    "rsvg": read_rsvg,
+    "dota": read_dota,
+    "hrsc": read_hrsc,
+    "metadata": read_metadata,
+    "coco": read_coco,
+    "yolo": read_yolo,
+    "yolo-obb": read_yolo_obb,
+    "voc": read_voc,
+}
+RECOGNISE: dict[str, Callable[[Path], bool]] = {
+    "vhr10": is_vhr10,
+    "dior": is_dior,
+    "rsvg": is_rsvg,
+    "dota": is_dota,
+    "hrsc": is_hrsc,
+    "metadata": is_metadata,
+    "coco": is_coco,
+    "yolo": is_yolo,
+    "yolo-obb": is_yolo_obb,
+    "voc": is_voc,
+}
+"""Asked in this order; a folder may hold the labels of several formats, and those that say most come first."""
 
 
 def detect_format(root: Path) -> str:

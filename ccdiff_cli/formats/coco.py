@@ -7,6 +7,7 @@ without a mask has its HBB alone.  A group (``iscrowd`` 1) becomes a difficult o
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,16 +18,18 @@ import numpy as np
 
 from ..dataset import SPLITS
 from ..errors import CCDiffError
-from ..files import inside, read_json
+from ..files import inside
 from ..geometry import hbb_of, min_area_corners
 from ..pictures import SUFFIXES
 from ..scene import ClassList, Instance, Scene
-from .classes import ClassMap
-from .raw import RawSet, number, read_split_lists
+from .classes import ClassMap, clean_name, over
+from .raw import RawSet, is_file, number, parse_json, read_split_lists, read_text
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "minival": "val", "test": "test"}
 MAX_MASK_SIDE = 20_000
 """RLE masks larger than this are refused: their size comes from the file."""
+MAX_MASK_PIXELS = 100_000_000
+"""The most that is unpacked of one RLE mask: its columns, from the first to the last that the object touches."""
 
 
 def is_coco(root: Path) -> bool:
@@ -44,18 +47,20 @@ def read_coco(root: Path, classes: ClassMap | None = None) -> RawSet:
     if not files:
         raise CCDiffError("no COCO file (a JSON object with images, annotations and categories)", where=root)
     folder = root if root.is_dir() else root.parent
-    loaded = [(path, read_json(path)) for path in files]
-    names = classes or ClassMap.of(_class_list(loaded))
+    loaded = [(path, parse_json(read_text(path), where=path)) for path in files]
+    names = over(classes, lambda: ClassMap.of(_class_list(loaded)))
     raw = RawSet("coco", names.classes, [])
     finder = _PictureFinder(folder, files)
     claimed: dict[str, Path] = {}
     for path, coco in loaded:
+        here: set[str] = set()
         for scene in _read_one(path, coco, names, finder, raw, split=_split_of_name(path) if len(loaded) > 1 else ""):
-            if claimed.setdefault(str(scene.path), path) != path:
-                raise CCDiffError(
-                    f"the picture {scene.file_name} stands in {claimed[str(scene.path)].name} too", where=path, fix="keep it in one file"
-                )
+            if (other := claimed.setdefault(str(scene.path), path)) is not path or str(scene.path) in here:
+                what = f"stands in {other.name} too" if other is not path else "stands in the file twice"
+                raise CCDiffError(f"the picture {scene.file_name} {what}", where=path, fix="keep it once")
+            here.add(str(scene.path))
             raw.scenes.append(scene)
+    raw.notes = +raw.notes  # without the zeros
     lists = folder / "splits"
     if lists.is_dir() and not any(s.split for s in raw.scenes):
         splits = read_split_lists(lists, [_stem(s.file_name) for s in raw.scenes])
@@ -77,6 +82,8 @@ def _files(root: Path) -> list[Path]:
 
 def _looks_like_coco(path: Path) -> bool:
     """By its first and last 200 kB, so that a folder is recognised without reading all of it."""
+    if not is_file(path):  # opening a pipe would wait for ever
+        return False
     try:
         with open(path, "rb") as stream:
             text = stream.read(200_000)
@@ -99,12 +106,12 @@ def _class_list(loaded: Sequence[tuple[Path, Any]]) -> ClassList:
     for path, coco in loaded:
         try:
             for category in coco["categories"]:
-                name = str(category["name"])
+                name = clean_name(category["name"], where=f"{path}: category {category['id']}")
                 if by_id.setdefault(int(category["id"]), name) != name:
                     raise CCDiffError(
                         f"category {category['id']} is {name!r} here and {by_id[int(category['id'])]!r} in another file", where=path
                     )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CCDiffError(f"not a COCO file: categories: {type(error).__name__}: {error}", where=path) from error
     if not by_id:
         raise CCDiffError("the file names no categories", where=loaded[0][0])
@@ -124,7 +131,7 @@ class _PictureFinder:
         inside(self.folder, name, where=where)
         tried = [*self.roots, self.folder / split, self.folder / "images" / split] if split else self.roots
         for root in tried:
-            if (root / name).is_file():
+            if is_file(root / name):
                 return root / name
         if self._everything is None:
             self._everything = {}
@@ -141,14 +148,20 @@ def _read_one(path: Path, coco: Any, names: ClassMap, finder: _PictureFinder, ra
     instances: dict[int, list[Instance]] = {}
     images: dict[int, Mapping[str, Any]] = {}
     try:
-        categories = {int(c["id"]): names.name(str(c["name"]), where=f"{path}: category {c['id']}") for c in coco["categories"]}
+        categories = {
+            int(c["id"]): names.name(" ".join(str(c["name"]).split()), where=f"{path}: category {c['id']}") for c in coco["categories"]
+        }
         for image in coco["images"]:
             if int(image["id"]) in images:
                 raise CCDiffError(f"two pictures have the id {image['id']}", where=path)
             images[int(image["id"])] = image
             instances[int(image["id"])] = []
+        seen: set[Any] = set()
         for k, annotation in enumerate(coco["annotations"]):
             where = f"{path}: annotation {annotation.get('id', f'number {k + 1}')}"
+            if annotation.get("id") is not None:
+                raw.notes["annotations whose id repeats (all kept)"] += annotation["id"] in seen
+                seen.add(annotation["id"])
             image_id, category = int(annotation["image_id"]), int(annotation["category_id"])
             if image_id not in images:
                 raise CCDiffError(f"no picture has the id {image_id}", where=where)
@@ -205,7 +218,7 @@ def _instance(annotation: Mapping[str, Any], category: str, raw: RawSet, *, wher
     if annotation.get("iscrowd", 0):
         raw.notes["groups (iscrowd) kept as difficult"] += 1
     mask = tuple(tuple(number(v, where=where, what="mask") for v in p) for p in annotation.get("mask", ()))
-    extra = annotation.get("extra", {})
+    extra = _extra(annotation.get("extra", {}), where=where)
     if corners is not None:
         if annotation.get("oriented", 1):
             return Instance.from_corners(category, corners, hbb, difficult=difficult, mask=mask, extra=extra)
@@ -214,6 +227,17 @@ def _instance(annotation: Mapping[str, Any], category: str, raw: RawSet, *, wher
         rectangle = min_area_corners([v for p in outlines for v in p])
         return Instance.from_corners(category, rectangle, hbb, difficult=difficult, mask=outlines, extra=extra)
     return Instance.from_hbb(category, hbb, difficult=difficult, extra=extra)
+
+
+def _extra(value: Any, *, where: str) -> Mapping[str, Any]:
+    """What one of our own sets kept beside a box; it is written to JSON again, so it must not hold NaN."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise CCDiffError(f"extra: {error}", where=where) from error
+    if not isinstance(value, Mapping):
+        raise CCDiffError(f"extra: expected an object, found {type(value).__name__}", where=where)
+    return value
 
 
 def _outlines(segmentation: Any, *, where: str) -> tuple[tuple[tuple[float, ...], ...], list[float] | None]:
@@ -244,8 +268,21 @@ def _outlines_of_rle(segmentation: Mapping[str, Any], *, where: str) -> tuple[tu
     runs = counts if isinstance(counts, list) else _runs(str(counts), height * width, where=where)
     if any(not isinstance(c, int) or c < 0 for c in runs) or sum(runs) != height * width:
         raise CCDiffError("RLE mask: its runs do not add up to its size", where=where)
-    bitmap = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8).reshape(width, height).T
-    rings, _ = cv2.findContours(np.ascontiguousarray(bitmap), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    # Only the columns that the mask touches are unpacked: masks are stored column by column, and a scene has 20,000 of them.
+    ends = np.cumsum(np.asarray(runs, np.int64))
+    ones = ends[1::2] > ends[0::2][: len(ends[1::2])]
+    if not ones.any():
+        return ()
+    left = int(ends[0::2][: len(ones)][ones][0]) // height
+    right = (int(ends[1::2][ones][-1]) - 1) // height + 1
+    if (right - left) * height > MAX_MASK_PIXELS:
+        raise CCDiffError(
+            f"RLE mask whose object covers {right - left} columns of {height} pixels", where=where, fix="store it as polygons"
+        )
+    steps = np.zeros((right - left) * height + 1, np.int8)
+    np.add.at(steps, np.clip(ends - left * height, 0, len(steps) - 1), np.where(np.arange(len(ends)) % 2, -1, 1).astype(np.int8))
+    bitmap = np.cumsum(steps[:-1], dtype=np.int8).astype(np.uint8).reshape(right - left, height).T
+    rings, _ = cv2.findContours(np.ascontiguousarray(bitmap), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left, 0))
     # Contours run through pixel centres; half a pixel outwards would be right, and is less than annotators' accuracy.
     found = [tuple(float(v) + 0.5 for v in ring.ravel()) for ring in rings if len(ring) >= 3]
     return tuple(sorted(found, key=lambda p: (-len(p), p)))

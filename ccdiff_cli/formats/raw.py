@@ -7,16 +7,22 @@ A reader keeps every object it can make sense of, counts what it leaves out unde
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import re
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..dataset import SPLITS
 from ..errors import CCDiffError
 from ..pictures import SUFFIXES
 from ..scene import ClassList, Scene
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass
@@ -39,20 +45,82 @@ class RawSet:
     notes: Counter[str] = field(default_factory=Counter)
 
 
+MAX_LABEL_BYTES = 2_000_000_000
+"""The largest label file that is read at all: a sparse file may claim more than the memory holds."""
+
+
+def is_file(path: Path) -> bool:
+    """``path.is_file()``, but False too for a name that the file system cannot hold."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def read_bytes(path: Path, limit: int = MAX_LABEL_BYTES) -> bytes:
+    """A label file's bytes.
+
+    Raises:
+        CCDiffError: missing, not a plain file (a pipe would wait for ever), larger than ``limit``.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise CCDiffError("not a plain file", where=path, fix="take it out of the folder")
+        if found.st_size > limit:
+            raise CCDiffError(f"the file has {found.st_size:,} bytes; at most {limit:,} are read", where=path, fix="split the set")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CCDiffError("the label file does not exist", where=path) from error
+    except OSError as error:
+        raise CCDiffError(f"cannot read the file: {error.strerror or error}", where=path) from error
+
+
+def read_head(path: Path, size: int) -> bytes:
+    """The first bytes of a file, to recognise a format by; none of what is missing, cannot be read or is no plain file."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return b""
+        with open(path, "rb") as stream:
+            return stream.read(size)
+    except (OSError, ValueError):
+        return b""
+
+
 def read_text(path: Path) -> str:
     """A label file as text.
 
     Raises:
-        CCDiffError: missing, or not UTF-8.
+        CCDiffError: see :func:`read_bytes`; not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise CCDiffError("the label file does not exist", where=path) from error
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CCDiffError(f"not UTF-8 text (byte {error.start})", where=path, fix="save the file as UTF-8") from error
-    except OSError as error:
-        raise CCDiffError(f"cannot read the file: {error.strerror or error}", where=path) from error
+
+
+def parse_json(text: str, *, where: str | Path) -> Any:
+    """The value of a JSON text.  ``NaN`` and ``Infinity`` pass, as in the standard library: numbers are checked where they are used.
+
+    Raises:
+        CCDiffError: not JSON, nested too deeply, a number of thousands of digits, half a surrogate pair (which no file can hold).
+    """
+    try:
+        value = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except json.JSONDecodeError as error:
+        raise CCDiffError(f"not valid JSON: {error.msg} at column {error.colno}", where=_at_line(where, error.lineno)) from error
+    except UnicodeEncodeError as error:
+        raise CCDiffError("not valid JSON: half a surrogate pair in a text", where=where) from error
+    except (ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CCDiffError(f"not valid JSON: {what}", where=where) from error
+
+
+def _at_line(where: str | Path, line: int) -> str:
+    return f"{where}:{line}" if isinstance(where, Path) else where
 
 
 def number(text: object, *, where: str, what: str) -> float:

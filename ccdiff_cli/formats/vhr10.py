@@ -15,11 +15,10 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ..errors import CCDiffError
-from ..files import read_json
 from ..geometry import hbb_iou, hbb_of, min_area_corners
 from ..scene import Instance, Scene
-from .classes import VHR10, ClassMap
-from .raw import RawSet, find_pictures, read_split_lists, read_text
+from .classes import VHR10, ClassMap, over
+from .raw import RawSet, find_pictures, number, parse_json, read_split_lists, read_text
 
 PICTURES = "positive image set"
 LABELS = "ground truth"
@@ -46,7 +45,7 @@ def read_vhr10(root: Path, classes: ClassMap | None = None) -> RawSet:
     labels = sorted((root / LABELS).glob("*.txt"))
     if not labels:
         raise CCDiffError("no label files (*.txt)", where=root / LABELS)
-    names = classes or ClassMap.frozen("vhr10")
+    names = over(classes, lambda: ClassMap.frozen("vhr10"))
     raw = RawSet("vhr10", names.classes, [])
     masks = _read_masks(root / MASKS, names) if (root / MASKS).is_file() else {}
     splits = read_split_lists(root / "splits", [p.stem for p in labels])
@@ -87,8 +86,8 @@ def _read_boxes(path: Path, names: ClassMap) -> list[Instance]:
         if not 1 <= class_number <= len(VHR10):
             known = ", ".join(f"{k} {name}" for k, name in enumerate(VHR10, start=1))
             raise CCDiffError(f"unknown class {class_number}", where=where, fix=f"known classes: {known}")
-        if not np.isfinite([x1, y1, x2, y2]).all():
-            raise CCDiffError(f"the box is not made of finite numbers: {line.strip()[:60]!r}", where=where)
+        if not all(abs(v) <= 1e9 for v in (x1, y1, x2, y2)):
+            raise CCDiffError(f"the box is not made of finite numbers of pixels: {line.strip()[:60]!r}", where=where)
         hbb = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
         found.append(Instance.from_hbb(names.name(VHR10.names[class_number - 1], where=where), hbb))
     return found
@@ -96,16 +95,18 @@ def _read_boxes(path: Path, names: ClassMap) -> list[Instance]:
 
 def _read_masks(path: Path, classes: ClassMap) -> dict[str, list[tuple[str, tuple[tuple[float, ...], ...]]]]:
     """Picture name -> (class, polygons) of its masks."""
-    coco = read_json(path)
+    coco = parse_json(read_text(path), where=path)
     masks: dict[str, list[tuple[str, tuple[tuple[float, ...], ...]]]] = {}
     try:
         names = {int(c["id"]): classes.name(str(c["name"]), where=f"{path}: categories") for c in coco["categories"]}
         files = {int(image["id"]): str(image["file_name"]) for image in coco["images"]}
         for annotation in coco["annotations"]:
-            polygons = tuple(tuple(float(v) for v in p) for p in annotation["segmentation"] if len(p) >= 6 and len(p) % 2 == 0)
-            if polygons and all(np.isfinite(p).all() for p in polygons):
+            where = f"{path}: annotation {annotation.get('id')}"
+            outlines = [p for p in annotation["segmentation"] if len(p) >= 6 and len(p) % 2 == 0]
+            polygons = tuple(tuple(number(v, where=where, what="segmentation") for v in p) for p in outlines)
+            if polygons:
                 masks.setdefault(files[int(annotation["image_id"])], []).append((names[int(annotation["category_id"])], polygons))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CCDiffError(f"not a COCO file with polygon masks: {type(error).__name__}: {error}", where=path) from error
     return masks
 

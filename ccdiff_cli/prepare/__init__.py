@@ -4,8 +4,8 @@ Read the labels, check every picture's header, cut and resize, write captions, t
 left out and why.
 
 * Every file is named by what it holds and written whole, so an interrupted run is completed by the same command, to the same bytes.
-* Pictures are decoded, cut and encoded in threads (the picture library works outside Python's lock); results are taken in order, so
-  their number changes nothing.
+* Pictures are decoded, cut and encoded by several processes, one picture each; results are taken in order, so their number changes nothing.
+* Large scenes are cut while they are decoded, see ``windows``.
 * NOTE: the split is decided per source picture, before tiles are cut; all tiles of a picture share its split and ``source``.
 """
 
@@ -14,17 +14,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import multiprocessing
 import os
 import re
 import shutil
+import signal
+import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from ..dataset import IMAGES, MANIFEST, SPLITS, PictureSet, read_set, scene_record, write_set
@@ -34,11 +40,12 @@ from ..formats import read_raw
 from ..formats.classes import read_class_file
 from ..formats.raw import RawSet, read_split_lists, seeded_splits
 from ..geometry import clip_hbb
-from ..pictures import UnreadablePicture, picture_size, read_stored
-from ..references import REFERENCES, cut_reference, write_bank
+from ..pictures import UnreadablePicture, picture_size, stored_mode
+from ..references import REFERENCES, cut_reference, reference_window, write_bank
 from ..scene import Instance, Scene
-from .captions import STYLES, caption_of
-from .tiling import cut_picture, cut_scene, tile_origins
+from .captions import STYLES, caption_of, read_sentences
+from .tiling import cut_scene, pad_and_resize, tile_origins
+from .windows import read_windows
 
 PLAN = "prepare.json"
 """Stands in the folder of an unfinished set: what it is being made from."""
@@ -63,8 +70,9 @@ def prepare_dataset(
     keep_empty: bool = False,
     keep_partial: bool = True,
     caption_style: str = "plain",
+    sentences: str | Path | None = None,
     strict: bool = False,
-    workers: int | None = None,
+    processes: int = 1,
     progress: Progress | None = None,
 ) -> PictureSet:
     """Prepare a raw data set into the folder ``out``.
@@ -82,8 +90,10 @@ def prepare_dataset(
         keep_empty: keep pictures and tiles without objects.
         keep_partial: keep tiles in which every object is cut (all difficult).
         caption_style: "plain" or "short".
+        sentences: file of scene sentences (see ``captions.read_sentences``): they open the captions of their pictures and tiles.
         strict: stop at a picture that does not decode, rather than leave it out and say so.
-        workers: threads; all cores but at most 8 when None.
+        processes: how many work at a time; 1 works in this one. A scene of up to 32 million pixels, and a larger one that is no PNG or
+            TIFF, is decoded whole by its process (4 bytes a pixel).
         progress: called as ``progress(stage, done, total)``.
 
     Returns:
@@ -95,65 +105,69 @@ def prepare_dataset(
     source, out = Path(source), Path(out)
     report = progress or (lambda stage, done, total: None)
     _check_options(tile, overlap, size, keep_share, difficult_share, caption_style)
-    threads = workers or min(8, os.cpu_count() or 1)
-
+    if processes < 1:
+        raise CCDiffError(f"{processes} processes", fix="at least 1")
     report("reading labels", 0, 1)
     raw = read_raw(source, format, read_class_file(Path(classes)) if classes is not None else None)
     report("reading labels", 1, 1)
     ledger = _Ledger(raw, strict=strict)
     _apply_splits(ledger, Path(splits) if splits is not None else None, seed)
-    scenes = _checked_sizes(ledger, threads, report)
-    if not scenes:
-        raise CCDiffError("no picture of the set decodes", where=source, fix="check the picture files")
-    hashes = dict(
-        zip(
-            (s.file_name for s in scenes),
-            _threaded(sha256_file, [str(s.path) for s in scenes], threads, "hashing pictures", report),
-            strict=True,
-        )
-    )
-
-    options = {
-        "format": raw.format,
-        "tile": tile,
-        "overlap": overlap,
-        "size": size,
-        "keep_share": keep_share,
-        "difficult_share": difficult_share,
-        "keep_empty": keep_empty,
-        "keep_partial": keep_partial,
-        "caption_style": caption_style,
-        "seed": seed,
-    }
-    labels = content_key([list(raw.classes), [scene_record(s) for s in scenes], hashes])
-    plan = {"options": options, "inputs": labels}
-    if (done := _finished(out, plan)) is not None:
-        report("already prepared", len(done.scenes), len(done.scenes))
-        return done
-    _begin(out, plan)
-
-    jobs = _named_jobs(scenes, out, tile=tile, overlap=overlap, size=size, keep_share=keep_share, difficult_share=difficult_share,
-                       keep_empty=keep_empty, keep_partial=keep_partial, caption_style=caption_style)  # fmt: skip
-    tiles: list[Scene] = []
-    picture_hashes: dict[str, str] = {}
-    references: list[dict[str, Any]] = []
-    try:
-        with contextlib.closing(_threaded(_prepare_picture, jobs, threads, "preparing pictures", report)) as results:
-            for job, result in zip(jobs, results, strict=True):
-                if result.failure:
-                    ledger.quarantine(job.scene, result.failure)
-                    continue
-                tiles.extend(result.scenes)
-                picture_hashes.update(result.hashes)
-                references.extend(result.references)
-                ledger.counts.update(result.counts)
-        if not tiles:
-            raise _Fruitless(
-                "no picture with objects is left", where=source, fix="keep pictures without objects, or check the picture files"
+    said = _said(ledger, Path(sentences)) if sentences is not None else {}
+    with _Workers(processes, report) as workers:
+        scenes = _checked_sizes(ledger, workers)
+        if not scenes:
+            raise CCDiffError("no picture of the set decodes", where=source, fix="check the picture files")
+        hashes = dict(
+            zip(
+                (s.file_name for s in scenes),
+                workers.map(sha256_file, [str(s.path) for s in scenes], "hashing pictures"),
+                strict=True,
             )
-    except (UnreadablePicture, _Fruitless):
-        _withdraw(out)  # the cure changes the inputs, so what is written would be of no use
-        raise
+        )
+        options = {
+            "format": raw.format,
+            "tile": tile,
+            "overlap": overlap,
+            "size": size,
+            "keep_share": keep_share,
+            "difficult_share": difficult_share,
+            "keep_empty": keep_empty,
+            "keep_partial": keep_partial,
+            "caption_style": caption_style,
+            "seed": seed,
+        }
+        if sentences is not None:
+            options["sentences"] = content_key(said)
+        labels = content_key([list(raw.classes), [scene_record(s) for s in scenes], hashes])
+        plan = {"options": options, "inputs": labels}
+        if (done := _finished(out, plan)) is not None:
+            report("already prepared", len(done.scenes), len(done.scenes))
+            return done
+        _begin(out, plan)
+
+        jobs = _named_jobs(scenes, out, said, tile=tile, overlap=overlap, size=size, keep_share=keep_share, difficult_share=difficult_share,
+                           keep_empty=keep_empty, keep_partial=keep_partial, caption_style=caption_style)  # fmt: skip
+        tiles: list[Scene] = []
+        picture_hashes: dict[str, str] = {}
+        references: list[dict[str, Any]] = []
+        try:
+            with contextlib.closing(workers.map(_prepare_picture, jobs, "preparing pictures")) as results:
+                for job, result in zip(jobs, results, strict=True):
+                    if result.failure:
+                        ledger.quarantine(job.scene, result.failure)
+                        continue
+                    tiles.extend(result.scenes)
+                    picture_hashes.update(result.hashes)
+                    references.extend(result.references)
+                    ledger.counts.update(result.counts)
+            if not tiles:
+                raise _Fruitless(
+                    "no picture with objects is left", where=source, fix="keep pictures without objects, or check the picture files"
+                )
+        except (UnreadablePicture, _Fruitless):
+            workers.close()
+            _withdraw(out)  # the cure changes the inputs, so what is written would be of no use
+            raise
     write_bank(out, references, tiles)
     details = {
         "source": {
@@ -245,11 +259,28 @@ def _stem(scene: Scene) -> str:
     return scene.file_name.rpartition(".")[0] or scene.file_name
 
 
-def _checked_sizes(ledger: _Ledger, threads: int, report: Progress) -> list[Scene]:
+def _said(ledger: _Ledger, path: Path) -> dict[str, str]:
+    """File name -> the user's scene sentence, for the pictures that have one."""
+    given = read_sentences(path)
+    said = {s.file_name: given.get(s.file_name) or given.get(_stem(s), "") for s in ledger.raw.scenes}
+    known = {name for s in ledger.raw.scenes for name in (s.file_name, _stem(s))}
+    if not any(said.values()):
+        raise CCDiffError(
+            f"none of its {len(given)} file names is a picture of the set",
+            where=path,
+            fix=f"name pictures as the set does, for example {ledger.raw.scenes[0].file_name}",
+        )
+    ledger.notes["pictures without a scene sentence"] += sum(not text for text in said.values())
+    ledger.notes["scene sentences for pictures that the set has not"] += sum(name not in known for name in given)
+    ledger.notes = +ledger.notes
+    return {name: text for name, text in said.items() if text}
+
+
+def _checked_sizes(ledger: _Ledger, workers: _Workers) -> list[Scene]:
     """Scenes with the size of their picture file, and objects that have an area inside it."""
     raw = ledger.raw
     good: list[Scene] = []
-    sizes = _threaded(_size_or_reason, [str(s.path) for s in raw.scenes], threads, "checking pictures", report)
+    sizes = workers.map(_size_or_reason, [str(s.path) for s in raw.scenes], "checking pictures")
     for scene, size in zip(raw.scenes, sizes, strict=True):
         if isinstance(size, str):
             ledger.quarantine(scene, size)
@@ -344,6 +375,7 @@ def _same_plan(before: Any, plan: dict[str, Any], out: Path) -> None:
 class _Job:
     scene: Scene
     stem: str
+    sentence: str
     out: Path
     tile: int | None
     overlap: int
@@ -364,7 +396,7 @@ class _Result:
     failure: str = ""
 
 
-def _named_jobs(scenes: list[Scene], out: Path, **options: Any) -> list[_Job]:
+def _named_jobs(scenes: list[Scene], out: Path, said: dict[str, str], **options: Any) -> list[_Job]:
     """One job a picture, with a stem for its outputs that no other picture has."""
     stems = [_safe(_stem(s)) for s in scenes]
     repeated = {stem for stem, count in Counter(s.lower() for s in stems).items() if count > 1}
@@ -374,7 +406,7 @@ def _named_jobs(scenes: list[Scene], out: Path, **options: Any) -> list[_Job]:
             raise CCDiffError(f"{count} pictures would be written as {name!r}", fix="rename the picture files")
     for scene in scenes:
         inside(out, scene.file_name, where=str(scene.path))
-    return [_Job(scene, stem, out, **options) for scene, stem in zip(scenes, named, strict=True)]
+    return [_Job(scene, stem, said.get(scene.file_name, ""), out, **options) for scene, stem in zip(scenes, named, strict=True)]
 
 
 def _safe(name: str) -> str:
@@ -382,56 +414,85 @@ def _safe(name: str) -> str:
 
 
 def _prepare_picture(job: _Job) -> _Result:
-    """Cut, resize and write one source picture; nothing that is already written is written again."""
-    scene, result = job.scene, _Result()
+    """Cut, resize and write one source picture; nothing that is already written is written again, and nothing stays of one that fails."""
+    result = _Result()
+    written: list[Path] = []
     try:
-        image, stored_rgb = read_stored(str(scene.path))
-    except UnreadablePicture as error:
-        result.failure = error.what
-        return result
-    longest = max(scene.width, scene.height)
-    side = job.tile or longest
-    whole = job.tile is None
-    copied = whole and job.size is None
+        _cut_and_write(job, result, written)
+    except UnreadablePicture as error:  # a large scene may fail after some of its tiles
+        for path in written:
+            path.unlink(missing_ok=True)
+        return _Result(failure=error.what)
+    return result
+
+
+def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
+    scene = job.scene
+    side = job.tile or max(scene.width, scene.height)
     size = job.size or side
+    copied = job.tile is None and job.size is None
     scale = 1.0 if copied else size / side
-    origins = [(0, 0)] if whole else tile_origins(scene.width, scene.height, side, job.overlap)
-    for x, y in origins:
-        instances, counts = cut_scene(scene, (x, y), side, scale, keep=job.keep_share, difficult=job.difficult_share)
-        result.counts.update({f"objects {k}": v for k, v in counts.items()})
-        if not instances and not job.keep_empty:
-            result.counts["pictures or tiles without objects left out"] += 1
+    stored_rgb = copied and stored_mode(str(scene.path)) == "RGB"
+    tiles = _tiles_of(job, side, scale, result.counts)
+    objects = scene.instances if scene.split == "train" else ()
+    windows = [(x, y, min(x + side, scene.width), min(y + side, scene.height)) for (x, y), _ in tiles]
+    windows += [reference_window(i, scene.width, scene.height) for i in objects]
+    made: dict[int, tuple[Scene, str]] = {}
+    crops: dict[int, dict[str, Any]] = {}
+    for k, cut in read_windows(str(scene.path), windows):
+        if k >= len(tiles):
+            index = k - len(tiles)
+            data, record = cut_reference(cut, windows[k][:2], objects[index], scale)
+            name = f"{_safe(objects[index].category)}/{job.stem}_{index:04d}.png"
+            written.append(job.out / REFERENCES / name)
+            digest = _write_once(written[-1], data)
+            crops[index] = {"file": name, **record, "source": scene.source, "picture": scene.file_name, "instance": index, "sha256": digest}
             continue
-        if instances and not counts["kept"] and not job.keep_partial:
-            result.counts["tiles with only parts of objects left out"] += 1
-            continue
-        suffix = (Path(scene.file_name).suffix.lower() if stored_rgb else ".png") if copied else ".png"
-        name = f"{job.stem}{suffix}" if whole else f"{job.stem}__x{x:05d}_y{y:05d}.png"
-        path = job.out / IMAGES / name
-        width, height = (scene.width, scene.height) if copied else (size, size)
+        (x, y), instances = tiles[k]
         provenance: dict[str, Any] = {"picture": scene.file_name, "offset": [x, y], "side": side, "scale": scale}
-        padded = [max(0, x + side - scene.width), max(0, y + side - scene.height)]
         if copied:
-            data = Path(str(scene.path)).read_bytes() if stored_rgb else _png(image)
+            data = Path(str(scene.path)).read_bytes() if stored_rgb else _png(cut)
         else:
-            cut, padding = cut_picture(image, (x, y), side, size, scene.instances)
+            cut, padding = pad_and_resize(cut, (x, y), side, size, scene.instances)
             if padding:
+                padded = [max(0, x + side - scene.width), max(0, y + side - scene.height)]
                 provenance["padded"] = {"right": padded[0], "below": padded[1], "how": padding}
                 result.counts[f"pictures padded ({padding})"] += 1
             data = _png(cut)
-        result.hashes[name] = _write_once(path, data)
+        suffix = Path(scene.file_name).suffix.lower() if stored_rgb else ".png"
+        name = f"{job.stem}{suffix}" if job.tile is None else f"{job.stem}__x{x:05d}_y{y:05d}.png"
+        written.append(job.out / IMAGES / name)
+        width, height = (scene.width, scene.height) if copied else (size, size)
         prepared = Scene(name, width, height, tuple(instances), split=scene.split, source=scene.source, provenance=provenance)
-        caption = scene.caption or caption_of(prepared, job.caption_style)
-        result.scenes.append(prepared.replace(caption=caption))
-    if scene.split == "train":
-        for index, instance in enumerate(scene.instances):
-            data, record = cut_reference(image, instance, scale)
-            name = f"{_safe(instance.category)}/{job.stem}_{index:04d}.png"
-            digest = _write_once(job.out / REFERENCES / name, data)
-            result.references.append(
-                {"file": name, **record, "source": scene.source, "picture": scene.file_name, "instance": index, "sha256": digest}
-            )
-    return result
+        if job.sentence or not scene.caption:
+            caption = caption_of(prepared, job.caption_style, sentence=job.sentence)
+        else:
+            caption = scene.caption
+        made[k] = prepared.replace(caption=caption), _write_once(written[-1], data)
+    for k in sorted(made):
+        prepared, digest = made[k]
+        result.scenes.append(prepared)
+        result.hashes[prepared.file_name] = digest
+    result.references += [crops[index] for index in sorted(crops)]
+
+
+def _tiles_of(job: _Job, side: int, scale: float, counts: Counter[str]) -> list[tuple[tuple[int, int], list[Instance]]]:
+    """The tiles of a picture that are kept: their origins, row by row, and their objects."""
+    scene, tiles = job.scene, []
+    boxes = np.array([i.hbb for i in scene.instances]).reshape(-1, 4)
+    for x, y in [(0, 0)] if job.tile is None else tile_origins(scene.width, scene.height, side, job.overlap):
+        near = (boxes[:, :2] < (x + side, y + side)).all(1) & (boxes[:, 2:] > (x, y)).all(1)
+        instances, found = cut_scene(
+            scene, (x, y), side, scale, keep=job.keep_share, difficult=job.difficult_share, among=np.flatnonzero(near).tolist()
+        )
+        counts.update({f"objects {k}": v for k, v in found.items()})
+        if not instances and not job.keep_empty:
+            counts["pictures or tiles without objects left out"] += 1
+        elif instances and not found["kept"] and not job.keep_partial:
+            counts["tiles with only parts of objects left out"] += 1
+        else:
+            tiles.append(((x, y), instances))
+    return tiles
 
 
 def _png(image: Image.Image) -> bytes:
@@ -447,26 +508,70 @@ def _write_once(path: Path, data: bytes) -> str:
     return digest
 
 
-def _threaded(work: Callable[[_T], _R], items: Iterable[_T], threads: int, stage: str, report: Progress) -> Generator[_R, None, None]:
-    """``map`` in threads: results in order, a bounded number under way, progress reported."""
-    items = list(items)
-    total = len(items)
-    report(stage, 0, total)
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        waiting = iter(items)
-        queue = [pool.submit(work, item) for item in islice(waiting, 2 * threads)]
-        done = 0
+class _Workers:
+    """``map`` over several processes: results in order, a bounded number under way, progress reported.
+
+    One process is this one.  Others are started afresh (not forked: this one may have threads), and end when this one does, however.
+    """
+
+    def __init__(self, processes: int, report: Progress) -> None:
+        self.processes, self.report = processes, report
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what is under way and end the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def map(self, work: Callable[[_T], _R], items: Sequence[_T], stage: str) -> Generator[_R, None, None]:
+        """``work`` (a function of a module) of every item.
+
+        Raises:
+            CCDiffError: a process was killed.
+        """
+        self.report(stage, 0, len(items))
+        for done, result in enumerate(self._results(work, items), start=1):
+            self.report(stage, done, len(items))
+            yield result
+
+    def _results(self, work: Callable[[_T], _R], items: Sequence[_T]) -> Generator[_R, None, None]:
+        if min(self.processes, len(items)) < 2:
+            yield from map(work, items)
+            return
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), _start_worker)
+        pool, waiting = self._pool, iter(items)
+        queue = [pool.submit(work, item) for item in islice(waiting, 2 * self.processes)]
         try:
             while queue:
                 result = queue.pop(0).result()
-                for item in islice(waiting, 1):
-                    queue.append(pool.submit(work, item))
-                done += 1
-                report(stage, done, total)
+                queue += [pool.submit(work, item) for item in islice(waiting, 1)]
                 yield result
+        except BrokenProcessPool as error:
+            raise CCDiffError(
+                "a worker process was killed, perhaps for lack of memory",
+                fix="run the same command again with fewer --processes: it resumes",
+            ) from error
         finally:
             for future in queue:
                 future.cancel()
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+
+    def follow(parent: Any) -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
 __all__ = ["caption_of", "prepare_dataset"]

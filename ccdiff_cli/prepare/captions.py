@@ -10,10 +10,14 @@ places (``MAX_WORDS``).  Nothing is ever cut in the middle.
 
 from __future__ import annotations
 
+import csv
 import math
 from collections import Counter
+from pathlib import Path
 
 from ..errors import CCDiffError
+from ..files import read_json
+from ..formats.raw import read_text
 from ..geometry import corners_to_le90
 from ..scene import Instance, Scene
 
@@ -27,12 +31,13 @@ MIN_ELONGATION = 1.2
 _ACCUSTOMED_PLURALS = {"aircraft": "aircraft"}
 
 
-def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, max_words: int = MAX_WORDS) -> str:
+def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, sentence: str = "", max_words: int = MAX_WORDS) -> str:
     """The caption of a scene.
 
     Args:
         style: "plain" (the full account) or "short" (how many of each class, nothing else).
         place: the scene word or words, where something better than the most frequent class is known.
+        sentence: stands in the place of the whole first sentence.
         max_words: the account is shortened to this many words.
 
     Raises:
@@ -42,7 +47,7 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
         raise CCDiffError(f"unknown caption style {style!r}", fix=f"known styles: {', '.join(STYLES)}")
     counts = Counter(scene.categories())
     order = sorted(counts, key=lambda name: (-counts[name], name))
-    head = f"This is an aerial image of {place or (_plural(order[0], 2) if order else 'open ground')}."
+    head = sentence or f"This is an aerial image of {place or (_plural(order[0], 2) if order else 'open ground')}."
     totals = _listed([(name, counts[name], None) for name in order])
     short = f"{head} {totals}." if totals else head
     if style == "short" or not order:
@@ -52,6 +57,45 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
         if len(text.split()) <= max_words:
             return text
     return short
+
+
+def read_sentences(path: Path) -> dict[str, str]:
+    """Scene sentences by picture: a JSON object {"P0001.png": "An airport by the sea."}, or a CSV file with columns file_name, sentence.
+
+    A picture is named by its file or its stem.  White space is tidied, and a sentence without a full stop gets one.
+
+    Raises:
+        CCDiffError: missing, not such a file, an empty or repeated name, a sentence that is no text (with the line or name).
+    """
+    if path.suffix.lower() == ".csv":
+        try:
+            rows = csv.reader(read_text(path).splitlines(), strict=True)
+            header = [h.strip() for h in next(rows, [])]
+            if header != ["file_name", "sentence"]:
+                raise CCDiffError(f"the columns are {header}", where=f"{path}:1", fix="the first line is file_name,sentence")
+            pairs = []
+            for row in rows:
+                if row and len(row) != 2:
+                    raise CCDiffError(
+                        f"{len(row)} columns, expected 2", where=f"{path}:{rows.line_num}", fix='put sentences with commas in "quotes"'
+                    )
+                pairs += [(f"{path}:{rows.line_num}", *row)] if row else []
+        except csv.Error as error:
+            raise CCDiffError(f"not a CSV file: {error}", where=path) from error
+    else:
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise CCDiffError(f"expected an object {{file name: sentence}}, found a {type(found).__name__}", where=path)
+        pairs = [(f"{path}: {name}", name, text) for name, text in found.items()]
+    sentences: dict[str, str] = {}
+    for where, name, text in pairs:
+        tidy = " ".join(text.split()) if isinstance(text, str) else ""
+        if not name.strip() or not tidy:
+            raise CCDiffError(f"expected a file name and a sentence, found {name!r}: {text!r}", where=where)
+        if sentences.setdefault(name.strip(), "") != "":
+            raise CCDiffError(f"{name.strip()!r} has two sentences", where=where, fix="leave one of them")
+        sentences[name.strip()] = tidy if tidy[-1] in ".!?" else f"{tidy}."
+    return sentences
 
 
 def place_of(x: float, y: float, width: float, height: float) -> str:

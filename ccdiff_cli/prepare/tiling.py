@@ -7,7 +7,7 @@ kept as difficult down to ``difficult`` (the generator must know that something 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import shapely
@@ -37,7 +37,7 @@ def tile_origins(width: int, height: int, tile: int, overlap: int) -> list[tuple
 
 
 def cut_scene(
-    scene: Scene, origin: tuple[int, int], side: int, scale: float, *, keep: float, difficult: float
+    scene: Scene, origin: tuple[int, int], side: int, scale: float, *, keep: float, difficult: float, among: Iterable[int] | None = None
 ) -> tuple[list[Instance], dict[str, int]]:
     """The objects of one window, in its own pixels after scaling.
 
@@ -45,6 +45,7 @@ def cut_scene(
         origin: top left corner of the window, source pixels.
         side: its side, source pixels.
         scale: output pixels per source pixel.
+        among: indices of the objects to look at; all when None. (Of a large scene few are near a window.)
 
     Returns:
         The kept objects (``extra["object"]`` is the object's index in its source picture) and counts of what happened to the others.
@@ -53,7 +54,8 @@ def cut_scene(
     window = (x0, y0, min(x0 + side, scene.width), min(y0 + side, scene.height))
     kept: list[Instance] = []
     counts = {"kept": 0, "kept as difficult": 0, "cut off": 0}
-    for index, instance in enumerate(scene.instances):
+    for index in range(len(scene.instances)) if among is None else among:
+        instance = scene.instances[index]
         share, part = _cut(instance, window, (0, 0, scene.width, scene.height))
         if part is None or share < difficult:
             counts["cut off"] += share > 0
@@ -104,20 +106,23 @@ def _moved_points(points: Sequence[float], x0: float, y0: float, scale: float) -
     return tuple(round((v - (y0 if k % 2 else x0)) * scale, 3) for k, v in enumerate(points))
 
 
-def cut_picture(
-    image: Image.Image, origin: tuple[int, int], side: int, size: int, instances: Sequence[Instance]
+def pad_and_resize(
+    cut: Image.Image, origin: tuple[int, int], side: int, size: int, instances: Sequence[Instance]
 ) -> tuple[Image.Image, str]:
     """The pixels of one window at the output size.
 
     Where the picture is smaller than the window it is continued by reflection, unless that would draw a labelled object a second time
     without a label; then by its edge pixels.
 
+    Args:
+        cut: what the picture has inside the window, RGB.
+        origin, side: the window, source pixels.
+        instances: all objects of the picture, source pixels.
+
     Returns:
         The RGB picture (``size`` squared) and how it was padded: "", "reflect" or "edge".
     """
     x0, y0 = origin
-    right, below = min(x0 + side, image.width), min(y0 + side, image.height)
-    cut = image.crop((x0, y0, right, below))
     padding = ""
     if cut.size != (side, side):
         w, h = cut.size

@@ -1,4 +1,6 @@
-"""One self-contained HTML page for a trainability comparison: no script, no network, figures as SVG, pictures as JPEG inside.
+"""Self-contained HTML pages: here that of a trainability comparison; that of a set is in ``report.inspection``.
+
+No script, no network, figures as SVG, pictures as JPEG inside.
 
 Notable: the page is made from ``results.json`` plus a few pictures, so it can be made again; the same results give the same bytes.
 Boxes are drawn as SVG over the picture, which stays sharp at any zoom.
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -57,16 +59,14 @@ def trainability_page(results: Mapping[str, Any], classes: ClassList, examples: 
         examples: test pictures with the detections of both arms (first seed).
         samples: synthetic pictures, shown with their labels.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "signed": _signed, "spread": _spread, "interval": _interval}
-    template = environment.from_string((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     names = [c for c in classes if any(i.category == c for s in (*samples, *(e.scene for e in examples)) for i in s.instances)]
-    return template.render(
+    return render(
+        "page.html",
         r=results,
         arms=results["arms"],
         protocol=results["protocol"],
         classes=list(classes),
-        legend=[(name, _hex(name, classes)) for name in names],
+        legend=[(name, hex_colour(name, classes)) for name in names],
         gain_figure=Markup(figures.class_gains(results)),  # our own SVG; matplotlib escapes the class names
         adherence_figure=Markup(figures.adherence(results)),
         curves_figure=Markup(figures.precision_recall(results)),
@@ -93,11 +93,20 @@ def trainability_page(results: Mapping[str, Any], classes: ClassList, examples: 
     )
 
 
+def render(template: str, **values: Any) -> str:
+    """A page of this folder's templates; every value is escaped unless it is ``Markup``."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": _number, "signed": _signed, "spread": _spread, "interval": _interval}
+    return environment.get_template(template).render(values)
+
+
 def _labels(scene: Scene, classes: ClassList) -> list[Box]:
     return [
         Box(
             _points(i.corners),
-            _hex(i.category, classes),
+            hex_colour(i.category, classes),
             i.category + (" (difficult)" if i.difficult else ""),
             dashed=i.difficult,
         )
@@ -110,7 +119,7 @@ def _found(found: Detections, classes: ClassList) -> list[Box]:
     for (x1, y1, x2, y2), score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
         if score >= SHOWN_SCORE:
             name = classes.names[label]
-            boxes.append(Box(_points((x1, y1, x2, y1, x2, y2, x1, y2)), _hex(name, classes), f"{name} {score:.2f}"))
+            boxes.append(Box(_points((x1, y1, x2, y1, x2, y2, x1, y2)), hex_colour(name, classes), f"{name} {score:.2f}"))
     return boxes
 
 
@@ -118,7 +127,7 @@ def _points(corners: Sequence[float]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(corners[0::2], corners[1::2], strict=True))
 
 
-def _hex(name: str, classes: ClassList) -> str:
+def hex_colour(name: str, classes: ClassList) -> str:
     return "#{:02x}{:02x}{:02x}".format(*class_colour(name, classes))
 
 
@@ -127,6 +136,11 @@ def _picture(scene: Scene) -> str:
     picture = read_rgb(str(scene.path))
     if max(picture.size) > LARGEST_SIDE:
         picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
+    return data_address(picture)
+
+
+def data_address(picture: Image.Image) -> str:
+    """A picture as JPEG inside an address, for a page that needs no other file."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

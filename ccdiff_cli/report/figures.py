@@ -1,4 +1,4 @@
-"""The figures of the report, as SVG text.
+"""The figures of the trainability page, as SVG text, and the style of all figures.
 
 NOTE: drawn on ``Figure`` objects, never through pyplot, so nothing global is touched; a fixed hash salt and no date keep the bytes
 the same.
@@ -49,13 +49,13 @@ def class_gains(results: Mapping[str, Any]) -> str:
             if len(gain["per_seed"]) > 1:
                 axes.scatter(gain["per_seed"], [y] * len(gain["per_seed"]), s=16, color=INK, zorder=3, linewidths=0)
         axes.axvline(0, color=INK, linewidth=0.9)
-        axes.set_yticks(range(len(order)), [_text(name) for name in order])
+        axes.set_yticks(range(len(order)), [literal(name) for name in order])
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color=FAINT, zorder=0)
         axes.set_axisbelow(True)
         axes.set_xlabel("gain in AP50, points (dots: seeds)")
         axes.margins(x=0.08)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def adherence(results: Mapping[str, Any]) -> str:
@@ -85,7 +85,7 @@ def adherence(results: Mapping[str, Any]) -> str:
         axes.grid(axis="x", color=FAINT)
         axes.set_axisbelow(True)
         axes.set_xlabel("mAP50 of the detectors trained on real pictures")
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def precision_recall(results: Mapping[str, Any]) -> str:
@@ -104,7 +104,7 @@ def precision_recall(results: Mapping[str, Any]) -> str:
                 continue
             for arm, entry in arms.items():
                 axes.plot(recall, entry["precision_at_recall"][names[k]], color=COLOURS[arm], linewidth=1.5, label=arm)
-            axes.set_title(_text(names[k]), loc="left")
+            axes.set_title(literal(names[k]), loc="left")
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1.03)
             axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -112,7 +112,7 @@ def precision_recall(results: Mapping[str, Any]) -> str:
             axes.grid(color=FAINT)
         figure.supxlabel("recall", fontsize=9)
         figure.supylabel("precision", fontsize=9)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def losses(results: Mapping[str, Any]) -> str:
@@ -130,14 +130,14 @@ def losses(results: Mapping[str, Any]) -> str:
         axes.set_ylabel("training loss")
         axes.set_ylim(bottom=0)
         axes.grid(color=FAINT)
-        return _svg(figure)
+        return svg_text(figure)
 
 
-def _text(name: str) -> str:
+def literal(name: str) -> str:
     return name.replace("$", r"\$")  # a lone dollar is a letter, not mathematics
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.04, transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.geometry import le90_to_corners
-from ccdiff_cli.prepare.captions import MAX_WORDS, PLACES, caption_of, direction_of, place_of
+from ccdiff_cli.prepare.captions import MAX_WORDS, PLACES, caption_of, direction_of, place_of, read_sentences
 from ccdiff_cli.scene import Instance, Scene
 
 
@@ -81,3 +81,36 @@ def test_captions_stay_short_count_everything_and_do_not_depend_on_order(items):
     assert sum(int(w) for w in text.split() if w.isdigit()) == len(items)
     assert caption_of(scene.replace(instances=instances[::-1])) == text
     assert len(PLACES) == 9
+
+
+def test_sentences_from_json_and_csv(tmp_path):
+    expected = {"a/b.png": "A harbor at low tide.", "c": "Fields, then a road!"}
+    (tmp_path / "s.json").write_text('{"a/b.png": " A harbor\\n at low tide", "c": "Fields, then a road!"}')
+    (tmp_path / "s.csv").write_text(
+        '\ufefffile_name,sentence\r\na/b.png,A harbor at low tide\r\n\r\nc,"Fields, then a road!"\r\n', encoding="utf-8"
+    )
+    assert read_sentences(tmp_path / "s.json") == expected == read_sentences(tmp_path / "s.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("s.csv", "picture,caption\na,b\n", r"s.csv:1: the columns are \['picture', 'caption'\]"),
+        ("s.csv", "file_name,sentence\na,b\na,c, d\n", r"s.csv:3: 3 columns, expected 2"),
+        ("s.csv", "file_name,sentence\na,b\na,c\n", r"s.csv:3: 'a' has two sentences"),
+        ("s.csv", "file_name,sentence\na,\n", r"s.csv:2: expected a file name and a sentence"),
+        ("s.csv", 'file_name,sentence\na,"b\n', r"not a CSV file"),
+        ("s.json", "[1]", r"found a list"),
+        ("s.json", '{"a": 5}', r"s.json: a: expected a file name and a sentence, found 'a': 5"),
+    ],
+)
+def test_broken_sentences(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CCDiffError, match=message):
+        read_sentences(tmp_path / name)
+
+
+def test_a_sentence_opens_the_caption():
+    scene = Scene("a.png", 100, 100, (Instance.from_hbb("ship", (5, 5, 15, 15)),))
+    assert caption_of(scene, "short", sentence="A quay.") == "A quay. 1 ship."
+    assert caption_of(scene.replace(instances=()), sentence="A quay.") == "A quay."

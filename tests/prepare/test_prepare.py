@@ -80,10 +80,110 @@ def test_whole_pictures_are_copied_or_padded_to_a_square(raw, tmp_path):
     assert first.instances[0].hbb == pytest.approx((2.5, 2.5, 10, 7.5))
 
 
-def test_same_bytes_whatever_the_number_of_workers(raw, tmp_path):
-    prepare_dataset(raw, tmp_path / "a", **OPTIONS, workers=1)
-    prepare_dataset(raw, tmp_path / "b", **OPTIONS, workers=7)
-    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+def test_same_bytes_whatever_the_number_of_processes(raw, tmp_path):
+    (raw / "positive image set" / "003.jpg").write_bytes(b"not a picture")
+    prepare_dataset(raw, tmp_path / "a", **OPTIONS)
+    prepare_dataset(raw, tmp_path / "b", **OPTIONS, processes=2)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b") and (tmp_path / "a" / "manifest.json").is_file()
+    with pytest.raises(CCDiffError, match=r"003\.jpg: the picture does not decode"):
+        prepare_dataset(raw, tmp_path / "c", **OPTIONS, processes=2, strict=True)
+
+
+def test_a_killed_process_is_one_message_and_resumes(raw, tmp_path, monkeypatch):
+    import ccdiff_cli.prepare as prepare
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "_prepare_picture", die)
+        with pytest.raises(CCDiffError, match=r"(?s)a worker process was killed.*fewer --processes"):
+            prepare_dataset(raw, tmp_path / "out", **OPTIONS, processes=2)
+    prepare_dataset(raw, tmp_path / "out", **OPTIONS)
+    prepare_dataset(raw, tmp_path / "whole", **OPTIONS)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def die(job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_large_scenes_are_cut_in_bands_to_the_same_bytes(tmp_path, monkeypatch):
+    """Tiles, references and padding of a PNG, whole and band by band; and nothing stays of a scene that fails below its first tiles."""
+    import ccdiff_cli.prepare.windows as windows
+
+    boxes = [[20, 20, 30, 20], [150, 5, 40, 190], [100, 180, 20, 60], [5, 230, 60, 15]]  # one is taller than three bands
+    annotations = [{"id": k, "image_id": i, "category_id": 1, "bbox": b} for k, (i, b) in enumerate((i, b) for i in (1, 2) for b in boxes)]
+    images = [{"id": k, "file_name": f"{k}.png", "width": 200, "height": 250} for k in (1, 2)]
+    source = coco(tmp_path / "raw", annotations, images=images, size=(200, 250))
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("1\n2\n")
+    options = {"tile": 96, "overlap": 20, "size": 64, "keep_empty": True, "splits": lists}
+    prepare_dataset(source, tmp_path / "a", **options)
+    prepare_dataset(source, tmp_path / "a_whole", size=64, splits=lists)
+    monkeypatch.setattr(windows, "WHOLE", 1000)
+    monkeypatch.setattr(windows, "BAND", 48)
+    prepare_dataset(source, tmp_path / "b", **options)
+    prepare_dataset(source, tmp_path / "b_whole", size=64, splits=lists)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b") and files_of(tmp_path / "a_whole") == files_of(tmp_path / "b_whole")
+
+    picture = source / "images" / "2.png"
+    picture.write_bytes(picture.read_bytes()[:100_000])  # of 150,000
+    made = prepare_dataset(source, tmp_path / "c", **options)
+    assert [q["file"] for q in made.manifest["quarantined"]] == ["2.png"] and "the file ends in row" in made.manifest["quarantined"][0][
+        "reason"
+    ]
+    assert made.manifest["skipped"]["objects of pictures that do not decode"] == 4
+    assert {p.name.partition("_")[0] for folder in ("images", "references/ship") for p in (tmp_path / "c" / folder).iterdir()} == {"1"}
+
+
+def test_scene_sentences(raw, tmp_path):
+    (tmp_path / "said.csv").write_text(
+        'file_name,sentence\n001.jpg,"A port,  seen from above"\n002,An airfield in the snow!\n099.jpg,Elsewhere.\n'
+    )
+    made = prepare_dataset(raw, tmp_path / "out", **OPTIONS, sentences=tmp_path / "said.csv")
+    plain = prepare_dataset(raw, tmp_path / "plain", **OPTIONS)
+    for scene, without in zip(made.scenes, plain.scenes, strict=True):
+        head, _, account = without.caption.partition(". ")
+        heads = {"001": "A port, seen from above.", "002": "An airfield in the snow!"}
+        assert scene.caption == f"{heads.get(scene.source, head + '.')} {account}"
+    notes = made.manifest["notes"]
+    assert notes["pictures without a scene sentence"] == 2 and notes["scene sentences for pictures that the set has not"] == 1
+    (tmp_path / "said.csv").write_text("file_name,sentence\n001.jpg,Another one\n")
+    with pytest.raises(CCDiffError, match="sentences: "):
+        prepare_dataset(raw, tmp_path / "out", **OPTIONS, sentences=tmp_path / "said.csv")
+    (tmp_path / "said.json").write_text('{"x.jpg": "Nowhere."}')
+    with pytest.raises(CCDiffError, match=r"(?s)none of its 1 file names is a picture of the set.*001.jpg"):
+        prepare_dataset(raw, tmp_path / "none", **OPTIONS, sentences=tmp_path / "said.json")
+
+
+def test_the_command_takes_every_policy(raw, tmp_path):
+    from typer.testing import CliRunner
+
+    from ccdiff_cli.cli import app
+
+    (tmp_path / "said.json").write_text('{"001.jpg": "A port."}')
+    command = [
+        "prepare",
+        str(raw),
+        "--out",
+        str(tmp_path / "out"),
+        "--tile",
+        "96",
+        "--overlap",
+        "24",
+        "--size",
+        "48",
+        "--keep-share",
+        "0.5",
+    ]
+    command += ["--difficult-share", "0.1", "--keep-empty", "--drop-partial", "--caption-style", "short", "--processes", "1", "--strict"]
+    run = CliRunner().invoke(app, [*command, "--sentences", str(tmp_path / "said.json"), "--json"])
+    assert run.exit_code == 0, run.output
+    made = prepare_dataset(
+        raw, tmp_path / "same", **OPTIONS, keep_share=0.5, difficult_share=0.1, keep_empty=True, keep_partial=False, caption_style="short",
+        sentences=tmp_path / "said.json", strict=True,
+    )  # fmt: skip
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "same")
+    assert made.manifest["prepare"]["options"]["keep_share"] == 0.5 and made.manifest["prepare"]["options"]["keep_partial"] is False
 
 
 def test_running_again_writes_nothing_and_says_so(raw, tmp_path):
@@ -135,7 +235,7 @@ def test_an_interrupted_run_is_completed_to_the_same_bytes(raw, tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        prepare_dataset(raw, tmp_path / "out", **OPTIONS, workers=1, progress=stop)
+        prepare_dataset(raw, tmp_path / "out", **OPTIONS, progress=stop)
     with pytest.raises(CCDiffError):
         read_set(tmp_path / "out")
     (tmp_path / "out" / "images" / ".partial-xyz").write_bytes(b"half")
@@ -149,7 +249,7 @@ def test_killed_and_run_again(raw, tmp_path):
         "import sys, time; from ccdiff_cli.prepare import prepare_dataset\n"
         "def slow(stage, done, total):\n"
         "    if stage == 'preparing pictures' and done: print(done, flush=True); time.sleep(0.3)\n"
-        f"prepare_dataset(sys.argv[1], sys.argv[2], workers=1, progress=slow, **{OPTIONS!r})\n"
+        f"prepare_dataset(sys.argv[1], sys.argv[2], progress=slow, **{OPTIONS!r})\n"
     )
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", code, str(raw), str(out)], stdout=subprocess.PIPE, text=True)

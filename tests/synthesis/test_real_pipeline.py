@@ -9,7 +9,7 @@ from PIL import Image
 from ccdiff_cli.dataset import read_set, write_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import sha256_file, write_json
-from ccdiff_cli.references import cut_reference, write_bank
+from ccdiff_cli.references import cut_reference, reference_window, write_bank
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from ccdiff_cli.synthesis import synthesize, verify_set
 from tests.models.small import make_pipeline
@@ -46,7 +46,8 @@ def prepared(tmp_path_factory):
             for j in range(1 + k % 3)
         ]
         for number, box in enumerate(boxes):
-            data, entry = cut_reference(picture, box, 1.0)
+            window = reference_window(box, *picture.size)
+            data, entry = cut_reference(picture.crop(window), window[:2], box, 1.0)
             file = f"crops/{name[:-4]}-{number}.png"
             (root / "references" / "crops").mkdir(parents=True, exist_ok=True)
             (root / "references" / file).write_bytes(data)

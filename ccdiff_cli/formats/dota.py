@@ -1,0 +1,243 @@
+"""DOTA v1.0, v1.5 and v2.0 as they lie on disk, whole scenes or tiles, and what our exporter writes.
+
+``images/`` beside ``labelTxt*/`` (or mmrotate's ``annfiles/``), at the top or once a split (``train/``, ``val/``, ``test/``).  A label file
+has header lines (``imagesource:GoogleEarth``, ``gsd:0.27`` or ``gsd:null``), which go to the scene's provenance, then
+``x1 y1 ... x4 y4 class difficult``; the flag may be missing.
+
+* Corners keep their order (the first is the object's head in many classes), except that a box whose sides cross is untangled and counted.
+* The class list is that of ``classes.txt`` (our exporter's), of the version in the folder's name, or the shortest of the three published
+  lists that holds every class found.
+* NOTE: the pictures are published in several archives, so label files without their picture are counted, not an error.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import CCDiffError
+from ..scene import ClassList, Corners, Instance, Scene
+from .classes import CLASS_LISTS, ClassMap, clean_name, over, plain_name
+from .raw import RawSet, find_pictures, number, read_split_lists, read_text
+
+PICTURES = "images"
+CLASSES = "classes.txt"
+VERSIONS = {"1.0": "dota10", "1.5": "dota15", "2.0": "dota20"}
+"""Version -> key of ``CLASS_LISTS``, each list the beginning of the next."""
+_SPLIT_FOLDERS = {"train": "train", "trainval": "train", "val": "val", "valid": "val", "test": "test"}
+_HEADER = re.compile(r"([A-Za-z][A-Za-z _]*):(.*)")
+_VERSION = re.compile(r"v(1\.0|1\.5|2\.0)(?!\d)", re.IGNORECASE)
+_TILE_NAMES = (re.compile(r"(.+?)__[\d.]+__-?\d+___-?\d+"), re.compile(r"(.+)__x\d+_y\d+"))
+
+
+def is_dota(root: Path) -> bool:
+    """Whether the folder, or a split below it, has ``images/`` and DOTA's label folder."""
+    return any((base / PICTURES).is_dir() and _label_folders(base) for base, _ in _bases(root))
+
+
+def read_dota(root: Path, classes: ClassMap | None = None) -> RawSet:
+    """Read the folder; the split is that of the folder, else of ``splits/*.txt`` where they exist.
+
+    Raises:
+        CCDiffError: a broken line, an unknown class, two pictures with one name, label folders of several versions side by side.
+    """
+    bases = [(folder, split) for folder, split in _bases(root) if (folder / PICTURES).is_dir() or _label_folders(folder)]
+    label_folders = {folder: found for folder, _ in bases if (found := _label_folder(folder, root, classes)) is not None}
+    labels = {folder: sorted(found.glob("*.txt")) for folder, found in label_folders.items()}
+    if not any(labels.values()):
+        raise CCDiffError("no label files (labelTxt*/*.txt)", where=root)
+    base = _class_map(root, list(label_folders.values()))
+    names = over(classes, lambda: base or ClassMap.frozen(VERSIONS["2.0"]))
+    raw = RawSet("dota", names.classes, [])
+    spellings: set[str] = set()
+    pictures = find_pictures(
+        [p for folder, _ in bases for p in (folder / PICTURES, *sorted(d for d in (folder / PICTURES).rglob("*") if d.is_dir()))]
+    )
+    splits = read_split_lists(root / "splits", sorted(pictures)) if not any(split for _, split in bases) else {}
+    for folder, split in bases:
+        for path in labels.get(folder, ()):
+            picture = pictures.pop(path.stem, None)
+            if picture is None:
+                raw.skipped["label files without their picture"] += 1
+                continue
+            if splits and path.stem not in splits:
+                raw.skipped["pictures in no split list"] += 1
+                continue
+            instances, provenance = _read_labels(path, names, spellings, raw)
+            raw.scenes.append(
+                Scene(
+                    picture.name, 0, 0, tuple(instances), splits.get(path.stem, split), tile_source(path.stem),
+                    path=str(picture), provenance=provenance,
+                )
+            )  # fmt: skip
+    if pictures:
+        raw.skipped["pictures without a label file"] += len(pictures)
+    if not raw.scenes:
+        raise CCDiffError(
+            f"none of the {sum(map(len, labels.values()))} label files has its picture",
+            where=root,
+            fix=f"put the pictures into {PICTURES}/",
+        )
+    if base is None:
+        family = _shortest_list({plain_name(name) for name in (*spellings, *(classes.aliases.values() if classes is not None else ()))})
+        raw.classes = over(classes, lambda: ClassMap.frozen(family)).classes
+    return raw
+
+
+def tile_source(stem: str) -> str:
+    """The scene a tile was cut from, by the names that DOTA's tools, mmrotate, ultralytics and our ``prepare`` give; else the name."""
+    return next((match.group(1) for pattern in _TILE_NAMES if (match := pattern.fullmatch(stem))), stem)
+
+
+def untangled(corners: Sequence[float]) -> tuple[Corners, bool]:
+    """The corners in order around the box, beginning with the first, and whether two sides crossed before."""
+    a, b, c, d = ((corners[k], corners[k + 1]) for k in (0, 2, 4, 6))
+    if _cross(a, b, c, d):
+        return (*a, *c, *b, *d), True
+    if _cross(b, c, d, a):
+        return (*a, *b, *d, *c), True
+    return (*a, *b, *c, *d), False
+
+
+def _cross(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float], d: tuple[float, float]) -> bool:
+    """Whether the segments ab and cd cross between their ends."""
+
+    def side(p: tuple[float, float], q: tuple[float, float], r: tuple[float, float]) -> float:
+        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
+
+    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
+
+
+# ----------------------------------------------------------------------------------------------------------- folders and classes
+
+
+def _bases(root: Path) -> list[tuple[Path, str]]:
+    """The folders that may hold ``images/`` and labels, with their split."""
+    return [(root, ""), *((root / name, split) for name, split in _SPLIT_FOLDERS.items() if (root / name).is_dir())]
+
+
+def _label_folders(base: Path) -> list[Path]:
+    """Folders of OBB label files; those with "hbb" or "rec" in their name hold the same objects as horizontal boxes."""
+    if not base.is_dir():
+        return []
+    tops = sorted(p for p in base.iterdir() if p.is_dir() and (p.name.lower().startswith("labeltxt") or p.name.lower() == "annfiles"))
+    found = [folder for top in tops for folder in (top, *sorted(p for p in top.iterdir() if p.is_dir())) if any(folder.glob("*.txt"))]
+    return [p for p in found if not any(word in p.relative_to(base).as_posix().lower() for word in ("hbb", "rec"))]
+
+
+def _label_folder(base: Path, root: Path, classes: ClassMap | None) -> Path | None:
+    found = _label_folders(base)
+    if len(found) > 1 and classes is not None:
+        wanted = [p for p in found if (family := _family(p, root)) and CLASS_LISTS[family] == classes.classes]
+        found = wanted or found
+    if len(found) > 1:
+        raise CCDiffError(
+            f"labels of several versions: {', '.join(p.relative_to(base).as_posix() for p in found)}",
+            where=base,
+            fix=f"choose one by its class list (--classes {' or '.join(VERSIONS.values())}), or move the others away",
+        )
+    return found[0] if found else None
+
+
+def _family(folder: Path, root: Path) -> str | None:
+    """The class list that a label folder's name, or the name of a folder above it, tells."""
+    for part in (*reversed(folder.relative_to(root).parts), root.name):
+        if match := _VERSION.search(part):
+            return VERSIONS[match.group(1)]
+    return None
+
+
+def _class_map(root: Path, folders: Sequence[Path]) -> ClassMap | None:
+    """The classes that a folder tells; None where only its labels do."""
+    if (root / CLASSES).is_file():
+        # label lines cannot hold spaces: whoever writes them writes "storage-tank"
+        lines = [line.replace("-", " ") for line in read_text(root / CLASSES).splitlines() if line.strip()]
+        try:
+            return ClassMap.of(ClassList(tuple(clean_name(line, where=str(root / CLASSES)) for line in lines)))
+        except CCDiffError as error:
+            raise CCDiffError(error.what, where=root / CLASSES, fix=error.fix) from error
+    families = {_family(folder, root) for folder in folders}
+    family = families.pop() if len(families) == 1 else None
+    return ClassMap.frozen(family) if family else None
+
+
+def _shortest_list(spellings: set[str]) -> str:
+    """The first of the three lists that knows what the longest of them knows of the spellings (see ``plain_name``)."""
+    known = {family: {plain_name(name) for name in CLASS_LISTS[family]} for family in VERSIONS.values()}
+    return next(family for family in VERSIONS.values() if spellings & known[VERSIONS["2.0"]] <= known[family])
+
+
+# ------------------------------------------------------------------------------------------------------------------- label files
+
+
+def _read_labels(path: Path, names: ClassMap, spellings: set[str], raw: RawSet) -> tuple[list[Instance], dict[str, Any]]:
+    instances: list[Instance] = []
+    provenance: dict[str, Any] = {}
+    for line_number, line in enumerate(read_text(path).splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        where = f"{path}:{line_number}"
+        if not instances and (header := _HEADER.fullmatch(line.strip())):
+            _read_header(header.group(1).strip().lower(), header.group(2).strip(), provenance, raw)
+            continue
+        if len(fields) not in (9, 10):
+            raise CCDiffError(
+                f"expected x1 y1 x2 y2 x3 y3 x4 y4 class difficult, found {len(fields)} fields: {line.strip()[:60]!r}", where=where
+            )
+        corners, crossed = untangled(_numbers(fields, where))
+        category = names.name(fields[8], where=where)
+        spellings.add(fields[8])
+        flag = fields[9] if len(fields) == 10 else ""
+        if flag not in ("0", "1", "") and not re.fullmatch(r"\d{1,3}", flag, re.ASCII):
+            raise CCDiffError(f"difficult flag: expected 0 or 1, found {flag[:40]!r}", where=where)
+        difficult = bool(flag) and int(flag) > 0
+        if not flag:
+            raw.notes["objects without a difficult flag"] += 1
+        elif difficult and flag != "1":
+            raw.notes["difficult flags above 1 kept as 1"] += int(flag) > 1
+        if crossed:
+            raw.notes["boxes whose sides crossed, untangled"] += 1
+        instances.append(Instance.from_corners(category, corners, difficult=difficult))
+    raw.notes = +raw.notes
+    return instances, provenance
+
+
+def _numbers(fields: Sequence[str], where: str) -> list[float]:
+    """The first eight fields; millions of them, so that those in order are not looked at one by one."""
+    try:
+        values = [float(v) for v in fields[:8]]
+        if all(-1e9 <= v <= 1e9 for v in values):
+            return values
+    except ValueError:
+        pass
+    return [number(v, where=where, what=f"corner coordinate {k}") for k, v in enumerate(fields[:8], start=1)]
+
+
+def _read_header(key: str, value: str, provenance: dict[str, Any], raw: RawSet) -> None:
+    if value.lower() in ("", "null", "none", "nan"):
+        return
+    if key == "imagesource":
+        provenance[key] = value
+    elif key == "gsd":
+        gsd = _gsd(value)
+        if gsd is None:
+            raw.notes["pictures whose gsd is not a length"] += 1
+        else:
+            provenance[key] = gsd
+    else:
+        raw.notes["header lines other than imagesource and gsd"] += 1
+
+
+def _gsd(text: str) -> float | int | None:
+    """Metres a pixel; a whole number stays one, so that it is written back as it was."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    if not (math.isfinite(value) and value > 0):
+        return None
+    return int(value) if text.isdecimal() and value < 1e9 else value

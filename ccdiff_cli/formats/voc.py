@@ -1,0 +1,208 @@
+"""PASCAL VOC folders, and the XML of annotations that DIOR and DIOR-RSVG share with them.
+
+``JPEGImages/`` (or ``images/``, or the XML files' own folder), ``Annotations/NAME.xml``, ``ImageSets/Main/{train,val,test}.txt``; or one
+folder a split with pictures and XML side by side.  An object has a ``bndbox``, a ``robndbox`` of four corners (DIOR-R) or of
+``cx cy w h angle`` in radians (roLabelImg), or both.
+
+* The class list is ``classes.txt`` where the folder has one (our exporter writes it), else the names found, sorted.
+* Coordinates are kept as they are written: VOC itself counts pixels from 1, most sets that use its format count from 0.
+* NOTE: the declared ``<size>`` is not believed further on; `prepare` measures the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import ElementTree
+from defusedxml.common import DefusedXmlException
+
+from ..errors import CCDiffError
+from ..files import inside
+from ..geometry import le90_to_corners
+from ..scene import HBB, ClassList, Corners, Instance, Scene
+from .classes import ClassMap, clean_name, over, read_class_file
+from .dota import tile_source
+from .raw import RawSet, find_pictures, is_file, number, read_bytes, read_head, read_split_lists
+
+ANNOTATIONS = "Annotations"
+PICTURES = ("JPEGImages", "images")
+CLASSES = "classes.txt"
+MAX_XML_BYTES = 64_000_000
+"""An annotation of 100,000 objects is smaller."""
+_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+_CORNERS = tuple(f"{axis}_{place}" for place in ("left_top", "right_top", "right_bottom", "left_bottom") for axis in "xy")
+_TURNED = ("cx", "cy", "w", "h", "angle")
+
+
+def is_voc(root: Path) -> bool:
+    """Whether the folder has annotation files that begin as VOC's."""
+    return any(begins_with_tag(folder, b"<annotation") for folder, _, _ in _folders(root))
+
+
+def begins_with_tag(folder: Path, tag: bytes) -> bool:
+    """Whether the first XML file of a folder has ``tag`` in its first 4 kB."""
+    first = min(folder.glob("*.xml"), default=None)
+    return first is not None and tag in read_head(first, 4096)
+
+
+def read_voc(root: Path, classes: ClassMap | None = None) -> RawSet:
+    """Read the folder; the split comes from ``ImageSets/Main`` or ``ImageSets``, else from the folder's name.
+
+    Raises:
+        CCDiffError: broken XML (with its line), an unknown class, a box that is not finite numbers, a picture that is missing.
+    """
+    folders = _folders(root)
+    files = {path: (pictures, split) for folder, pictures, split in folders for path in sorted(folder.glob("*.xml"))}
+    if not files:
+        raise CCDiffError(f"no annotation files ({ANNOTATIONS}/*.xml)", where=root)
+    trees = {path: read_annotation(path) for path in files}
+    names = over(classes, lambda: _class_map(root, trees))
+    raw = RawSet("voc", names.classes, [])
+    found = find_pictures(sorted({p for pictures, _ in files.values() for p in pictures}))
+    stems = [path.stem for path in files]
+    if len(set(stems)) != len(stems):
+        twice = next(s for s in stems if stems.count(s) > 1)
+        raise CCDiffError(f"two annotation files are called {twice}.xml", where=root, fix="rename one of them and its picture")
+    splits = read_split_lists(root / "ImageSets" / "Main", stems) or read_split_lists(root / "ImageSets", stems)
+    for path, (folders_of_pictures, split) in files.items():
+        picture = picture_of(path, trees[path], found, folders_of_pictures)
+        if splits and path.stem not in splits:
+            raw.skipped["pictures in no split list"] += 1
+            continue
+        instances = tuple(voc_objects(trees[path], names, where=path))
+        width, height = declared_size(trees[path]) or (0, 0)
+        raw.scenes.append(
+            Scene(picture.name, width, height, instances, splits.get(path.stem, split), tile_source(picture.stem), path=str(picture))
+        )
+    if found:
+        raw.skipped["pictures without annotations"] += len(found)
+    return raw
+
+
+def _folders(root: Path) -> list[tuple[Path, tuple[Path, ...], str]]:
+    """Folders of XML files, where their pictures may lie, their split."""
+    if (root / ANNOTATIONS).is_dir():
+        return [(root / ANNOTATIONS, (*(root / name for name in PICTURES), root / ANNOTATIONS), "")]
+    beside = [(root / name, split) for name, split in _SPLIT_FOLDERS.items()]
+    found = [(folder, split) for folder, split in beside if any(folder.glob("*.xml"))] or [(root, "")]
+    return [(folder, (folder,), split) for folder, split in found]
+
+
+def _class_map(root: Path, trees: dict[Path, Element]) -> ClassMap:
+    if (root / CLASSES).is_file():
+        return read_class_file(root / CLASSES)
+    found = {clean_name(e.findtext("name"), where=f"{path}: object {k}") for path, tree in trees.items() for k, e in objects_of(tree)}
+    if not found:
+        raise CCDiffError("no object has a class", where=root, fix=f"name the classes in {CLASSES}, one a line, or with --classes")
+    return ClassMap.of(ClassList(tuple(sorted(found))))
+
+
+def picture_of(path: Path, tree: Element, found: dict[str, Path], folders: Sequence[Path]) -> Path:
+    """The picture of an annotation file: its namesake, taken out of ``found``, else the file that ``<filename>`` names.
+
+    Raises:
+        CCDiffError: there is none, or the name leaves the folder.
+    """
+    if (picture := found.pop(path.stem, None)) is not None:
+        return picture
+    name = " ".join((tree.findtext("filename") or "").split())
+    for folder in folders if name else ():
+        candidate = inside(folder, name, where=path)
+        if found.get(candidate.stem) == candidate and is_file(candidate):
+            return found.pop(candidate.stem)
+    where_to = ", ".join(dict.fromkeys(f.name for f in folders))
+    raise CCDiffError(f"the picture {path.stem} is missing from {where_to}", where=path, fix="restore it, or remove its annotations")
+
+
+# ------------------------------------------------------------------------------------------------------------------------- XML
+
+
+def parse_xml(path: Path) -> Element:
+    """The root element of an XML file.
+
+    Raises:
+        CCDiffError: missing, truncated or broken (with line and column), larger than ``MAX_XML_BYTES``, or with entities, which no
+            annotation needs.
+    """
+    data = read_bytes(path, MAX_XML_BYTES)
+    try:
+        return ElementTree.fromstring(data, forbid_dtd=True)
+    except ParseError as error:
+        line, column = error.position
+        raise CCDiffError(f"not valid XML: {error.msg}", where=f"{path}:{line}:{column}", fix="restore the file") from error
+    except DefusedXmlException as error:
+        raise CCDiffError(f"the XML declares a document type or entities: {error}", where=path, fix="remove the declaration") from error
+    except (ValueError, LookupError) as error:  # an encoding that is unknown or not the file's
+        raise CCDiffError(f"not valid XML: {error}", where=path, fix="save the file as UTF-8") from error
+
+
+def read_annotation(path: Path) -> Element:
+    """The ``<annotation>`` of an XML file.
+
+    Raises:
+        CCDiffError: see :func:`parse_xml`; another root element.
+    """
+    tree = parse_xml(path)
+    if tree.tag != "annotation":
+        raise CCDiffError(f"expected the element <annotation>, found <{tree.tag[:60]}>", where=path)
+    return tree
+
+
+def objects_of(tree: Element) -> list[tuple[int, Element]]:
+    """The objects of an annotation, numbered from 1."""
+    return list(enumerate(tree.iterfind("object"), start=1))
+
+
+def voc_objects(tree: Element, names: ClassMap, *, where: Path) -> list[Instance]:
+    """The objects of an annotation; ``extra["description"]`` holds an object's ``<description>``.
+
+    Raises:
+        CCDiffError: naming the object's number: an unknown class, no box, a box that is not finite numbers.
+    """
+    return [_object(element, names, f"{where}: object {k}") for k, element in objects_of(tree)]
+
+
+def _object(element: Element, names: ClassMap, where: str) -> Instance:
+    category = names.name(" ".join((element.findtext("name") or "").split()), where=where)
+    description = " ".join((element.findtext("description") or "").split())
+    more: dict[str, Any] = {"extra": {"description": description}} if description else {}
+    if (element.findtext("difficult") or "0").strip() not in ("0", ""):
+        more["difficult"] = True
+    box, turned = element.find("bndbox"), element.find("robndbox")
+    if turned is None:
+        if box is None:
+            raise CCDiffError("the object has no <bndbox>", where=where)
+        return Instance.from_hbb(category, _hbb(box, where), **more)
+    corners = _turned(turned, where) if turned.find("cx") is not None else tuple(_numbers(turned, _CORNERS, where))
+    return Instance.from_corners(category, corners, _hbb(box, where) if box is not None else None, **more)
+
+
+def _numbers(box: Element, keys: Sequence[str], where: str) -> list[float]:
+    return [number((box.findtext(key) or "").strip(), where=where, what=f"<{key}>") for key in keys]
+
+
+def _hbb(box: Element, where: str) -> HBB:
+    x1, y1, x2, y2 = _numbers(box, _SIDES, where)
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+
+
+def _turned(box: Element, where: str) -> Corners:
+    cx, cy, w, h, angle = _numbers(box, _TURNED, where)
+    if w < 0 or h < 0:
+        raise CCDiffError(f"<w>, <h>: expected sizes that are not negative, found {w:g} and {h:g}", where=where)
+    if abs(angle) > 7:  # a full turn is 6.28
+        raise CCDiffError(f"<angle>: expected radians, found {angle:g}", where=where)
+    return le90_to_corners((cx, cy, w, h, angle))
+
+
+def declared_size(tree: Element) -> tuple[int, int] | None:
+    """Width and height as the annotation declares them; None where it does not, or nonsense."""
+    try:
+        width, height = int(tree.findtext("size/width") or 0), int(tree.findtext("size/height") or 0)
+    except ValueError:
+        return None
+    return (width, height) if 0 < width < 1_000_000 and 0 < height < 1_000_000 else None

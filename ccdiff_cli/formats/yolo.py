@@ -1,0 +1,387 @@
+"""YOLO and YOLO-OBB folders, as ultralytics describes them and as our exporter writes them.
+
+``data.yaml`` names the classes and the splits; ``images/.../NAME.jpg`` has its labels in ``labels/.../NAME.txt`` (the last ``images``
+becomes ``labels``; a picture in no such folder has them beside it).  All coordinates are shares of the picture's width and height:
+
+* ``yolo``: ``class cx cy w h`` is an HBB, ``class x1 y1 ... xn yn`` an outline, whose minimum-area rectangle is the OBB;
+* ``yolo-obb``: ``class x1 y1 x2 y2 x3 y3 x4 y4``.
+
+Without a ``data.yaml`` the folders are those it would name (``images/train``, ``train/images``, ``images``), the names those of
+``classes.txt`` or of the user's class file.  A picture without a label file has no objects: the format says so.
+
+NOTE: paths in a ``data.yaml`` come from another machine more often than not (``../train/images``, ``/home/someone/set/images/train``).  The
+longest end of a path that exists below the folder is taken, so nothing outside the folder is ever read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from ..errors import CCDiffError
+from ..geometry import min_area_corners
+from ..pictures import SUFFIXES, UnreadablePicture, picture_size
+from ..scene import ClassList, Instance, Scene
+from .classes import ClassMap, clean_name, over
+from .dota import tile_source
+from .raw import RawSet, number, read_split_lists, read_text
+
+DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+"""Key of ``data.yaml``, or name of a folder -> split."""
+_NOT_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt")
+REACH = (-1.0, 2.0)
+"""Shares outside are pixels or rubbish; a little outside [0, 1] is an object that reaches out of its picture."""
+
+
+def is_yolo(root: Path) -> bool:
+    """Whether the path is a YOLO folder (or its ``data.yaml``) whose labels are not OBBs."""
+    return _field_count(root) not in (None, 9)
+
+
+def is_yolo_obb(root: Path) -> bool:
+    """Whether the path is a YOLO folder (or its ``data.yaml``) whose first object has four corners."""
+    return _field_count(root) == 9
+
+
+def read_yolo(root: Path, classes: ClassMap | None = None) -> RawSet:
+    """Read a folder of horizontal boxes or outlines; see :func:`read_yolo_obb`."""
+    return _read(root, classes, "yolo", _box_or_outline)
+
+
+def read_yolo_obb(root: Path, classes: ClassMap | None = None) -> RawSet:
+    """Read a folder, or its ``data.yaml``. Headers of pictures are read, because labels are shares of their size.
+
+    Raises:
+        CCDiffError: a broken ``data.yaml``, no class names, a broken line, a class number without a name, a folder or picture that is
+            missing, a picture in two splits.
+    """
+    return _read(root, classes, "yolo-obb", _oriented_box)
+
+
+def _read(root: Path, classes: ClassMap | None, format: str, instance_of: _InstanceOf) -> RawSet:
+    source = _open(root)
+    folder = source.folder
+    spellings = _class_names(source, classes)
+    names = over(classes, lambda: ClassMap.of(ClassList(tuple(spellings))))
+    raw = RawSet(format, names.classes, [])
+    split_of = _pictures(source, raw)
+    pictures = sorted(split_of)
+    if not pictures:
+        raise CCDiffError("no pictures in the folders of the set", where=folder, fix="put the pictures into images/train, images/val, ...")
+    lists = read_split_lists(folder / "splits", [p.stem for p in pictures]) if not any(split_of.values()) else {}
+    labels = {picture: label_path(folder, picture) for picture in pictures}
+    for picture, file_name in zip(pictures, _file_names(folder, pictures), strict=True):
+        if lists and picture.stem not in lists:
+            raw.skipped["pictures in no split list"] += 1
+            continue
+        try:
+            width, height = picture_size(picture)
+        except UnreadablePicture:
+            # whoever opens the picture next will say so; its objects are counted all the same, in a picture of one by one
+            width, height = 0, 0
+        instances: list[Instance] = []
+        if labels[picture].is_file():
+            instances = _read_labels(labels[picture], spellings, names, raw, instance_of, (width or 1, height or 1))
+        else:
+            raw.notes["pictures without a label file, taken as without objects"] += 1
+        split = lists.get(picture.stem, split_of[picture])
+        raw.scenes.append(Scene(file_name, width, height, tuple(instances), split, _source(file_name), path=str(picture)))
+    present = {p for label_folder in {p.parent for p in labels.values()} for p in label_folder.glob("*.txt") if p.name not in _NOT_LABELS}
+    raw.skipped["label files without their picture"] += len(present - set(labels.values()))
+    raw.skipped = +raw.skipped
+    return raw
+
+
+def label_path(folder: Path, picture: Path) -> Path:
+    """Where a picture's labels lie: the last folder ``images`` below ``folder`` becomes ``labels``."""
+    parts = list(picture.relative_to(folder).parts)
+    for k in range(len(parts) - 2, -1, -1):
+        if parts[k] == "images":
+            parts[k] = "labels"
+            break
+    return folder.joinpath(*parts).with_suffix(".txt")
+
+
+def _source(file_name: str) -> str:
+    """The source of a picture; a name without its folder and tile offset, so that tiles of one scene stay together."""
+    name = PurePosixPath(file_name)
+    return (name.parent / tile_source(name.stem)).as_posix()
+
+
+# ----------------------------------------------------------------------------------------------------------- description and classes
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A folder, its description file and what that says; no file and nothing where the folder has none."""
+
+    folder: Path
+    file: Path | None
+    keys: dict[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader without merge keys (``<<``): nested, they grow without bound, and no description needs them."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not read", key.start_mark)
+
+
+def _open(root: Path) -> _Source:
+    path = root if root.is_file() else next((root / name for name in DESCRIPTIONS if (root / name).is_file()), None)
+    if path is None:
+        return _Source(root, None, {})
+    text = read_text(path)
+    try:
+        found = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        raise CCDiffError(f"not valid YAML: {error.problem}", where=f"{path}:{line}") from error
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise CCDiffError(f"not valid YAML: {error!s:.200}", where=path) from error
+    if not isinstance(found, dict):
+        raise CCDiffError(f"expected a mapping with names, train and val, found {type(found).__name__}", where=path)
+    return _Source(path.parent, path, found)
+
+
+def _class_names(source: _Source, classes: ClassMap | None) -> list[str]:
+    """The name of every class number, as the source spells it."""
+    if source.file is not None and source.keys.get("names") is not None:
+        return _described_names(source.file, source.keys)
+    for path in (source.folder / "classes.txt", source.folder / "labels" / "classes.txt"):
+        if path.is_file():
+            return _checked_names([line for line in read_text(path).splitlines() if line.strip()], path)
+    if classes is not None and not classes.adds:
+        return list(classes.classes)
+    raise CCDiffError(
+        "nothing names the classes: no data.yaml with names, no classes.txt",
+        where=source.folder,
+        fix="give a class file (--classes), one class a line, in the order of the class numbers",
+    )
+
+
+def _described_names(path: Path, keys: dict[str, Any]) -> list[str]:
+    names = keys["names"]
+    if isinstance(names, dict):
+        if any(type(k) is not int for k in names) or set(names) != set(range(len(names))):
+            raise CCDiffError(f"names: expected the class numbers 0 to {len(names) - 1}, each once", where=path)
+        names = [names[k] for k in range(len(names))]
+    if not isinstance(names, list):
+        raise CCDiffError(f"names: expected a list of class names, or numbers with names, found {type(names).__name__}", where=path)
+    for k, name in enumerate(names):
+        if not isinstance(name, str) and not (type(name) in (int, float) and abs(name) < 1e9):
+            raise CCDiffError(f"names: class {k} is a {type(name).__name__}, not a name", where=path, fix='write the name in quotes: "yes"')
+    if "nc" in keys and keys["nc"] != len(names):
+        raise CCDiffError(f"nc is not {len(names)}, the number of names", where=path, fix="correct nc, or leave it out")
+    return _checked_names([str(name) for name in names], path)
+
+
+def _checked_names(names: list[str], path: Path) -> list[str]:
+    try:
+        return list(ClassList(tuple(clean_name(name, where=str(path)) for name in names)))
+    except CCDiffError as error:
+        raise CCDiffError(error.what, where=path) from error
+
+
+# ------------------------------------------------------------------------------------------------------------------------- pictures
+
+
+def _pictures(source: _Source, raw: RawSet) -> dict[Path, str]:
+    """Every picture with its split.
+
+    Raises:
+        CCDiffError: a folder, list or picture that is missing, a picture in two splits.
+    """
+    split_of: dict[Path, str] = {}
+    for split, text, entry in _entries(source):
+        if entry is None and split == "test":  # many sets are published without their test pictures
+            raw.skipped[f"test folders that are named and do not exist ({text:.80})"] += 1
+            continue
+        if entry is None:
+            raise CCDiffError(
+                f"{split}: {text!r:.80} is not below {source.folder}",
+                where=source.file,
+                fix="name the folders of pictures relative to this file",
+            )
+        found = _pictures_of(entry, source)
+        if found and all(split_of.get(p, split) != split for p in found):
+            # detectors want a `val`: without one, people name the training pictures twice
+            raw.notes[f"pictures of {split_of[found[0]]} that {split} names again"] += len(found)
+            continue
+        for picture in found:
+            if split_of.setdefault(picture, split) != split:
+                raise CCDiffError(
+                    f"the picture {picture.relative_to(source.folder)} is in {split_of[picture]} and in {split}",
+                    where=source.file or source.folder,
+                    fix="leave it in one of them",
+                )
+    return split_of
+
+
+def _entries(source: _Source) -> Iterator[tuple[str, str, Path | None]]:
+    """Split, how the source names its folder or list, and where that is; None where it is not."""
+    if not any(source.keys.get(key) for key in SPLIT_KEYS):
+        yield from ((split, str(path), path) for split, path in _usual_folders(source.folder))
+        return
+    prefix = source.keys.get("path") or ""
+    for key, split in SPLIT_KEYS.items():
+        value = source.keys.get(key)
+        for entry in value if isinstance(value, list) else [value] if value else []:
+            if not isinstance(entry, str) or not isinstance(prefix, str):
+                raise CCDiffError(f"{key}: expected a folder or a list of folders, found a {type(entry).__name__}", where=source.file)
+            yield split, entry, _below(source.folder, entry) or _below(source.folder, f"{prefix}/{entry}")
+
+
+def _usual_folders(folder: Path) -> list[tuple[str, Path]]:
+    found = [
+        (split, path)
+        for name, split in SPLIT_KEYS.items()
+        for path in (folder / "images" / name, folder / name / "images")
+        if path.is_dir()
+    ]
+    return found or [("", path) for path in (folder / "images",) if path.is_dir()]
+
+
+def _below(folder: Path, text: str) -> Path | None:
+    """The file or folder below ``folder`` that the longest end of a foreign path names.
+
+    An end is at least two names long where the path is: ``../test/images`` must not become ``images``.
+    """
+    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
+    while ".." in parts:
+        parts = parts[parts.index("..") + 1 :]
+    if "\x00" in text or not parts:
+        return folder if text.strip() in (".", "./") else None
+    for start in range(max(1, len(parts) - 1)):
+        path = folder.joinpath(*parts[start:])
+        try:
+            if path.exists():
+                return path
+        except (OSError, ValueError):  # a name that the file system cannot hold
+            continue
+    return None
+
+
+def _pictures_of(entry: Path, source: _Source) -> list[Path]:
+    """The pictures below a folder, or of a list such as ``train.txt``, one path a line."""
+    if not entry.is_file():
+        return sorted(p for p in entry.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    folder, prefix = source.folder, source.keys.get("path") or ""
+    beside = entry.parent.relative_to(folder).as_posix()
+    found = []
+    for line_number, line in enumerate(read_text(entry).splitlines(), start=1):
+        text = line.strip()
+        if not text:
+            continue
+        picture = _below(folder, text) or _below(folder, f"{beside}/{text}") or _below(folder, f"{prefix}/{text}")
+        if picture is None or picture.suffix.lower() not in SUFFIXES or not picture.is_file():
+            raise CCDiffError(f"the picture {text!r:.80} is not below {folder}", where=f"{entry}:{line_number}")
+        found.append(picture)
+    return found
+
+
+def _file_names(folder: Path, pictures: Sequence[Path]) -> list[str]:
+    """Plain names where no two pictures of the set share one, else paths below the folder, without ``images``."""
+    if len({p.stem for p in pictures}) == len(pictures):
+        return [p.name for p in pictures]
+    relative = [p.relative_to(folder) for p in pictures]
+    return [
+        PurePosixPath(*(part for k, part in enumerate(p.parts) if part != "images" or k == len(p.parts) - 1)).as_posix() for p in relative
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------------------------- labels
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One label line: class name, shares, and the picture's size in pixels."""
+
+    category: str
+    shares: tuple[float, ...]
+    size: tuple[int, int]
+    where: str
+
+    def points(self) -> list[float]:
+        """x1 y1 x2 y2 ... in pixels."""
+        return [v * self.size[k % 2] for k, v in enumerate(self.shares)]
+
+
+_InstanceOf = Callable[[_Line, RawSet], Instance]
+
+
+def _read_labels(
+    path: Path, spellings: Sequence[str], names: ClassMap, raw: RawSet, instance_of: _InstanceOf, size: tuple[int, int]
+) -> list[Instance]:
+    found = []
+    for line_number, line in enumerate(read_text(path).splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        where = f"{path}:{line_number}"
+        class_number = number(fields[0], where=where, what="class number")
+        if class_number != int(class_number) or not 0 <= class_number < len(spellings):
+            known = ", ".join(f"{k} {name}" for k, name in enumerate(spellings))
+            raise CCDiffError(f"unknown class number {fields[0]!r:.40}", where=where, fix=f"known classes: {known}")
+        shares = tuple(number(v, where=where, what=f"field {k}") for k, v in enumerate(fields[1:], start=2))
+        if any(not REACH[0] <= v <= REACH[1] for v in shares):
+            worst = max(shares, key=lambda v: abs(v - 0.5))
+            raise CCDiffError(
+                f"expected coordinates from 0 to 1 (shares of the picture's size), found {worst:g}", where=where, fix="divide pixels by it"
+            )
+        found.append(instance_of(_Line(names.name(spellings[int(class_number)], where=where), shares, size, where), raw))
+    return found
+
+
+def _box_or_outline(line: _Line, raw: RawSet) -> Instance:
+    if len(line.shares) == 4:
+        cx, cy, w, h = line.points()
+        if w < 0 or h < 0:
+            raise CCDiffError("expected a width and a height that are not negative", where=line.where)
+        return Instance.from_hbb(line.category, (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2))
+    if len(line.shares) < 6 or len(line.shares) % 2:
+        raise CCDiffError(f"expected class cx cy w h, or class x1 y1 ... xn yn, found {len(line.shares) + 1} fields", where=line.where)
+    outline = line.points()
+    raw.notes["outlines, with the minimum-area rectangle as OBB"] += 1
+    hbb = (min(outline[0::2]), min(outline[1::2]), max(outline[0::2]), max(outline[1::2]))
+    return Instance.from_corners(line.category, min_area_corners(outline), hbb, mask=(tuple(outline),))
+
+
+def _oriented_box(line: _Line, raw: RawSet) -> Instance:
+    if len(line.shares) != 8:
+        raise CCDiffError(
+            f"expected class x1 y1 x2 y2 x3 y3 x4 y4, found {len(line.shares) + 1} fields",
+            where=line.where,
+            fix="a set of horizontal boxes or outlines is read with --format yolo",
+        )
+    return Instance.from_corners(line.category, line.points())
+
+
+# ----------------------------------------------------------------------------------------------------------------------- recognition
+
+
+def _field_count(root: Path) -> int | None:
+    """Fields of the set's first label line; 0 where no object is labelled, None where this is not a YOLO set."""
+    if root.is_file() and root.suffix not in (".yaml", ".yml"):
+        return None
+    try:
+        source = _open(root)
+        label_folders = ("labels", *(f"{name}/labels" for name in SPLIT_KEYS))
+        if source.keys.get("names") is None and not any((source.folder / name).is_dir() for name in label_folders):
+            return None
+        for _, _, entry in _entries(source):
+            for picture in _pictures_of(entry, source) if entry is not None else ():
+                path = label_path(source.folder, picture)
+                for line in read_text(path).splitlines() if path.is_file() else ():
+                    if line.split():
+                        return len(line.split())
+    except CCDiffError:
+        return 0 if root.is_file() or (root / DESCRIPTIONS[0]).is_file() else None  # a broken set: the reader says what is wrong with it
+    return 0

@@ -1,0 +1,102 @@
+"""VOC: class list, splits, oriented boxes of both kinds, pictures found by stem or by name; broken files."""
+
+import math
+
+import pytest
+
+from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.formats import detect_format, read_raw
+from ccdiff_cli.formats.classes import read_class_file
+from ccdiff_cli.geometry import corners_to_le90, le90_to_corners
+from tests.rawsets import hbb_xml, obb_xml, picture, voc_xml
+
+BOX = hbb_xml("boat", (5, 5, 20, 20))
+
+
+def voc(root, files, *, pictures="JPEGImages", labels="Annotations", filename=None):
+    for k, (stem, objects) in enumerate(sorted(files.items())):
+        picture(root / pictures / f"{filename or stem}.jpg", seed=k)
+        (root / labels).mkdir(parents=True, exist_ok=True)
+        text = voc_xml(objects, size=(96, 64))
+        if filename:
+            text = text.replace("<size>", f"<filename>{filename}.jpg</filename><size>", 1)
+        (root / labels / f"{stem}.xml").write_text(text)
+    return root
+
+
+def test_folder_with_lists(tmp_path):
+    person = "<name>person</name><part><name>head</name><bndbox/></part>" + hbb_xml("x", (1, 2, 3, 4), 1).partition("</name>")[2]
+    root = voc(tmp_path / "r", {"a": [BOX], "b": [person], "c": []})
+    lists = root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\n")
+    (lists / "val.txt").write_text("b\n")
+    (lists / "trainval.txt").write_text("a\nb\n")
+    (lists / "boat_train.txt").write_text("a 1\n")
+    raw = read_raw(root)
+    assert raw.format == "voc" and list(raw.classes) == ["boat", "person"] and raw.skipped == {"pictures in no split list": 1}
+    assert [(s.file_name, s.split, s.width, s.categories()) for s in raw.scenes] == [
+        ("a.jpg", "train", 96, ["boat"]),
+        ("b.jpg", "val", 96, ["person"]),
+    ]
+    assert raw.scenes[1].instances[0].difficult and raw.scenes[1].instances[0].hbb == (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(("pictures", "labels", "split"), [("valid", "valid", "val"), (".", ".", ""), ("images", "Annotations", "")])
+def test_other_layouts(tmp_path, pictures, labels, split):
+    root = voc(tmp_path / "r", {"a": [BOX]}, pictures=pictures, labels=labels)
+    assert detect_format(root) == "voc" and [s.split for s in read_raw(root).scenes] == [split]
+
+
+def test_oriented_boxes(tmp_path):
+    corners = tuple(round(v) for v in le90_to_corners((40, 30, 30, 8, 0.6)))
+    both = hbb_xml("boat", (1, 2, 3, 4)) + obb_xml("boat", corners).partition("</name>")[2]
+    turned = "<name>boat</name><robndbox><cx>40</cx><cy>30</cy><w>30</w><h>8</h><angle>2.5</angle></robndbox>"
+    (scene,) = read_raw(voc(tmp_path / "r", {"a": [obb_xml("boat", corners), both, turned]})).scenes
+    one, two, three = scene.instances
+    assert one.corners == corners and two.corners == corners and two.hbb == (1, 2, 3, 4) and one.oriented and two.oriented
+    assert corners_to_le90(three.corners) == pytest.approx((40, 30, 30, 8, 2.5 - math.pi))
+
+
+def test_class_list_of_the_folder_and_of_the_user(tmp_path):
+    root = voc(tmp_path / "r", {"a": [BOX]})
+    (root / "classes.txt").write_text("airplane\nboat\n")
+    assert list(read_raw(root).classes) == ["airplane", "boat"]
+    raw = read_raw(root, classes=read_class_file("boat=ship"))
+    assert list(raw.classes) == ["airplane", "ship"] and raw.scenes[0].categories() == ["ship"]
+    (root / "classes.txt").write_text("airplane\n")
+    with pytest.raises(CCDiffError, match=r"a\.xml: object 1: unknown class 'boat'[^$]*known classes: airplane"):
+        read_raw(root)
+
+
+def test_picture_named_in_the_file(tmp_path):
+    raw = read_raw(voc(tmp_path / "r", {"a": [BOX]}, filename="other"))
+    assert [s.file_name for s in raw.scenes] == ["other.jpg"]
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "x\\y", "n" * 300, "nothing"])
+def test_picture_names_that_lead_nowhere(tmp_path, name):
+    root = voc(tmp_path / "r", {"a": [BOX]})
+    (root / "JPEGImages" / "a.jpg").rename(tmp_path / "secret.jpg")
+    text = (root / "Annotations" / "a.xml").read_text().replace("<size>", f"<filename>{name}.jpg</filename><size>", 1)
+    (root / "Annotations" / "a.xml").write_text(text)
+    with pytest.raises(CCDiffError, match=r"leaves its folder|is missing"):
+        read_raw(root)
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        (["<name> </name>" + BOX.partition("</name>")[2]], "object 1: expected a class name"),
+        ([BOX, "<name>boat</name>"], r"object 2: the object has no <bndbox>"),
+        (["<name>boat</name><robndbox><cx>1</cx></robndbox>"], "<cy>: expected a number"),
+        (["<name>boat</name><robndbox><cx>1</cx><cy>1</cy><w>-4</w><h>2</h><angle>0</angle></robndbox>"], "not negative"),
+        (["<name>boat</name><robndbox><cx>1</cx><cy>1</cy><w>4</w><h>2</h><angle>45</angle></robndbox>"], "expected radians, found 45"),
+        (["<name>boat</name><robndbox></robndbox>"], "<x_left_top>: expected a number"),
+        ([hbb_xml("boat", (1, 2, 3, 4)), hbb_xml("Boat", (1, 2, 3, 4))], "cannot be told apart"),
+        ([], "no object has a class"),
+    ],
+)
+def test_broken_objects(tmp_path, objects, message):
+    with pytest.raises(CCDiffError, match=message):
+        read_raw(voc(tmp_path / "r", {"a": objects}))
