@@ -268,7 +268,7 @@ def import_checkpoint(
     )
 
 
-@app.command(epilog="Examples: ccdiff inspect runs/vhr10 --out runs/vhr10_inspected; ccdiff inspect NWPU_VHR10 --json")
+@app.command(epilog="Example: ccdiff inspect runs/vhr10 --out runs/vhr10_inspected")
 def inspect(
     source: Annotated[Path, typer.Argument(help="A prepared or synthetic set, or a raw data set as it lies on disk.")],
     out: Annotated[

@@ -89,7 +89,8 @@ def draw_dataset(
             progress("draw", number + 1, pictures)
     for split, members in names.items():
         write_text(out / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{name}\n" for name in members))
-    write_text(out / CLASSES, "".join(f"{name} = {known}\n" for name, known in CLASS_MAP.items()))
+    lines = [*dict.fromkeys(CLASS_MAP.values()), *(f"{name} = {known}" for name, known in CLASS_MAP.items())]  # names alone: the whole list
+    write_text(out / CLASSES, "".join(f"{line}\n" for line in lines))
     write_json(out / _RECORD, {**record, "finished": True})
     return out
 
