@@ -4,10 +4,12 @@
 
 Compared: (plain) the same UNet without conditioning; (ours); (published) the plain, uncached, unbatched form of
 ``published_form.py``.  Weights are random: time does not depend on them.  The three forms take turns, so that a busy machine
-disturbs all alike, and the figure is the smallest over the repeats.  ``--clock cpu`` counts processor time instead, which other
-programs disturb less; give it OMP_NUM_THREADS=1.  Memory is the peak above what lay there before the step (on the CPU: resident memory,
-Linux only).  ``layers`` is the part of a step spent in the cross-attention of the enhanced places, summed by hooks (CPU only): what the
-forms differ in, free of the noise of the rest.  ``prepare`` is what is computed once per batch of pictures, the resampler excepted.
+disturbs all alike, and the figure is the smallest over the repeats (with ``--repeats 0``, of the one warm-up);
+``ours/published`` is the median over the repeats of the ratio of neighbouring turns, which drift of the machine touches least.
+``--clock cpu`` counts processor time instead, which other programs disturb less; give it OMP_NUM_THREADS=1.  Memory is the peak above
+what lay there before the step (on the CPU: resident memory, Linux only).  ``layers`` is the part of a step spent in the cross-attention
+of the enhanced places, summed by hooks (CPU only): what the forms differ in, free of the noise of the rest.  ``prepare`` is what is
+computed once per batch of pictures, the resampler excepted.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import ctypes
 import json
 import math
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -160,13 +163,15 @@ def measure(
     results = {}
     for repeat in range(repeats + 1):
         for name in forms:
+            layers.take()
             if repeat == 0:  # warm up, and see memory and results
                 with Peak(device) as peak:
-                    results[name] = runs[name]()
+                    seconds = clock(lambda name=name: results.__setitem__(name, runs[name]()))
                 row[f"{name}_mib"] = round(peak.mib)
             else:
-                layers.take()
-                times[name].append(clock(runs[name]))
+                seconds = clock(runs[name])
+            if repeat or not repeats:
+                times[name].append(seconds)
                 inside[name].append(layers.take())
     for name in forms:
         row[f"{name}_s"] = min(times[name])
@@ -176,6 +181,7 @@ def measure(
     if "ours" in results and "published" in results:
         difference = (results["ours"] - results["published"]).float().norm() / results["published"].float().norm()
         row["difference"] = float(difference)
+        row["ours_over_published"] = statistics.median(a / b for a, b in zip(times["ours"], times["published"], strict=True))
     return row
 
 
@@ -208,7 +214,7 @@ def main() -> None:
     heads = ["N", "batch", "prepare s"] + [
         f"{f} {u}" for f in arguments.forms for u in (("s", "layers s", "MiB") if f == "plain" else ("s", "x plain", "layers s", "MiB"))
     ]
-    print("| " + " | ".join([*heads, "difference"]) + " |\n|" + " --- |" * (len(heads) + 1), flush=True)
+    print("| " + " | ".join([*heads, "ours/published", "difference"]) + " |\n|" + " --- |" * (len(heads) + 2), flush=True)
     now = time.process_time if arguments.clock == "cpu" else time.perf_counter
     layers = LayerClock(unet, now)
     rows = []
@@ -222,7 +228,8 @@ def main() -> None:
                 if form != "plain":
                     cells.append(f"{row.get(f'{form}_ratio', math.nan):.3f}")
                 cells += [f"{row[f'{form}_layers_s']:.3f}", f"{row[f'{form}_mib']:.0f}"]
-            print("| " + " | ".join([*cells, f"{row.get('difference', math.nan):.1e}"]) + " |", flush=True)
+            cells += [f"{row.get('ours_over_published', math.nan):.3f}", f"{row.get('difference', math.nan):.1e}"]
+            print("| " + " | ".join(cells) + " |", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": machine, "dtype": arguments.dtype, "rows": rows}, indent=1) + "\n")
 
