@@ -268,6 +268,22 @@ def import_checkpoint(
     )
 
 
+@app.command("export-checkpoint", epilog="Example: ccdiff export-checkpoint runs/generator --out runs/released_form")
+def export_checkpoint(
+    generator: Annotated[Path, typer.Argument(help="A generator folder.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Write a generator's UNet and resampler as a released checkpoint: what `import-checkpoint` reads."""
+    from .console import finish
+    from .generator import read_generator
+    from .models.checkpoints import export_checkpoint as run
+
+    read_generator(generator)
+    files = [str(path) for path in run(generator, out)]
+    finish({"out": str(out), "files": files}, as_json=as_json, lines=[f"checkpoint: {', '.join(files)}"])
+
+
 @app.command(epilog="Example: ccdiff inspect runs/vhr10 --out runs/vhr10_inspected")
 def inspect(
     source: Annotated[Path, typer.Argument(help="A prepared or synthetic set, or a raw data set as it lies on disk.")],

@@ -9,6 +9,7 @@ import torch
 from diffusers import PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from ccdiff_cli.cli import main
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.models.checkpoints import RESAMPLER_FILE, UNET_FILE, export_checkpoint, import_checkpoint
 from ccdiff_cli.models.pipeline import PUBLISHED_NEGATIVE_PROMPT, CCDiffPipeline
@@ -63,6 +64,19 @@ def test_import_and_back(folders, name):
     returned = torch.load(folders / "back" / RESAMPLER_FILE, weights_only=True)
     used = {k for k in resampler if "to_latents" not in k}
     assert used == set(returned) and all(torch.equal(resampler[k], returned[k]) for k in used)
+
+
+def test_export_from_the_command_line(folders, capsys):
+    import_checkpoint(folders / "pp", folders / "sd", folders / "g", head_width=HEAD)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main(["export-checkpoint", str(folders / "g"), "--out", str(folders / "back"), "--json"])
+    assert not left.value.code
+    assert json.loads(capsys.readouterr().out)["files"] == [str(folders / "back" / name) for name in (UNET_FILE, RESAMPLER_FILE)]
+    with pytest.raises(SystemExit) as left:
+        main(["export-checkpoint", str(folders / "sd"), "--out", str(folders / "other")])
+    assert left.value.code == 2 and not (folders / "other").exists()
+    assert "not a generator folder" in capsys.readouterr().err
 
 
 def test_keys_of_a_parallel_wrapper_are_understood(folders):
