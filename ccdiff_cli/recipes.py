@@ -48,6 +48,9 @@ class AutoencoderConfig(_Part):
     latent_channels: int = Field(16, gt=0, description="channels of the latent")
     whitening: float = Field(1.0, ge=0, le=1, description="1: every channel of our own latent has the same deviation; 0: as in the picture")
     crop: int = Field(64, gt=0, description="side of the random training crops, pixels")
+    latent_noise: float = Field(
+        0.0, ge=0, description="deviation of the noise on the latents that our own decoder is trained on: it learns to forgive the denoiser"
+    )
     train: StageConfig | None = Field(None, description="required without a source")
 
 

@@ -297,7 +297,7 @@ def conditioning_parameters(unet: UNet2DConditionModel) -> Iterator[nn.Parameter
         yield from fusion.parameters()
 
 
-def _grid_sizes(unet: UNet2DConditionModel, names: Iterable[str], latent_size: tuple[int, int]) -> dict[str, tuple[int, int]]:
+def grid_sizes(unet: UNet2DConditionModel, names: Iterable[str], latent_size: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """(height, width) of the cells of each layer: every downsampler halves, rounding up."""
     levels = [latent_size]
     for _ in range(len(unet.config.down_block_types) - 1):
@@ -370,7 +370,7 @@ def prepare_context(
     )
 
     layers = _enhanced(unet)
-    sizes = _grid_sizes(unet, layers, batch.latent_size)
+    sizes = grid_sizes(unet, layers, batch.latent_size)
     grids = {
         grid: _grid_context(gates, picture, first_rows, classes, len(batch.class_tokens), regions, grid, threshold)
         for grid in dict.fromkeys(sizes.values())

@@ -1,6 +1,8 @@
 """Training of our own latent autoencoder on the set's training pictures: the encoder in closed form, the decoder by gradient descent.
 
-The decoder's loss is L1 on pixels and on pixel differences: edges matter more than flat ground in aerial pictures.
+The decoder's loss is L1 on pixels and on pixel differences: edges matter more than flat ground in aerial pictures.  It is trained on
+latents with a little noise, which is what it gets from a denoiser: one that only ever saw exact latents turns their errors into a
+pattern of dots.
 """
 
 from __future__ import annotations
@@ -40,13 +42,15 @@ def load_pixels(scene: Scene) -> np.ndarray:
 
 
 class _DecoderLoss(nn.Module):
-    def __init__(self, vae: PatchAutoencoder) -> None:
+    def __init__(self, vae: PatchAutoencoder, latent_noise: float) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae, self.latent_noise = vae, latent_noise
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             latents = self.vae.encode(pixels, return_dict=False)[0].mode()
+            if self.latent_noise:  # drawn on the CPU: the same numbers on every device
+                latents = latents + self.latent_noise * torch.randn(latents.shape).to(latents)
         error = self.vae.decode(latents, return_dict=False)[0].float() - pixels
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         return error.abs().mean() + edges / 2
@@ -88,7 +92,8 @@ def train_autoencoder(
             crops.append(np.ascontiguousarray(piece[:, ::-1] if rng.integers(2) else piece))
         return {"pixels": torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1}
 
-    run_stage("autoencoder", _DecoderLoss(vae), batch_of, train, folder, accelerator, seed=seed, key=key, progress=progress, log=log)
+    loss = _DecoderLoss(vae, config.latent_noise)
+    run_stage("autoencoder", loss, batch_of, train, folder, accelerator, seed=seed, key=key, progress=progress, log=log)
     return vae.eval().requires_grad_(False).to(accelerator.device)
 
 
