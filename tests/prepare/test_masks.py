@@ -126,7 +126,7 @@ def test_pictures_that_do_not_decode_are_left_out_as_ever(tmp_path, sam_folder):
 
 @pytest.mark.parametrize("masks", ["sam", "sam:", "box", ""])
 def test_unknown_masks(masks):
-    with pytest.raises(CCDiffError, match="unknown masks.*\n.*u2netp, or sam:FOLDER"):
+    with pytest.raises(CCDiffError, match=r"unknown masks.*\n.*u2netp, or sam:FOLDER"):
         masker_of(masks)
 
 
