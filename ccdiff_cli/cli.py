@@ -68,6 +68,19 @@ def prepare(
     sentences: Annotated[
         Path | None, typer.Option(help="Your scene sentences: JSON {file name: sentence}, or CSV with columns file_name,sentence.")
     ] = None,
+    scene_clip: Annotated[
+        str | None, typer.Option(help="CLIP (folder or hub name) that finds the place a picture shows, where no sentence is given.")
+    ] = None,
+    places: Annotated[
+        Path | None, typer.Option(help="Places it chooses from, one a line (a residential area); a list of our own unless given.")
+    ] = None,
+    masks: Annotated[
+        str,
+        typer.Option(
+            help="What blacks out the ground of reference crops: coco (the data set's masks), none, u2netp (extra `masks`), "
+            "or sam:FOLDER (or hub name)."
+        ),
+    ] = "coco",
     strict: Annotated[bool, typer.Option(help="Stop at the first picture that does not decode, instead of counting it.")] = False,
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core, at most 8, unless given.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split by picture, where the data set has none.")] = 0,
@@ -81,7 +94,7 @@ def prepare(
         made = prepare_dataset(
             source, out, format=format, tile=tile, overlap=overlap, size=size, splits=splits, classes=classes,
             keep_share=keep_share, difficult_share=difficult_share, keep_empty=keep_empty, keep_partial=keep_partial,
-            caption_style=caption_style, sentences=sentences, strict=strict, seed=seed,
+            caption_style=caption_style, sentences=sentences, scene_clip=scene_clip, places=places, masks=masks, strict=strict, seed=seed,
             processes=processes or min(8, os.cpu_count() or 1), progress=progress,
         )  # fmt: skip
     counts = made.manifest["counts"]
@@ -158,6 +171,16 @@ def synthesize(
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the generator's own unless given.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; the generator's own unless given.")] = None,
+    retrieval: Annotated[
+        str | None,
+        typer.Option(
+            help="How background references are found: words (of captions), own (the generator's encoders), or a CLIP folder or hub name; "
+            "as in training unless given."
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Draw references from so many best ones; 1: the best, as published; as in training unless given.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures per forward pass.")] = 8,
     num_processes: Annotated[
         int | None, typer.Option(help="Worker processes on this machine; one per GPU, or per core, unless given.")
@@ -173,7 +196,8 @@ def synthesize(
     with progress_bars(quiet=as_json) as progress:
         made = run(
             _shipped(checkpoint), layouts, out, n, seed=seed, batch_size=batch_size, steps=steps, guidance_scale=guidance_scale,
-            layout_source=layout_source, num_processes=num_processes, shuffle_layouts=shuffle_layouts, progress=progress, dry_run=dry_run,
+            layout_source=layout_source, retrieval=retrieval, top_k=top_k,
+            num_processes=num_processes, shuffle_layouts=shuffle_layouts, progress=progress, dry_run=dry_run,
         )  # fmt: skip
     finish(made, as_json=as_json, lines=_synthesis_lines(made, layouts, out, dry_run))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from .errors import CCDiffError
 
@@ -149,6 +149,11 @@ class Recipe(_Part):
     caption_style: Literal["plain", "short", "stored"] = Field(
         "plain", description="how scenes are put into words; stored: the captions of the prepared set"
     )
+    retrieval: str = Field(
+        "words",
+        min_length=1,
+        description="how backgrounds are found: by the words of captions, by our own encoders, or by a CLIP (folder or hub name)",
+    )
     autoencoder: AutoencoderConfig
     encoders: EncodersConfig
     unet: UNetConfig
@@ -156,6 +161,13 @@ class Recipe(_Part):
     conditioning: ConditioningRecipe = ConditioningRecipe()
     denoiser: DenoiserConfig
     sampling: SamplingConfig = SamplingConfig()
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        if self.retrieval == "words":  # generators made before the key was there have the same identity as now
+            del values["retrieval"]
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -1,7 +1,8 @@
 """The reference bank: crops of labelled objects and whole pictures that a generator takes its looks from.
 
 ``D/references/`` holds one RGBA crop for every object of the train split, at its HBB and at the scale of the prepared pictures; alpha is
-the object's mask where one is known, else full.  ``references.json`` describes them.  Backgrounds are the train pictures themselves.
+the object's mask where one is known, else full.  ``references.json`` describes them: class, size, aspect ratio, source, where the mask
+came from.  Backgrounds are the train pictures themselves, found by the words of their captions or by ``retrieval``'s embeddings.
 
 NOTE: a scene never gets a reference of its own ``source``: a picture must not be drawn from a crop of itself.  Draws are seeded by
 (seed, instance index) alone, so a scene's references do not depend on the order in which scenes are asked for.
@@ -28,6 +29,8 @@ from .scene import ClassList, Instance, Scene
 
 REFERENCES = "references"
 BANK = "references.json"
+WORDS = "words"
+"""Backgrounds are found by the words of captions; the other ways stand in ``retrieval``."""
 LARGEST = 200
 """Instances are drawn from so many largest crops of their class (CC-Diff)."""
 
@@ -221,7 +224,10 @@ class ReferenceBank:
         allowed = np.flatnonzero(self._background_sources != source)
         if not len(allowed):
             return None
-        scores = np.asarray(self.similarity.scores(scene), np.float64)[allowed]
+        scores = np.asarray(self.similarity.scores(scene), np.float64)
+        if len(scores) != len(self.backgrounds):
+            raise CCDiffError(f"{len(scores)} scores for {len(self.backgrounds)} backgrounds: the index is of another set")
+        scores = scores[allowed]
         if top_k > 1:  # pictures with the same caption tie: without this the first files would always win
             scores = scores + rng.random(len(scores)) * 1e-6
         best = np.argsort(-scores, kind="stable")[:top_k]
@@ -236,24 +242,33 @@ def reference_window(instance: Instance, width: int, height: int) -> tuple[int, 
     return min(x1, x2 - 1), min(y1, y2 - 1), x2, y2
 
 
-def cut_reference(crop: Image.Image, corner: tuple[int, int], instance: Instance, scale: float) -> tuple[bytes, dict[str, Any]]:
+MIN_SHARE = 0.1
+"""A model's mask that covers less of its box has missed the object: the whole box is better."""
+
+
+def cut_reference(
+    crop: Image.Image, corner: tuple[int, int], instance: Instance, scale: float, *, masks: str = "coco", mask: np.ndarray | None = None
+) -> tuple[bytes, dict[str, Any]]:
     """The crop of an object at its HBB as RGBA PNG bytes, and its record for the bank.
 
     Args:
         crop: the pixels of :func:`reference_window`, RGB.
         corner: its top left in the picture.
         scale: prepared pixels per source pixel.
+        masks: "coco": the object's own mask, where it has one; "none": no mask; else the name of the model that made ``mask``.
+        mask: (h, w) bool, of the crop's size.
     """
     x1, y1 = corner
-    alpha = Image.new("L", crop.size, 255)
-    if instance.mask:
+    alpha, origin = Image.new("L", crop.size, 255), "none"
+    if masks == "coco" and instance.mask:
         drawn = Image.new("L", crop.size, 0)
         for outline in instance.mask:
             points = [(x - x1, y - y1) for x, y in zip(outline[0::2], outline[1::2], strict=True)]
             ImageDraw.Draw(drawn).polygon(points, fill=255)
         if drawn.getbbox() is not None:
-            alpha = drawn
-    masked = alpha.getextrema()[0] == 0
+            alpha, origin = drawn, masks
+    elif mask is not None and mask.mean() >= MIN_SHARE:
+        alpha, origin = Image.fromarray(mask.astype(np.uint8) * 255), masks
     if scale != 1.0:
         size = max(1, round(crop.width * scale)), max(1, round(crop.height * scale))
         crop, alpha = (part.resize(size, Image.Resampling.BICUBIC) for part in (crop, alpha))
@@ -265,7 +280,7 @@ def cut_reference(crop: Image.Image, corner: tuple[int, int], instance: Instance
         "width": crop.width,
         "height": crop.height,
         "aspect_ratio": round(crop.width / crop.height, 4),
-        "masked": masked,
+        "mask": origin,
         "difficult": instance.difficult,
     }
     return stream.getvalue(), record

@@ -101,7 +101,7 @@ def plan_layouts(
                 file_name=f"{k:08d}.png",
                 split="train",
                 caption=caption,
-                provenance={"layout": {"source": source, "picture": original.file_name, **changes}},
+                provenance={**_said(layout), "layout": {"source": source, "picture": original.file_name, **changes}},
             )
         )
     return planned
@@ -115,7 +115,12 @@ def _bare(scene: Scene) -> Scene:
         moved = _inside(instance, window)
         if moved is not None:
             instances.append(dataclasses.replace(moved, mask=(), extra={}))
-    return scene.replace(path=None, provenance={}, instances=tuple(instances))
+    return scene.replace(path=None, provenance=_said(scene), instances=tuple(instances))
+
+
+def _said(scene: Scene) -> dict[str, str]:
+    """The scene sentence, which stays true of a layout however its objects move."""
+    return {"sentence": str(scene.provenance["sentence"])} if "sentence" in scene.provenance else {}
 
 
 def _inside(instance: Instance, window: Sequence[float]) -> Instance | None:

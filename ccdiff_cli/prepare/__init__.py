@@ -44,6 +44,8 @@ from ..pictures import UnreadablePicture, picture_size, stored_mode
 from ..references import REFERENCES, cut_reference, reference_window, write_bank
 from ..scene import Instance, Scene
 from .captions import STYLES, caption_of, read_sentences
+from .masks import COCO, MASKS, NONE, SAM, MaskJob, mask_picture, masker_of, read_masks
+from .scenes import DEFAULT_PLACES, PLACES_FOUND, name_scenes, read_places
 from .tiling import cut_scene, pad_and_resize, tile_origins
 from .windows import read_windows
 
@@ -71,6 +73,9 @@ def prepare_dataset(
     keep_partial: bool = True,
     caption_style: str = "plain",
     sentences: str | Path | None = None,
+    scene_clip: str | Path | None = None,
+    places: str | Path | None = None,
+    masks: str = COCO,
     strict: bool = False,
     processes: int = 1,
     progress: Progress | None = None,
@@ -91,6 +96,9 @@ def prepare_dataset(
         keep_partial: keep tiles in which every object is cut (all difficult).
         caption_style: "plain" or "short".
         sentences: file of scene sentences (see ``captions.read_sentences``): they open the captions of their pictures and tiles.
+        scene_clip: folder or hub name of a CLIP that finds the place each other prepared picture shows (see ``scenes``).
+        places: file of places it chooses from; our own list when None.
+        masks: where the masks of reference crops come from, see ``masks``.
         strict: stop at a picture that does not decode, rather than leave it out and say so.
         processes: how many work at a time; 1 works in this one. A scene of up to 32 million pixels, and a larger one that is no PNG or
             TIFF, is decoded whole by its process (4 bytes a pixel).
@@ -107,6 +115,15 @@ def prepare_dataset(
     _check_options(tile, overlap, size, keep_share, difficult_share, caption_style)
     if processes < 1:
         raise CCDiffError(f"{processes} processes", fix="at least 1")
+    if places is not None and scene_clip is None:
+        raise CCDiffError("places without a CLIP to choose among them", where="--places", fix="give --scene-clip too")
+    place_names = read_places(Path(places)) if places is not None else DEFAULT_PLACES
+    masker = masker_of(masks)[1] if masks not in (COCO, NONE) else None
+    clip = None
+    if scene_clip is not None:
+        from ..pretrained import Clip  # slow to import, and few need it
+
+        clip = Clip(scene_clip, where="--scene-clip")
     report("reading labels", 0, 1)
     raw = read_raw(source, format, read_class_file(Path(classes)) if classes is not None else None)
     report("reading labels", 1, 1)
@@ -124,7 +141,7 @@ def prepare_dataset(
                 strict=True,
             )
         )
-        options = {
+        options: dict[str, Any] = {
             "format": raw.format,
             "tile": tile,
             "overlap": overlap,
@@ -138,6 +155,10 @@ def prepare_dataset(
         }
         if sentences is not None:
             options["sentences"] = content_key(said)
+        if clip is not None:
+            options["scene_clip"], options["places"] = clip.key, content_key(place_names)
+        if masks != COCO:
+            options["masks"] = masker or NONE
         labels = content_key([list(raw.classes), [scene_record(s) for s in scenes], hashes])
         plan = {"options": options, "inputs": labels}
         if (done := _finished(out, plan)) is not None:
@@ -146,7 +167,9 @@ def prepare_dataset(
         _begin(out, plan)
 
         jobs = _named_jobs(scenes, out, said, tile=tile, overlap=overlap, size=size, keep_share=keep_share, difficult_share=difficult_share,
-                           keep_empty=keep_empty, keep_partial=keep_partial, caption_style=caption_style)  # fmt: skip
+                           keep_empty=keep_empty, keep_partial=keep_partial, caption_style=caption_style, masks=masks)  # fmt: skip
+        if masker is not None:
+            _mask_objects(jobs, masker["source"], workers)
         tiles: list[Scene] = []
         picture_hashes: dict[str, str] = {}
         references: list[dict[str, Any]] = []
@@ -168,6 +191,9 @@ def prepare_dataset(
             workers.close()
             _withdraw(out)  # the cure changes the inputs, so what is written would be of no use
             raise
+    if clip is not None:
+        known = {s.file_name for s in scenes if s.caption or s.file_name in said}
+        tiles = name_scenes(tiles, out, clip, place_names, style=caption_style, leave=known, report=report)
     write_bank(out, references, tiles)
     details = {
         "source": {
@@ -182,13 +208,15 @@ def prepare_dataset(
         "quarantined": ledger.quarantined,
         "notes": dict(sorted(ledger.notes.items())),
         "cutting": dict(sorted(ledger.counts.items())),
-        "references": {"instances": len(references)},
+        "references": {"instances": len(references), "masks": dict(sorted(Counter(r["mask"] for r in references).items()))},
         "sources": hashes,
     }
     if hasattr(os, "sync"):
         os.sync()  # the manifest, which says that all is there, must not reach the disk before the pictures
     done = write_set(out, tiles, raw.classes, kind="prepared", details=details, picture_hashes=picture_hashes)
     with os_errors(out, "finish the set"):
+        for name in (MASKS, PLACES_FOUND):
+            shutil.rmtree(out / name, ignore_errors=True)
         (out / PLAN).unlink(missing_ok=True)
     return done
 
@@ -354,7 +382,7 @@ class _Fruitless(CCDiffError):
 def _withdraw(out: Path) -> None:
     """Leave the folder as empty as it was found."""
     with os_errors(out, "clean the output folder"):
-        for name in (IMAGES, REFERENCES):
+        for name in (IMAGES, REFERENCES, MASKS, PLACES_FOUND):
             shutil.rmtree(out / name, ignore_errors=True)
         (out / PLAN).unlink(missing_ok=True)
 
@@ -385,6 +413,12 @@ class _Job:
     keep_empty: bool
     keep_partial: bool
     caption_style: str
+    masks: str
+
+    @property
+    def mask_file(self) -> Path:
+        """Where a model's masks of the picture's objects are kept until the set is finished."""
+        return self.out / MASKS / f"{self.stem}.npz"
 
 
 @dataclass
@@ -413,6 +447,15 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name.replace("/", "__"))
 
 
+def _mask_objects(jobs: Sequence[_Job], model: str, workers: _Workers) -> None:
+    """Let a model cut the objects of the train split out, one file a picture; what was done before is not done again."""
+    todo = [MaskJob(job.scene, job.masks, job.mask_file) for job in jobs if job.scene.split == "train" and job.scene.instances]
+    if model == SAM:  # one process: it is large, and batches the boxes of a picture itself
+        workers = _Workers(1, workers.report)
+    for _ in workers.map(mask_picture, todo, "masking objects"):
+        pass
+
+
 def _prepare_picture(job: _Job) -> _Result:
     """Cut, resize and write one source picture; nothing that is already written is written again, and nothing stays of one that fails."""
     result = _Result()
@@ -439,10 +482,12 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
     windows += [reference_window(i, scene.width, scene.height) for i in objects]
     made: dict[int, tuple[Scene, str]] = {}
     crops: dict[int, dict[str, Any]] = {}
+    masks = read_masks(job.mask_file) if job.masks not in (COCO, NONE) else None
     for k, cut in read_windows(str(scene.path), windows):
         if k >= len(tiles):
             index = k - len(tiles)
-            data, record = cut_reference(cut, windows[k][:2], objects[index], scale)
+            mask = masks[index] if masks is not None else None
+            data, record = cut_reference(cut, windows[k][:2], objects[index], scale, masks=job.masks.partition(":")[0], mask=mask)
             name = f"{_safe(objects[index].category)}/{job.stem}_{index:04d}.png"
             written.append(job.out / REFERENCES / name)
             digest = _write_once(written[-1], data)
@@ -462,6 +507,8 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
         suffix = Path(scene.file_name).suffix.lower() if stored_rgb else ".png"
         name = f"{job.stem}{suffix}" if job.tile is None else f"{job.stem}__x{x:05d}_y{y:05d}.png"
         written.append(job.out / IMAGES / name)
+        if job.sentence:
+            provenance["sentence"] = job.sentence
         width, height = (scene.width, scene.height) if copied else (size, size)
         prepared = Scene(name, width, height, tuple(instances), split=scene.split, source=scene.source, provenance=provenance)
         if job.sentence or not scene.caption:

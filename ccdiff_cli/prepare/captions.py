@@ -2,7 +2,8 @@
 
 "This is an aerial image of <scene>." and then, in the plain style, an account of the objects: the picture is cut into a 4 x 4 grid whose
 inner 2 x 2 is the centre, its corners the four corners and the rest the four edges; for each of these places the number of objects of
-each class and the direction of their long side.  The same scene always gives the same words.
+each class and the direction of their long side, where most of them share it.  The same scene always gives the same words.
+<scene> is the most frequent class, unless a user's sentence or a scene classifier (``scenes``) knows better.
 
 Text encoders see a fixed number of words, so an account that would be longer leaves out the directions, and if that is not enough, the
 places (``MAX_WORDS``).  Nothing is ever cut in the middle.
@@ -37,7 +38,7 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
     Args:
         style: "plain" (the full account) or "short" (how many of each class, nothing else).
         place: the scene word or words, where something better than the most frequent class is known.
-        sentence: stands in the place of the whole first sentence.
+        sentence: stands in the place of the whole first sentence; by default the one that `prepare` noted in ``provenance["sentence"]``.
         max_words: the account is shortened to this many words.
 
     Raises:
@@ -47,7 +48,8 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
         raise CCDiffError(f"unknown caption style {style!r}", fix=f"known styles: {', '.join(STYLES)}")
     counts = Counter(scene.categories())
     order = sorted(counts, key=lambda name: (-counts[name], name))
-    head = sentence or f"This is an aerial image of {place or (_plural(order[0], 2) if order else 'open ground')}."
+    head = sentence or (scene_sentence(place) if place else str(scene.provenance.get("sentence", "")))
+    head = head or scene_sentence(_plural(order[0], 2) if order else "open ground")
     totals = _listed([(name, counts[name], None) for name in order])
     short = f"{head} {totals}." if totals else head
     if style == "short" or not order:
@@ -57,6 +59,11 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
         if len(text.split()) <= max_words:
             return text
     return short
+
+
+def scene_sentence(place: str) -> str:
+    """The first sentence of a caption that is not the user's own."""
+    return f"This is an aerial image of {place}."
 
 
 def read_sentences(path: Path) -> dict[str, str]:

@@ -24,15 +24,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..dataset import IMAGES, MANIFEST
+from ..dataset import IMAGES, MANIFEST, read_set
 from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, read_json
 from ..generator import generator_key, read_generator
-from ..references import ReferenceBank
+from ..references import WORDS, ReferenceBank
 from .finish import CONTACT_SHEET, finish, verify_set
 from .plan import (
     PLAN,
@@ -46,7 +46,10 @@ from .plan import (
     read_plan,
     write_plan,
 )
-from .worker import PIPELINE, PRECISIONS, RECORDS, device_of, make_blocks, missing_blocks, record_path
+from .worker import PIPELINE, PRECISIONS, RECORDS, device_of, make_blocks, missing_blocks, pipeline_from, record_path
+
+if TYPE_CHECKING:
+    from ..retrieval import EmbeddingSimilarity
 
 __all__ = ["CONTACT_SHEET", "PLAN", "PLAN_LINES", "synthesize", "verify_set"]
 
@@ -72,6 +75,8 @@ def synthesize(
     shuffle_layouts: bool = False,
     split: str = "train",
     references: str | Path | None = None,
+    retrieval: str | None = None,
+    top_k: int | None = None,
     precision: str = "float32",
     num_processes: int | None = None,
     threads: int = 1,
@@ -93,6 +98,8 @@ def synthesize(
             those of the first), its labels stay its own.  What a detector scores on such a set is what it scores where pictures have
             nothing to do with their labels; its manifest says ``kind: floor``, and nothing should be trained on it.
         split: the split that layouts come from.
+        retrieval: how backgrounds are found: "words", "own" or a CLIP (see ``retrieval``); by default as the generator was trained.
+        top_k: references are drawn from so many best, 1: the best, as published; by default as the generator was trained.
         precision: of the generator's arithmetic: "float32", "bfloat16" or "float16".
         num_processes: by default one per GPU; on a CPU as many as there are cores, but no more than have work to do.
         threads: processor threads of each process; part of the plan, as sums are split among them.
@@ -108,7 +115,9 @@ def synthesize(
             another process works on it; the disk is full.  What was made so far stays; the same command goes on.
     """
     out = Path(out)
-    _check_options(n=n, batch_size=batch_size, steps=steps, guidance_scale=guidance_scale, precision=precision, threads=threads)
+    _check_options(
+        n=n, batch_size=batch_size, steps=steps, top_k=top_k, guidance_scale=guidance_scale, precision=precision, threads=threads
+    )
     if shuffle_layouts and n < 2:
         raise CCDiffError("one picture has no other layout to be drawn from", where="--shuffle-layouts", fix="ask for at least two")
     generator = {**read_generator(checkpoint), "key": generator_key(checkpoint)}
@@ -125,10 +134,15 @@ def synthesize(
         "threads": threads,
         "shuffle_layouts": shuffle_layouts,
     }
-    identity = identity_of(generator, source, bank, n, seed=seed, split=split, layout_source=layout_source, options=options)
+    rank, world = _place()
+    found_by = retrieval or (generator.get("recipe") or {}).get("retrieval", WORDS)
+    if bank is not None and bank_folder is not None and found_by != WORDS and rank == 0:
+        bank.similarity = _similarity(found_by, bank_folder, str(checkpoint), generator, pipeline, progress)
+    identity = identity_of(
+        generator, source, bank, n, seed=seed, split=split, layout_source=layout_source, options=options, retrieval=found_by, top_k=top_k
+    )
     if dry_run:
         return _summary(out, make_plan(identity, source, bank))
-    rank, world = _place()
     machine = environment(device_of(0).partition(":")[0])
     with contextlib.ExitStack() as stack:
         if rank == 0:
@@ -182,13 +196,23 @@ class _Work:
 
 
 def _check_options(**given: Any) -> None:
-    for name in ("n", "batch_size", "steps", "threads"):
+    for name in ("n", "batch_size", "steps", "top_k", "threads"):
         if given[name] is not None and given[name] < 1:
             raise CCDiffError(f"{name} is {given[name]}, expected at least 1", where=f"--{name.replace('_', '-')}")
     if given["guidance_scale"] is not None and not 1 <= given["guidance_scale"] < 1e3:
         raise CCDiffError(f"the guidance scale is {given['guidance_scale']}, expected at least 1 (1: none)", where="--guidance-scale")
     if given["precision"] not in PRECISIONS:
         raise CCDiffError(f"unknown precision {given['precision']!r}", where="--precision", fix=f"choose {', '.join(PRECISIONS)}")
+
+
+def _similarity(
+    retrieval: str, bank: Path, checkpoint: str, generator: Mapping[str, Any], pipeline: str, progress: Progress | None
+) -> EmbeddingSimilarity:
+    from ..retrieval import OWN, open_similarity
+
+    pipe = pipeline_from(pipeline)(checkpoint, device_of(0), "float32") if retrieval == OWN else None
+    style = (generator.get("recipe") or {}).get("caption_style", "plain")
+    return open_similarity(retrieval, read_set(bank), pipe=pipe, style=style, progress=progress)
 
 
 def _bank_folder(references: str | Path | None, layouts: Path) -> Path | None:

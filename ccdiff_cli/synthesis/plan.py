@@ -27,7 +27,7 @@ from ..dataset import PictureSet, count_scenes, read_set, scene_from_record, sce
 from ..errors import CCDiffError
 from ..files import content_key, read_json, sha256_file, write_json, write_text
 from ..layouts import layouts_of_set, plan_layouts
-from ..references import Reference, ReferenceBank
+from ..references import WORDS, Reference, ReferenceBank
 from ..scene import ClassList, Scene
 
 PLAN = "plan.json"
@@ -103,6 +103,8 @@ def identity_of(
     split: str,
     layout_source: str | None,
     options: Mapping[str, Any],
+    retrieval: str = WORDS,
+    top_k: int | None = None,
 ) -> dict[str, Any]:
     """What a plan follows from, and what tells two runs apart.
 
@@ -111,6 +113,8 @@ def identity_of(
         layouts: the set that layouts come from; ``bank``: the references, None where there are none.
         layout_source: a key of ``layouts.SOURCES``; None: "augmented", or "set" where the generator needs stored captions.
         options: batch size, steps, guidance, ...: what else decides the pictures' bytes; JSON-able.
+        retrieval: how ``bank.similarity`` finds backgrounds: by words, or by an index of embeddings, which has a key.
+        top_k: references are drawn from so many best; by default the recipe's.
 
     Raises:
         CCDiffError: a class that the generator does not know, a wrong picture size.
@@ -124,7 +128,11 @@ def identity_of(
         "captions": style,
         "references": None
         if bank is None
-        else {"key": content_key(sorted(references_of(bank))), "top_k": recipe.get("denoiser", {}).get("top_k", 8)},
+        else {
+            "key": content_key(sorted(references_of(bank))),
+            "top_k": top_k if top_k is not None else recipe.get("denoiser", {}).get("top_k", 8),
+            **({} if retrieval == WORDS else {"retrieval": retrieval, "index": getattr(bank.similarity, "key", None)}),
+        },
         "options": {"n": n, "seed": seed, **options},
     }
 

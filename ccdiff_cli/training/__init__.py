@@ -35,7 +35,8 @@ from ..models.pipeline import CCDiffPipeline
 from ..models.resamplers import CoResampler, DualResampler
 from ..prepare.captions import caption_of
 from ..recipes import EncodersConfig, Recipe
-from ..references import ReferenceBank
+from ..references import WORDS, ReferenceBank
+from ..retrieval import open_similarity
 from ..scene import SYMMETRIES, Scene, symmetric_scene
 from .autoencoder import load_pixels, train_autoencoder
 from .denoiser import batch_source, cache_features, train_denoiser, training_items
@@ -102,6 +103,14 @@ def train(
         for part in (pipe.vae, pipe.text_encoder, pipe.image_encoder):
             part.eval().requires_grad_(False).to(accelerator.device)
         items = training_items(scenes, recipe)
+        if recipe.retrieval != WORDS:
+            with accelerator.main_process_first():  # the first writes the index, the others read it
+                similarity = open_similarity(
+                    recipe.retrieval, prepared, pipe=pipe, style=recipe.caption_style, where="recipe key retrieval",
+                    device=str(accelerator.device), progress=progress,
+                )  # fmt: skip
+            similarity.remember([item.caption for item in items], progress)
+            bank.similarity = similarity
         features = cache_features(
             pipe, items, scenes, list(prepared.classes), bank, recipe, work / "cache", accelerator,
             encoders_key=encoders_key, autoencoder_key=autoencoder_key, progress=progress,

@@ -26,7 +26,7 @@ from ..models.layout import LayoutBatch, boxes_of_scenes
 from ..models.pipeline import CCDiffPipeline
 from ..prepare.captions import caption_of
 from ..recipes import Recipe
-from ..references import ReferenceBank
+from ..references import WORDS, ReferenceBank
 from ..scene import SYMMETRIES, Scene, symmetric_pixels, symmetric_scene
 from .autoencoder import load_pixels
 from .cache import FeatureStore, build_store
@@ -187,7 +187,9 @@ def batch_source(
         instance_reference = torch.full(boxes.valid.shape, -1)
         background_reference = torch.full((len(drawn),), -1)
         for b, item in enumerate(drawn):
-            chosen = bank.choose(item.scene, seed=int(rng.integers(2**31)), top_k=recipe.denoiser.top_k)
+            # by words, backgrounds follow the caption of the set, as they always did; by embedding, the one that the generator is given
+            asked = item.scene if recipe.retrieval == WORDS else item.scene.replace(caption=item.caption)
+            chosen = bank.choose(asked, seed=int(rng.integers(2**31)), top_k=recipe.denoiser.top_k)
             skip = bool(without[b] or dropped[b])
             for n, reference in enumerate(chosen.instances):
                 instance_reference[b, n] = row(reference, skip)
