@@ -25,6 +25,20 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output; no progress bars.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write. An interrupted run is finished by the same command.")]
+SOURCE_HELP = (
+    "set: as they are; augmented: flipped, turned, shifted, jittered; mixed: of two; sampled: by a model of the set; "
+    "llm: by a language model."
+)
+BALANCE_HELP = "none; rare: pictures with rare classes more often; classes: every class as often as every other."
+LlmUrl = Annotated[
+    str | None, typer.Option(help="Of source llm: an OpenAI-compatible endpoint; its key is read from the environment (CCDIFF_LLM_KEY).")
+]
+LlmModel = Annotated[
+    str | None, typer.Option(help="Of source llm: the endpoint's model, or a local one: a transformers folder, a .gguf file, smollm2.")
+]
+LlmCaptions = Annotated[
+    Path | None, typer.Option(help="Of source llm: a text file of captions, one a line; those of the set unless given.")
+]
 
 
 def _version(value: bool) -> None:
@@ -142,6 +156,44 @@ def train(
         f"next: ccdiff synthesize --n 1000 --checkpoint {out} --layouts {data} --out runs/synthetic",
     ]
     finish({"generator": str(out), **made}, as_json=as_json, lines=lines)
+
+
+@app.command(epilog="Example: ccdiff layout runs/vhr10 --source sampled --n 60 --out runs/layouts")
+def layout(
+    data: Annotated[Path, typer.Argument(help="A prepared set.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("runs/layouts"),
+    source: Annotated[str, typer.Option("--source", "-s", help=SOURCE_HELP)] = "augmented",
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many layouts.")] = 60,
+    split: Annotated[str, typer.Option(help="The split that layouts come from.")] = "train",
+    balance: Annotated[str, typer.Option(help=BALANCE_HELP)] = "none",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Fit every source to half of the set, and measure how far it is from the other half.")
+    ] = False,
+    llm_url: LlmUrl = None,
+    llm_model: LlmModel = None,
+    llm_captions: LlmCaptions = None,
+    seed: Annotated[int, typer.Option(help="Seed of the layouts.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show the layouts of a source as pictures and in numbers; nothing is synthesized."""
+    from .console import finish, progress_bars
+    from .layouts.llm import writer_of
+    from .layouts.show import compare_layouts, comparison_table, show_layouts, statistics_table
+
+    writer = writer_of(llm_url, llm_model, llm_captions)
+    with progress_bars(quiet=as_json) as progress:
+        if compare:
+            made = compare_layouts(data, out, split=split, seed=seed, writer=writer, progress=progress)
+        else:
+            made = show_layouts(data, out, n, source=source, split=split, balance=balance, seed=seed, writer=writer, progress=progress)
+    if compare:
+        finish(
+            made, as_json=as_json, lines=[comparison_table(made), f"comparison: {out}/comparison.json; layouts of each source: {out}/*.png"]
+        )
+        return
+    llm = [f"language model: {', '.join(f'{k} {v}' for k, v in made['llm'].items() if k != 'reasons')}"] if made["llm"] else []
+    follow = f"next: ccdiff synthesize --n 1000 --checkpoint runs/generator --layouts {data} --layout-source {source} --out runs/synthetic"
+    finish(made, as_json=as_json, lines=[statistics_table(made), *llm, f"layouts: {made['sheet']}", follow])
 
 
 @app.command(epilog="Example: ccdiff synthesize --n 20000 --checkpoint runs/generator --layouts runs/vhr10 --out runs/synthetic")
