@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .errors import CCDiffError
+from .errors import CCDiffError, Stopped
 
 app = typer.Typer(
     name="ccdiff",
@@ -202,38 +202,95 @@ def synthesize(
     checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="A generator folder, or the shipped model: tiny.")],
     layouts: Annotated[Path, typer.Option("--layouts", "-l", help="The prepared set whose layouts (and reference bank) are used.")],
     out: Out,
-    layout_source: Annotated[
-        str | None, typer.Option(help="set: layouts as they are; augmented: flipped, turned, shifted (the usual).")
-    ] = None,
+    layout_source: Annotated[str | None, typer.Option(help=f"{SOURCE_HELP} Usually augmented.")] = None,
+    balance: Annotated[str, typer.Option(help=BALANCE_HELP)] = "none",
+    llm_url: LlmUrl = None,
+    llm_model: LlmModel = None,
+    llm_captions: LlmCaptions = None,
     shuffle_layouts: Annotated[
         bool, typer.Option(help="Draw each picture from another picture's layout: the floor of layout adherence.")
     ] = False,
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            help="A detector trained on the real set looks for every object; pictures that fail are made again, at last "
+            "`objects`: the labels of missing objects are left out, or `pictures`: the picture is."
+        ),
+    ] = None,
+    filter_recall: Annotated[float, typer.Option(help="Thresholds: what this share of the real validation objects pass.")] = 0.9,
+    filter_retries: Annotated[int, typer.Option(help="How often a rejected picture is made again.")] = 2,
+    filter_detector: Annotated[
+        Path | None, typer.Option(help="Folder of a trained detector; one is trained and kept in ~/.cache/ccdiff unless given.")
+    ] = None,
+    filter_clip: Annotated[Path | None, typer.Option(help="Folder of a transformers CLIP model that judges the crops, too.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the generator's own unless given.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; the generator's own unless given.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Sample as published: 50 steps of Euler, guidance 7.5.")] = False,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout that GPUs like better.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the repeated blocks of the denoiser; minutes at the start.")] = False,
+    format: Annotated[str, typer.Option("--format", "-f", help="Of the pictures: png, jpeg (quality 95) or webp (lossless).")] = "png",
+    val_share: Annotated[float, typer.Option(help="Share of the real pictures whose layouts go to a val split.")] = 0.0,
     batch_size: Annotated[int, typer.Option(help="Pictures per forward pass.")] = 8,
     num_processes: Annotated[
         int | None, typer.Option(help="Worker processes on this machine; one per GPU, or per core, unless given.")
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="I/N: make every N-th block from the I-th on (0/8 to 7/8), beside other machines; see docs/cluster.md."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the set; picture k depends on it, on k and on the plan alone.")] = 0,
-    dry_run: Annotated[bool, typer.Option(help="Write nothing; show the plan.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Write nothing; show the plan, and how long it takes by a timed batch.")] = False,
     as_json: Json = False,
 ) -> None:
     """Synthesize a labelled set. Resumes by itself; the same set comes out whatever the number of processes."""
     from .console import finish, progress_bars
+    from .layouts.llm import writer_of
     from .synthesis import synthesize as run
 
+    if published:
+        if steps is not None or guidance_scale is not None:
+            raise CCDiffError(
+                "--published says steps and guidance itself", where="--published", fix="leave --steps and --guidance-scale out"
+            )
+        steps, guidance_scale = 50, 7.5
+    writer = writer_of(llm_url, llm_model, llm_captions)
     with progress_bars(quiet=as_json) as progress:
         made = run(
             _shipped(checkpoint), layouts, out, n, seed=seed, batch_size=batch_size, steps=steps, guidance_scale=guidance_scale,
-            layout_source=layout_source, num_processes=num_processes, shuffle_layouts=shuffle_layouts, progress=progress, dry_run=dry_run,
+            scheduler="euler" if published else None, layout_source=layout_source, balance=balance, writer=writer,
+            shuffle_layouts=shuffle_layouts, val_share=val_share, filter=filter, filter_recall=filter_recall,
+            filter_retries=filter_retries, filter_detector=filter_detector, filter_clip=filter_clip, precision=precision,
+            channels_last=channels_last, compile=compile, format=format, num_processes=num_processes, part=_part(part),
+            progress=progress, dry_run=dry_run,
         )  # fmt: skip
     finish(made, as_json=as_json, lines=_synthesis_lines(made, layouts, out, dry_run))
 
 
+def _part(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, slash, count = text.partition("/")
+    if not slash or not first.isdecimal() or not count.isdecimal():
+        raise CCDiffError(f"--part {text!r} is not of the form I/N", fix="for example --part 0/8 on the first of eight machines")
+    return int(first), int(count)
+
+
 def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bool) -> list[str]:
     shown = [f"{k}: {v}" for k, v in made.items() if isinstance(v, (str, int, float, bool))]
+    if "filter" in made:
+        pictures, objects = made["filter"]["pictures"], made["filter"]["objects"]
+        kept = ", ".join(f"{name} {o['kept']} of {o['planned']}" for name, o in objects.items())
+        shown += [
+            f"filter: {pictures['rejected']} of {pictures['planned']} pictures rejected, {pictures['left_out']} left out",
+            f"kept: {kept}",
+        ]
     if dry_run:
-        return [*shown, "nothing was written (--dry-run)"]
+        per_class = ", ".join(f"{name} {count}" for name, count in made["per_class"].items())
+        return [*shown, f"objects: {per_class}", "nothing was written (--dry-run)"]
+    if "part" in made:
+        left = f"{made['left_to_other_parts']} pictures are left to the other parts"
+        return [*shown, f"part {made['part']} is done; {left}", "next, when all parts are done: the same command without --part"]
     return [*shown, f"synthetic set: {out}", f"next: ccdiff eval-trainability --real {layouts} --synthetic {out} --out runs/trainability"]
 
 
@@ -397,6 +454,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(json.dumps({"error": error.what, "where": error.where, "fix": error.fix}))
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.code) from None
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         raise SystemExit(130) from None

@@ -38,7 +38,7 @@ def show_layouts(
     writer: Writer | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Make n layouts and write ``layouts.png``, ``layouts.jsonl`` (one ``dataset.scene_record`` a line) and ``statistics.json`` into ``out``.
+    """Make n layouts; write ``layouts.png``, ``layouts.jsonl`` (lines of ``dataset.scene_record``) and ``statistics.json``.
 
     Returns:
         What ``statistics.json`` holds: the numbers of the layouts and of the set they came from, and what the language model did.
