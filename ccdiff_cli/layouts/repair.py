@@ -10,6 +10,7 @@ much overlap is usual between two classes; only more than that is repaired.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ LEAST = 2.0
 USUAL = 0.9
 """Quantile of a class pair's largest overlap per picture that counts as usual."""
 _SLACK = 1e-3
+_NOTICED = 0.01
 
 Allowed = Callable[[str, str], float]
 """How much two objects of these classes may overlap: intersection over the smaller area."""
@@ -76,18 +78,30 @@ class Overlaps:
 
     def __init__(self, scenes: Sequence[Scene]) -> None:
         largest: dict[tuple[str, str], list[float]] = {}
+        hits: Counter[tuple[str, str]] = Counter()
+        beside: Counter[tuple[str, str]] = Counter()
         for scene in scenes:
             names = scene.categories()
             present = sorted(set(names))
             found = {(a, b): 0.0 for k, a in enumerate(present) for b in present[k:] if a != b or names.count(a) > 1}
             if not found:
                 continue
+            touching: set[tuple[int, str]] = set()
             for i, j, share in zip(*overlap_shares(corners_of(scene.instances)), strict=True):
                 pair = _pair(names[i], names[j])
                 found[pair] = max(found[pair], float(share))
+                if share > _NOTICED:
+                    touching |= {(int(i), names[j]), (int(j), names[i])}
+            hits.update((names[i], other) for i, other in touching)
+            beside.update((name, other) for name in names for other in present if name != other or names.count(name) > 1)
             for pair, share in found.items():
                 largest.setdefault(pair, []).append(share)
         self._usual = {pair: float(np.quantile(shares, USUAL)) for pair, shares in largest.items()}
+        self._rate = {pair: hit / beside[pair] for pair, hit in hits.items()}
+
+    def rate(self, one: str, other: str) -> float:
+        """The share of the objects of class ``one`` in pictures with (other) objects of class ``other`` that overlap one of them."""
+        return self._rate.get((one, other), 0.0)
 
     def __call__(self, one: str, other: str) -> float:
         return self._usual.get(_pair(one, other), 0.0)

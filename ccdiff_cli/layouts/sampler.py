@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,14 +156,20 @@ class Sampler:
             angle = float(objects.angle[model])
             if not border and objects.oriented[model] and _off_axis(angle) > STRAIGHT:
                 angle += ANGLE_JITTER * float(np.clip(rng.normal(), -2, 2))
+        usual = {
+            other: self.allowed(name, other) if rng.random() < self.allowed.rate(name, other) else 0.0
+            for other in sorted({i.category for i in placed})
+        }
         made: Instance | None = None
         for attempt in range(TRIES):
             if border or anchor is None or pairs is None:
                 centre = objects.place[model] * size + rng.normal(0, PLACE_JITTER, 2) * size
             else:
-                centre = _beside(anchor, pairs.offset[int(rng.integers(len(pairs.turn)))], rng)
                 if attempt and own:
                     anchor = own[int(rng.integers(len(own)))]
+                centre = _beside(anchor, pairs.offset[int(rng.integers(len(pairs.turn)))], rng)
+                if attempt < TRIES // 2 and any(_nearer(centre, other, anchor) for other in own):
+                    continue  # the anchor would not be its nearest neighbour
             if attempt >= 2 * TRIES // 3:
                 centre = rng.random(2) * size
             corners = np.array(le90_to_corners((*centre, w, h, angle))).reshape(4, 2)
@@ -176,7 +182,7 @@ class Sampler:
             if fitted is None:
                 continue
             made = self._instance(objects, model, name, fitted, size)
-            if self._free(made, placed):
+            if self._free(made, placed, usual):
                 return made, True
         if made is None:  # it cannot reach its borders
             made = self._instance(objects, model, name, _moved_in(corners, size), size)
@@ -216,14 +222,14 @@ class Sampler:
             return Instance.from_hbb(name, hbb_of(flat), difficult=difficult)
         return Instance.from_corners(name, flat, hbb_within(flat, self.fill.get(name, 1.0)), difficult=difficult)
 
-    def _free(self, made: Instance, placed: Sequence[Instance]) -> bool:
+    def _free(self, made: Instance, placed: Sequence[Instance], usual: Mapping[str, float]) -> bool:
         x1, y1, x2, y2 = hbb_of(made.corners)
         for other in placed:
             a1, b1, a2, b2 = hbb_of(other.corners)
             if a1 >= x2 or x1 >= a2 or b1 >= y2 or y1 >= b2:
                 continue
             _, _, shares = overlap_shares(np.array([made.corners, other.corners]))
-            if len(shares) and shares[0] > self.allowed(made.category, other.category) + 1e-3:
+            if len(shares) and shares[0] > usual[other.category] + 1e-3:
                 return False
         return True
 
@@ -274,6 +280,12 @@ def _beside(anchor: Instance, offset: np.ndarray, rng: np.random.Generator) -> n
     side = 1.0 if rng.random() < 0.5 else -1.0  # le90 has no front: both ways are alike
     dx, dy = side * offset * math.sqrt(w * h)
     return np.array([x + math.cos(angle) * dx - math.sin(angle) * dy, y + math.sin(angle) * dx + math.cos(angle) * dy])
+
+
+def _nearer(centre: np.ndarray, other: Instance, anchor: Instance) -> bool:
+    """Whether another object is clearly nearer than the anchor (its own distance to it is 0)."""
+    distances = [float(np.hypot(*(centre - np.array(i.corners).reshape(4, 2).mean(0)))) for i in (other, anchor)]
+    return distances[0] < 0.9 * distances[1]
 
 
 def _between(one: float, other: float) -> float:
