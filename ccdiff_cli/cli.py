@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .errors import CCDiffError
+from .errors import CCDiffError, Stopped
 
 app = typer.Typer(
     name="ccdiff",
@@ -25,6 +25,20 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output; no progress bars.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write. An interrupted run is finished by the same command.")]
+SOURCE_HELP = (
+    "set: as they are; augmented: flipped, turned, shifted, jittered; mixed: of two; sampled: by a model of the set; "
+    "llm: by a language model."
+)
+BALANCE_HELP = "none; rare: pictures with rare classes more often; classes: every class as often as every other."
+LlmUrl = Annotated[
+    str | None, typer.Option(help="Of source llm: an OpenAI-compatible endpoint; its key is read from the environment (CCDIFF_LLM_KEY).")
+]
+LlmModel = Annotated[
+    str | None, typer.Option(help="Of source llm: the endpoint's model, or a local one: a transformers folder, a .gguf file, smollm2.")
+]
+LlmCaptions = Annotated[
+    Path | None, typer.Option(help="Of source llm: a text file of captions, one a line; those of the set unless given.")
+]
 
 
 def _version(value: bool) -> None:
@@ -157,18 +171,71 @@ def train(
     finish({"generator": str(out), **made}, as_json=as_json, lines=lines)
 
 
+@app.command(epilog="Example: ccdiff layout runs/vhr10 --source sampled --n 60 --out runs/layouts")
+def layout(
+    data: Annotated[Path, typer.Argument(help="A prepared set.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("runs/layouts"),
+    source: Annotated[str, typer.Option("--source", "-s", help=SOURCE_HELP)] = "augmented",
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many layouts.")] = 60,
+    split: Annotated[str, typer.Option(help="The split that layouts come from.")] = "train",
+    balance: Annotated[str, typer.Option(help=BALANCE_HELP)] = "none",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Fit every source to half of the set, and measure how far it is from the other half.")
+    ] = False,
+    llm_url: LlmUrl = None,
+    llm_model: LlmModel = None,
+    llm_captions: LlmCaptions = None,
+    seed: Annotated[int, typer.Option(help="Seed of the layouts.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show the layouts of a source as pictures and in numbers; nothing is synthesized."""
+    from .console import finish, progress_bars
+    from .layouts.llm import writer_of
+    from .layouts.show import compare_layouts, comparison_table, show_layouts, statistics_table
+
+    writer = writer_of(llm_url, llm_model, llm_captions)
+    with progress_bars(quiet=as_json) as progress:
+        if compare:
+            made = compare_layouts(data, out, split=split, seed=seed, writer=writer, progress=progress)
+        else:
+            made = show_layouts(data, out, n, source=source, split=split, balance=balance, seed=seed, writer=writer, progress=progress)
+    if compare:
+        finish(
+            made, as_json=as_json, lines=[comparison_table(made), f"comparison: {out}/comparison.json; layouts of each source: {out}/*.png"]
+        )
+        return
+    llm = [f"language model: {', '.join(f'{k} {v}' for k, v in made['llm'].items() if k != 'reasons')}"] if made["llm"] else []
+    follow = f"next: ccdiff synthesize --n 1000 --checkpoint runs/generator --layouts {data} --layout-source {source} --out runs/synthetic"
+    finish(made, as_json=as_json, lines=[statistics_table(made), *llm, f"layouts: {made['sheet']}", follow])
+
+
 @app.command(epilog="Example: ccdiff synthesize --n 20000 --checkpoint runs/generator --layouts runs/vhr10 --out runs/synthetic")
 def synthesize(
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many pictures.")],
     checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="A generator folder, or the shipped model: tiny.")],
     layouts: Annotated[Path, typer.Option("--layouts", "-l", help="The prepared set whose layouts (and reference bank) are used.")],
     out: Out,
-    layout_source: Annotated[
-        str | None, typer.Option(help="set: layouts as they are; augmented: flipped, turned, shifted (the usual).")
-    ] = None,
+    layout_source: Annotated[str | None, typer.Option(help=f"{SOURCE_HELP} Usually augmented.")] = None,
+    balance: Annotated[str, typer.Option(help=BALANCE_HELP)] = "none",
+    llm_url: LlmUrl = None,
+    llm_model: LlmModel = None,
+    llm_captions: LlmCaptions = None,
     shuffle_layouts: Annotated[
         bool, typer.Option(help="Draw each picture from another picture's layout: the floor of layout adherence.")
     ] = False,
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            help="A detector trained on the real set looks for every object; pictures that fail are made again, at last "
+            "`objects`: the labels of missing objects are left out, or `pictures`: the picture is."
+        ),
+    ] = None,
+    filter_recall: Annotated[float, typer.Option(help="Thresholds: what this share of the real validation objects pass.")] = 0.9,
+    filter_retries: Annotated[int, typer.Option(help="How often a rejected picture is made again.")] = 2,
+    filter_detector: Annotated[
+        Path | None, typer.Option(help="Folder of a trained detector; one is trained and kept in ~/.cache/ccdiff unless given.")
+    ] = None,
+    filter_clip: Annotated[Path | None, typer.Option(help="Folder of a transformers CLIP model that judges the crops, too.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the generator's own unless given.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; the generator's own unless given.")] = None,
     retrieval: Annotated[
@@ -181,31 +248,73 @@ def synthesize(
     top_k: Annotated[
         int | None, typer.Option(help="Draw references from so many best ones; 1: the best, as published; as in training unless given.")
     ] = None,
+    published: Annotated[bool, typer.Option("--published", help="Sample as published: 50 steps of Euler, guidance 7.5.")] = False,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout that GPUs like better.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the repeated blocks of the denoiser; minutes at the start.")] = False,
+    format: Annotated[str, typer.Option("--format", "-f", help="Of the pictures: png, jpeg (quality 95) or webp (lossless).")] = "png",
+    val_share: Annotated[float, typer.Option(help="Share of the real pictures whose layouts go to a val split.")] = 0.0,
     batch_size: Annotated[int, typer.Option(help="Pictures per forward pass.")] = 8,
     num_processes: Annotated[
         int | None, typer.Option(help="Worker processes on this machine; one per GPU, or per core, unless given.")
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="I/N: make every N-th block from the I-th on (0/8 to 7/8), beside other machines; see docs/cluster.md."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the set; picture k depends on it, on k and on the plan alone.")] = 0,
-    dry_run: Annotated[bool, typer.Option(help="Write nothing; show the plan.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Write nothing; show the plan, and how long it takes by a timed batch.")] = False,
     as_json: Json = False,
 ) -> None:
     """Synthesize a labelled set. Resumes by itself; the same set comes out whatever the number of processes."""
     from .console import finish, progress_bars
+    from .layouts.llm import writer_of
     from .synthesis import synthesize as run
 
+    if published:
+        if steps is not None or guidance_scale is not None:
+            raise CCDiffError(
+                "--published says steps and guidance itself", where="--published", fix="leave --steps and --guidance-scale out"
+            )
+        steps, guidance_scale = 50, 7.5
+    writer = writer_of(llm_url, llm_model, llm_captions)
     with progress_bars(quiet=as_json) as progress:
         made = run(
             _shipped(checkpoint), layouts, out, n, seed=seed, batch_size=batch_size, steps=steps, guidance_scale=guidance_scale,
-            layout_source=layout_source, retrieval=retrieval, top_k=top_k,
-            num_processes=num_processes, shuffle_layouts=shuffle_layouts, progress=progress, dry_run=dry_run,
+            retrieval=retrieval, top_k=top_k,
+            scheduler="euler" if published else None, layout_source=layout_source, balance=balance, writer=writer,
+            shuffle_layouts=shuffle_layouts, val_share=val_share, filter=filter, filter_recall=filter_recall,
+            filter_retries=filter_retries, filter_detector=filter_detector, filter_clip=filter_clip, precision=precision,
+            channels_last=channels_last, compile=compile, format=format, num_processes=num_processes, part=_part(part),
+            progress=progress, dry_run=dry_run,
         )  # fmt: skip
     finish(made, as_json=as_json, lines=_synthesis_lines(made, layouts, out, dry_run))
 
 
+def _part(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, slash, count = text.partition("/")
+    if not slash or not first.isdecimal() or not count.isdecimal():
+        raise CCDiffError(f"--part {text!r} is not of the form I/N", fix="for example --part 0/8 on the first of eight machines")
+    return int(first), int(count)
+
+
 def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bool) -> list[str]:
     shown = [f"{k}: {v}" for k, v in made.items() if isinstance(v, (str, int, float, bool))]
+    if "filter" in made:
+        pictures, objects = made["filter"]["pictures"], made["filter"]["objects"]
+        kept = ", ".join(f"{name} {o['kept']} of {o['planned']}" for name, o in objects.items())
+        shown += [
+            f"filter: {pictures['rejected']} of {pictures['planned']} pictures rejected, {pictures['left_out']} left out",
+            f"kept: {kept}",
+        ]
     if dry_run:
-        return [*shown, "nothing was written (--dry-run)"]
+        per_class = ", ".join(f"{name} {count}" for name, count in made["per_class"].items())
+        return [*shown, f"objects: {per_class}", "nothing was written (--dry-run)"]
+    if "part" in made:
+        left = f"{made['left_to_other_parts']} pictures are left to the other parts"
+        return [*shown, f"part {made['part']} is done; {left}", "next, when all parts are done: the same command without --part"]
     return [*shown, f"synthetic set: {out}", f"next: ccdiff eval-trainability --real {layouts} --synthetic {out} --out runs/trainability"]
 
 
@@ -385,6 +494,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(json.dumps({"error": error.what, "where": error.where, "fix": error.fix}))
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.code) from None
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         raise SystemExit(130) from None

@@ -33,6 +33,12 @@ def _rebuild(cls: type[CCDiffError], what: str, where: str | None, fix: str | No
     return cls(what, where=where, fix=fix)
 
 
+class Stopped(Exception):
+    """A signal asked to stop: what was made stays, and the same command goes on.  ``code`` is the exit code."""
+
+    code = 128 + 15
+
+
 @contextmanager
 def os_errors(path: str | Path, doing: str) -> Iterator[None]:
     """Turn the operating system's refusals (no space, no permission, not a directory) into a :class:`CCDiffError`."""

@@ -1,8 +1,9 @@
-"""Where new layouts come from: a set's own labels, as they are or augmented.
+"""Where new layouts come from: a set's own labels as they are, augmented or mixed, a sampler fitted to them, or a language model.
 
 * A layout is a :class:`Scene` without a picture; its ``provenance["layout"]`` says which picture it came from and what was changed.
 * Layout k depends on (set, seed, k) alone: asking for more layouts never changes the first ones.
-* A source is a plain function ``(scene, rng) -> scene`` in :data:`SOURCES`; every source is given the same seeded order of pictures.
+* A source is a function ``(scene, rng) -> scene``, made for a pool of layouts by an entry of :data:`SOURCES`; every source is given the
+  same seeded order of pictures.
 * NOTE: outlines (``Instance.mask``) and what the data set said of an object (``Instance.extra``) are true of the real object only; they
   do not enter a planned layout.
 """
@@ -10,7 +11,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -19,7 +23,9 @@ from ..errors import CCDiffError
 from ..geometry import clip, corners_inside, corners_to_le90, fit_rectangle, hbb_of, polygon
 from ..prepare.captions import caption_of
 from ..scene import HBB, Instance, Scene
-from .augment import augment_layout
+from .augment import augmented_layouts, mixed_layouts
+from .llm import Writer, written_layouts
+from .sampler import Sampler
 
 ORDER, CHANGE = 1, 2
 """What a random stream is for; with the seed and a number it makes the stream's key."""
@@ -27,13 +33,19 @@ ORDER, CHANGE = 1, 2
 INSIDE = 1e-6
 """How far, in pixels, rounding may put a box outside of its picture."""
 
+BALANCES = ("none", "rare", "classes")
+"""Order of the pictures: each as often as every other; those with rare classes more often; every class as often as every other."""
 
-def as_is(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The layout itself."""
-    return scene
+Source = Callable[[Scene, np.random.Generator], Scene]
 
-
-SOURCES: dict[str, Callable[[Scene, np.random.Generator], Scene]] = {"set": as_is, "augmented": augment_layout}
+SOURCES: dict[str, Callable[[Sequence[Scene], Writer | None], Source]] = {
+    "set": lambda pool, writer: lambda scene, rng: scene,
+    "augmented": lambda pool, writer: augmented_layouts(pool),
+    "mixed": lambda pool, writer: mixed_layouts(pool),
+    "sampled": lambda pool, writer: Sampler(pool).draw,
+    "llm": written_layouts,
+}
+"""Name -> what makes the source for a pool of layouts; only "llm" looks at the writer."""
 
 
 def layouts_of_set(pictures: PictureSet, split: str = "train") -> tuple[Scene, ...]:
@@ -64,7 +76,11 @@ def plan_layouts(
     source: str = "augmented",
     split: str = "train",
     caption_style: str = "plain",
+    balance: str = "none",
+    writer: Writer | None = None,
     start: int = 0,
+    extension: str = ".png",
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Scene]:
     """Layouts ``start`` to ``start + n - 1``, named ``00000000.png``, ``00000001.png``, ...
 
@@ -74,37 +90,76 @@ def plan_layouts(
     Args:
         source: a key of :data:`SOURCES`.
         caption_style: how captions are made (``prepare.captions``); "stored": the set's own, with source "set" only.
+        balance: one of :data:`BALANCES`.
+        writer: the language model, for source "llm".
 
     Raises:
-        CCDiffError: an unknown source, a split without objects, stored captions for changed layouts.
+        CCDiffError: an unknown source, a split without objects, stored captions for changed layouts; of "llm": see there.
     """
     if source not in SOURCES:
         raise CCDiffError(f"unknown layout source {source!r}", fix=f"known sources: {', '.join(SOURCES)}")
+    if balance not in BALANCES:
+        raise CCDiffError(f"unknown balance {balance!r}", fix=f"choose {', '.join(BALANCES)}")
     if caption_style == "stored" and source != "set":
         raise CCDiffError(
             f"the generator was trained on stored captions, which do not fit layouts of source {source!r}",
             fix="use the layouts as they are: --layout-source set",
         )
     pool = layouts_of_set(pictures, split)
-    orders: dict[int, np.ndarray] = {}
+    make = SOURCES[source](pool, writer)
     planned = []
-    for k in range(start, start + n):
-        turn, place = divmod(k, len(pool))
-        if turn not in orders:
-            orders[turn] = np.random.default_rng((seed, ORDER, turn)).permutation(len(pool))
-        original = pool[int(orders[turn][place])]
-        layout = SOURCES[source](original, np.random.default_rng((seed, CHANGE, k)))
+    for k, place in zip(range(start, start + n), islice(_order(pool, seed, balance), start, None), strict=False):
+        original = pool[place]
+        layout = make(original, np.random.default_rng((seed, CHANGE, k)))
         changes = layout.provenance.get("layout", {})
         caption = layout.caption if caption_style == "stored" else caption_of(layout, style=caption_style)
         planned.append(
             layout.replace(
-                file_name=f"{k:08d}.png",
+                file_name=f"{k:08d}{extension}",
                 split="train",
                 caption=caption,
                 provenance={**_said(layout), "layout": {"source": source, "picture": original.file_name, **changes}},
             )
         )
+        if progress is not None:
+            progress("layouts", len(planned), n)
     return planned
+
+
+def _order(pool: Sequence[Scene], seed: int, balance: str) -> Iterator[int]:
+    """Places in the pool, without end."""
+    turn = 0
+    if balance == "classes":
+        members: dict[str, list[int]] = {}
+        for place, scene in enumerate(pool):
+            for name in set(scene.categories()):
+                members.setdefault(name, []).append(place)
+        names = sorted(members)
+        while True:
+            for j in np.random.default_rng((seed, ORDER, turn)).permutation(len(names)).tolist():
+                mine = members[names[j]]
+                again, place = divmod(turn, len(mine))
+                yield mine[int(np.random.default_rng((seed, ORDER, again, j)).permutation(len(mine))[place])]
+            turn += 1
+    times = _repeats(pool) if balance == "rare" else np.ones(len(pool))
+    while True:
+        rng = np.random.default_rng((seed, ORDER, turn))
+        order = rng.permutation(len(pool))
+        if balance == "rare":
+            whole = np.floor(times + rng.random(len(pool))).astype(int)
+            order = rng.permutation(np.repeat(order, whole[order]))
+        yield from order.tolist()
+        turn += 1
+
+
+def _repeats(pool: Sequence[Scene]) -> np.ndarray:
+    """Repeat factor of every picture (LVIS, Gupta et al. 2019): ``sqrt(threshold / share)`` of its rarest class, at least 1.
+
+    The share of a class is that of the pictures that have it; the threshold is the mean share.
+    """
+    count = Counter(name for scene in pool for name in set(scene.categories()))
+    mean = sum(count.values()) / len(count)
+    return np.array([max(1.0, *(math.sqrt(mean / count[name]) for name in set(scene.categories()))) for scene in pool])
 
 
 def _bare(scene: Scene) -> Scene:

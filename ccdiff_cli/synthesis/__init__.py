@@ -9,7 +9,7 @@ Notable here:
   versions; the plan holds both).  The same command again goes on where the last one stopped.
 * Several processes: ``num_processes`` starts them here, and hands out blocks one at a time, so a slow or dead worker holds nothing up;
   under ``accelerate launch`` or ``torchrun`` each process takes every world-size-th block.  No process waits for another between
-  its first block and its last.
+  its first block and its last.  Machines that share nothing but a folder each take a ``part``.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..dataset import IMAGES, MANIFEST, read_set
-from ..errors import CCDiffError, os_errors
+from ..errors import CCDiffError, Stopped, os_errors
 from ..files import TEMPORARY_PREFIX, read_json
 from ..generator import generator_key, read_generator
+from ..layouts.llm import Writer
 from ..references import WORDS, ReferenceBank
+from .filtering import Judge, calibrate, filter_identity, prepare_filter
 from .finish import CONTACT_SHEET, finish, verify_set
 from .plan import (
     PLAN,
@@ -46,7 +50,20 @@ from .plan import (
     read_plan,
     write_plan,
 )
-from .worker import PIPELINE, PRECISIONS, RECORDS, device_of, make_blocks, missing_blocks, pipeline_from, record_path
+from .worker import (
+    FORMATS,
+    PIPELINE,
+    PRECISIONS,
+    RECORDS,
+    Parts,
+    device_of,
+    fixed_arithmetic,
+    make_blocks,
+    maker_of,
+    missing_blocks,
+    pipeline_from,
+    record_path,
+)
 
 if TYPE_CHECKING:
     from ..retrieval import EmbeddingSimilarity
@@ -57,6 +74,8 @@ Progress = Callable[[str, int, int], None]
 """progress(stage, done, total): called after every unit of work."""
 
 LOCK = ".lock"
+AHEAD = 2
+"""Blocks that a worker is given at a time: while one is written, the next is made."""
 RUN_WORKER = "from ccdiff_cli.synthesis.worker import run; run()"
 
 
@@ -71,14 +90,27 @@ def synthesize(
     steps: int | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
+    scheduler: str | None = None,
     layout_source: str | None = None,
+    balance: str = "none",
+    writer: Writer | None = None,
     shuffle_layouts: bool = False,
     split: str = "train",
+    val_share: float = 0.0,
     references: str | Path | None = None,
     retrieval: str | None = None,
     top_k: int | None = None,
+    filter: str | None = None,
+    filter_recall: float = 0.9,
+    filter_retries: int = 2,
+    filter_detector: str | Path | None = None,
+    filter_clip: str | Path | None = None,
     precision: str = "float32",
+    channels_last: bool = False,
+    compile: bool = False,
+    format: str = "png",
     num_processes: int | None = None,
+    part: tuple[int, int] | None = None,
     threads: int = 1,
     progress: Progress | None = None,
     dry_run: bool = False,
@@ -93,17 +125,27 @@ def synthesize(
         n: number of pictures.
         batch_size: pictures per forward pass.  The result depends on it within floating point rounding, so it is part of the plan.
         steps, guidance_scale, negative_prompt: by default the recipe's.
-        layout_source: "set" (layouts as they are) or "augmented"; by default "augmented" wherever captions can be made anew.
+        scheduler: "euler" in place of the generator's own.
+        layout_source: a key of ``layouts.SOURCES``; by default "augmented" wherever captions can be made anew, else "set".
+        balance: one of ``layouts.BALANCES``.
+        writer: the language model of source "llm".
         shuffle_layouts: make a floor set: picture k is drawn from the layout, caption and references of picture k + 1 (the last from
             those of the first), its labels stay its own.  What a detector scores on such a set is what it scores where pictures have
             nothing to do with their labels; its manifest says ``kind: floor``, and nothing should be trained on it.
         split: the split that layouts come from.
         retrieval: how backgrounds are found: "words", "own" or a CLIP (see ``retrieval``); by default as the generator was trained.
         top_k: references are drawn from so many best, 1: the best, as published; by default as the generator was trained.
+        val_share: share of the real pictures whose layouts go to the "val" split of the new set.
+        filter: None, "objects" or "pictures"; with ``filter_recall``, ``filter_retries``, ``filter_detector`` (folder of a trained
+            detector) and ``filter_clip`` (folder of a CLIP model): see ``filtering``.
         precision: of the generator's arithmetic: "float32", "bfloat16" or "float16".
+        channels_last, compile: other ways to compute the same on a GPU, up to rounding.
+        format: of the pictures: "png", "jpeg" or "webp".
         num_processes: by default one per GPU; on a CPU as many as there are cores, but no more than have work to do.
+        part: ``(i, n)``: make only every n-th block, from the i-th on (counted from 0), beside other parts on other machines; the set is
+            finished by a run without a part.
         threads: processor threads of each process; part of the plan, as sums are split among them.
-        dry_run: make the plan, write nothing.
+        dry_run: make the plan, write nothing; a timed batch says how long it would take.
         pipeline: ``module:function`` that loads the pipeline.
 
     Returns:
@@ -113,13 +155,17 @@ def synthesize(
     Raises:
         CCDiffError: the generator, the layouts or the options are wrong or do not fit together; the folder belongs to another run, or
             another process works on it; the disk is full.  What was made so far stays; the same command goes on.
+        Stopped: SIGTERM came; the blocks that were begun are finished.
     """
     out = Path(out)
     _check_options(
-        n=n, batch_size=batch_size, steps=steps, top_k=top_k, guidance_scale=guidance_scale, precision=precision, threads=threads
-    )
+        n=n, batch_size=batch_size, steps=steps, top_k=top_k, guidance_scale=guidance_scale, precision=precision, threads=threads,
+        format=format, scheduler=scheduler, val_share=val_share, part=part,
+    )  # fmt: skip
     if shuffle_layouts and n < 2:
         raise CCDiffError("one picture has no other layout to be drawn from", where="--shuffle-layouts", fix="ask for at least two")
+    if shuffle_layouts and filter is not None:
+        raise CCDiffError("a floor set is not filtered: nothing would be left", where="--filter", fix="leave one of the two options out")
     generator = {**read_generator(checkpoint), "key": generator_key(checkpoint)}
     source = open_layouts(layouts, split)
     bank_folder = _bank_folder(references, source.root)
@@ -130,69 +176,148 @@ def synthesize(
         "steps": steps if steps is not None else sampling.get("steps", 20),
         "guidance_scale": float(guidance_scale if guidance_scale is not None else sampling.get("guidance_scale", 7.5)),
         "negative_prompt": negative_prompt if negative_prompt is not None else sampling.get("negative_prompt", ""),
+        "scheduler": scheduler,
         "precision": precision,
+        "channels_last": channels_last,
+        "compile": compile,
         "threads": threads,
+        "format": format,
+        "val_share": val_share,
         "shuffle_layouts": shuffle_layouts,
+        "filter": filter_identity(source, filter, recall=filter_recall, retries=filter_retries, detector=filter_detector, clip=filter_clip),
     }
     rank, world = _place()
     found_by = retrieval or (generator.get("recipe") or {}).get("retrieval", WORDS)
     if bank is not None and bank_folder is not None and found_by != WORDS and rank == 0:
         bank.similarity = _similarity(found_by, bank_folder, str(checkpoint), generator, pipeline, progress)
     identity = identity_of(
-        generator, source, bank, n, seed=seed, split=split, layout_source=layout_source, options=options, retrieval=found_by, top_k=top_k
-    )
+        generator, source, bank, n, seed=seed, split=split, layout_source=layout_source, balance=balance, writer=writer, options=options,
+        retrieval=found_by, top_k=top_k,
+    )  # fmt: skip
+    extension = FORMATS[format][0]
+    parts = Parts(str(checkpoint), str(bank_folder or ""), "", str(filter_clip or ""), pipeline)
     if dry_run:
-        return _summary(out, make_plan(identity, source, bank))
+        plan = make_plan(identity, source, bank, writer=writer, extension=extension, progress=progress)
+        return {**_summary(out, plan), **_estimate(plan, parts, num_processes)}
     machine = environment(device_of(0).partition(":")[0])
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(_stop_signal())
         if rank == 0:
             with os_errors(out, "make the folder"):
                 out.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(out))
-            if not holds_plan(out, identity, machine):
-                write_plan(out, make_plan(identity, source, bank), machine)
-            _clean(out)
+            stack.enter_context(_locked(out, part))
+            with _planning(out, part):
+                if filter is not None:
+                    parts = replace(parts, detector=str(prepare_filter(source, filter_detector, progress)))
+                if not holds_plan(out, identity, machine):
+                    thresholds = None
+                    if filter is not None:
+                        judge = Judge(parts.detector, parts.clip or None)
+                        thresholds = calibrate(judge, source, filter_recall, progress)
+                    made_plan = make_plan(
+                        identity, source, bank, writer=writer, thresholds=thresholds, extension=extension, progress=progress
+                    )
+                    write_plan(out, made_plan, machine)
+            if part is None:
+                _clean(out)  # of other parts, unfinished files may still be written
         _wait_for_start(world)
+        if rank > 0 and filter is not None:
+            parts = replace(parts, detector=str(prepare_filter(source, filter_detector)))
         plan = read_plan(out)  # the written one counts, also for those who could make it again
         missing = missing_blocks(out, plan)
         kept = n - sum(len(plan.block(b)) for b in missing)
         start = time.monotonic()
         report = _counter(plan, kept, progress if rank == 0 else None)
-        work = _Work(out, plan, str(checkpoint), str(bank_folder) if bank_folder is not None else "", pipeline)
+        work = _Work(out, plan, parts, stop)
+        mine = missing if part is None else [b for b in missing if b % part[1] == part[0]]
         if world > 1:
             _one_of_several(work, missing, rank, world, report)
             if rank > 0:
                 return _summary(out, plan)
             _wait_for_others(work, missing, report)
-        elif missing:
-            count = _process_count(num_processes, len(missing), threads)
+        elif mine:
+            count = _process_count(num_processes, len(mine), threads)
             if count == 1:
-                work.make(missing, 0, report)
+                work.make(mine, 0, report)
             else:
-                _start_workers(work, missing, count, report)
+                _start_workers(work, mine, count, report)
+        made = n - kept if part is None else sum(len(plan.block(b)) for b in mine)
         seconds = time.monotonic() - start
-        if missing or (out / RECORDS).is_dir() or not (out / MANIFEST).is_file():
-            finish(out, plan, generator, machine, progress)
-        made = n - kept
-        return {
-            **_summary(out, plan),
+        done: dict[str, Any] = {
             "made": made,
             "kept": kept,
             "seconds": round(seconds, 3),
             "pictures_per_second": round(made / seconds, 3) if made and seconds > 0 else None,
-            "content": read_json(out / MANIFEST)["content"],
         }
+        if part is not None:
+            left = sum(len(plan.block(b)) for b in missing_blocks(out, plan))
+            return {**_summary(out, plan), **done, "part": f"{part[0]}/{part[1]}", "left_to_other_parts": left}
+        if missing or (out / RECORDS).is_dir() or not (out / MANIFEST).is_file():
+            finish(out, plan, generator, machine, progress)
+        manifest = read_json(out / MANIFEST)
+        filtered = {"filter": manifest["filter"]["result"]} if filter is not None else {}
+        return {**_summary(out, plan), **done, **filtered, "content": manifest["content"]}
 
 
 class _Work:
     """What every way of sharing the work needs to know."""
 
-    def __init__(self, out: Path, plan: Plan, checkpoint: str, bank: str, pipeline: str) -> None:
-        self.out, self.plan, self.checkpoint, self.bank, self.pipeline = out, plan, checkpoint, bank, pipeline
+    def __init__(self, out: Path, plan: Plan, parts: Parts, stop: Callable[[], bool]) -> None:
+        self.out, self.plan, self.parts, self.stop = out, plan, parts, stop
 
     def make(self, blocks: list[int], index: int, report: Callable[[int], None]) -> None:
         """Make blocks in this process, on the device of worker ``index``."""
-        make_blocks(self.out, blocks, self.checkpoint, self.bank or None, self.plan, device_of(index), self.pipeline, report)
+        make_blocks(self.out, blocks, self.plan, self.parts, device_of(index), report, stop=self.stop)
+        self.leave_if_stopped()
+
+    def leave_if_stopped(self) -> None:
+        """Raise :class:`Stopped` where a signal came before all was made."""
+        if self.stop() and (left := missing_blocks(self.out, self.plan)):
+            count = len(self.plan.jobs) - sum(len(self.plan.block(b)) for b in left)
+            raise Stopped(f"stopped by a signal after {count} of {len(self.plan.jobs)} pictures: run the same command again to go on")
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM came; it no longer ends this process at once."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _estimate(plan: Plan, parts: Parts, num_processes: int | None) -> dict[str, Any]:
+    """What a batch costs on this machine: the first one is drawn with one step and with three, and nothing is kept of it."""
+    count = _process_count(num_processes, plan.blocks, plan.options["threads"])
+    taken = []
+    with fixed_arithmetic(plan.options["threads"]):
+        unfiltered = Plan({**plan.header, "identity": {**plan.header["identity"], "options": {**plan.options, "filter": None}}}, plan.jobs)
+        maker = maker_of(unfiltered, parts, device_of(0))
+        for steps in (1, 1, 3):  # the first one warms up
+            maker.plan.options["steps"] = steps
+            start = time.perf_counter()
+            maker.block(0)
+            taken.append(time.perf_counter() - start)
+    per_step = max(0.0, taken[2] - taken[1]) / 2
+    batch = max(0.0, taken[1] - per_step) + per_step * plan.options["steps"]
+    return {
+        "seconds_per_batch": round(batch, 3),
+        "processes": count,
+        "estimated_seconds": round(batch * plan.blocks / count, 1),
+        "estimated": _duration(batch * plan.blocks / count) + (", filter not counted" if plan.options["filter"] else ""),
+    }
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {minutes} min" if minutes < 120 else f"about {minutes / 60:.1f} h"
 
 
 def _check_options(**given: Any) -> None:
@@ -201,8 +326,13 @@ def _check_options(**given: Any) -> None:
             raise CCDiffError(f"{name} is {given[name]}, expected at least 1", where=f"--{name.replace('_', '-')}")
     if given["guidance_scale"] is not None and not 1 <= given["guidance_scale"] < 1e3:
         raise CCDiffError(f"the guidance scale is {given['guidance_scale']}, expected at least 1 (1: none)", where="--guidance-scale")
-    if given["precision"] not in PRECISIONS:
-        raise CCDiffError(f"unknown precision {given['precision']!r}", where="--precision", fix=f"choose {', '.join(PRECISIONS)}")
+    for name, known in (("precision", PRECISIONS), ("format", FORMATS), ("scheduler", (None, "euler"))):
+        if given[name] not in known:
+            raise CCDiffError(f"unknown {name} {given[name]!r}", where=f"--{name}", fix=f"choose {', '.join(k for k in known if k)}")
+    if not 0 <= given["val_share"] < 1:
+        raise CCDiffError(f"the share of the val split is {given['val_share']}, expected 0 or more, below 1", where="--val-share")
+    if given["part"] is not None and not 0 <= given["part"][0] < given["part"][1]:
+        raise CCDiffError(f"part {given['part'][0]} of {given['part'][1]}", where="--part", fix="parts are counted from 0: 0/8 to 7/8")
 
 
 def _similarity(
@@ -256,8 +386,25 @@ def _counter(plan: Plan, kept: int, progress: Progress | None) -> Callable[[int]
 
 
 @contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder against a second run.
+def _locked(out: Path, part: tuple[int, int] | None) -> Iterator[None]:
+    """Hold the folder against a second run: alone, or as one of several parts."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_lock(out / LOCK, out, shared=part is not None))
+        if part is not None:
+            stack.enter_context(_lock(out / f"{LOCK}-{part[0]}-of-{part[1]}", out))
+        yield
+
+
+@contextlib.contextmanager
+def _planning(out: Path, part: tuple[int, int] | None) -> Iterator[None]:
+    """Of several parts, one plans, the others wait for it."""
+    with contextlib.nullcontext() if part is None else _lock(out / f"{LOCK}-plan", out, wait=True):
+        yield
+
+
+@contextlib.contextmanager
+def _lock(path: Path, out: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Hold a lock file; removed afterwards unless others may share or await it.
 
     The operating system gives the lock back when its holder ends in any way, so a lock is never stale.  (Windows has no such lock
     in the standard library; there, a second run on the same folder is not noticed.)
@@ -267,12 +414,11 @@ def _locked(out: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    path = out / LOCK
     with os_errors(path, "lock the folder"):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
             current = path.exists() and os.fstat(handle).st_ino == path.stat().st_ino  # its last holder may just have removed it
         except BlockingIOError:
             current = False
@@ -288,14 +434,17 @@ def _locked(out: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
-                path.unlink()
+            if not shared and not wait:
+                with contextlib.suppress(OSError):
+                    path.unlink()
     finally:
         os.close(handle)
 
 
 def _clean(out: Path) -> None:
     """Remove what a killed run left half written."""
+    for path in out.glob(f"{LOCK}-*"):  # of parts that have ended: this run holds the folder alone
+        path.unlink(missing_ok=True)
     for folder in (out, out / IMAGES, out / RECORDS):
         if folder.is_dir():
             for path in sorted(folder.glob(f"{TEMPORARY_PREFIX}*")):
@@ -338,6 +487,7 @@ def _wait_for_others(work: _Work, missing: list[int], report: Callable[[int], No
     world = int(os.environ["WORLD_SIZE"])
     waiting = [b for b in missing if b % world != 0]
     while waiting:
+        work.leave_if_stopped()
         for b in [b for b in waiting if record_path(work.out, b).is_file()]:
             waiting.remove(b)
             report(b)
@@ -374,7 +524,7 @@ def _start_workers(work: _Work, missing: list[int], count: int, report: Callable
     deaths: list[str] = []
     workers = [_launch(work, index) for index in range(count)]
     threads = [
-        threading.Thread(target=_serve, args=(index, worker, todo, report, failures, deaths), daemon=True)
+        threading.Thread(target=_serve, args=(index, worker, todo, report, failures, deaths, work.stop), daemon=True)
         for index, worker in enumerate(workers)
     ]
     try:
@@ -399,7 +549,8 @@ def _start_workers(work: _Work, missing: list[int], count: int, report: Callable
             worker.stdout.close()  # type: ignore[union-attr]
     if failures:
         raise failures[0]
-    if left := missing_blocks(work.out, work.plan):
+    work.leave_if_stopped()
+    if left := sorted(set(missing_blocks(work.out, work.plan)) & set(missing)):
         raise CCDiffError(
             f"{len(left)} blocks of pictures are missing: {'; '.join(deaths) or 'a worker stopped'}",
             where=work.out,
@@ -411,7 +562,7 @@ def _launch(work: _Work, index: int) -> subprocess.Popen[str]:
     threads = str(work.plan.options["threads"])
     path = os.pathsep.join(p if p else os.getcwd() for p in sys.path)  # the worker imports what this process imports
     variables: Mapping[str, str] = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    command = [sys.executable, "-c", RUN_WORKER, str(work.out), work.checkpoint, work.bank, str(index), work.pipeline]
+    command = [sys.executable, "-c", RUN_WORKER, str(work.out), str(index), json.dumps(asdict(work.parts))]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, bufsize=1)
 
 
@@ -422,25 +573,34 @@ def _serve(
     report: Callable[[int], None],
     failures: list[CCDiffError],
     deaths: list[str],
+    stop: Callable[[], bool],
 ) -> None:
-    """Hand blocks to one worker until there are none, or it dies."""
+    """Hand blocks to one worker until there are none, or it dies; it always has one more than it works on."""
     assert worker.stdin is not None and worker.stdout is not None
+    given: list[int] = []
     while True:
         try:
-            b = todo.get_nowait()
+            while len(given) < AHEAD and not stop():
+                given.append(todo.get_nowait())
+                worker.stdin.write(f"{given[-1]}\n")
+                worker.stdin.flush()
         except queue.Empty:
+            pass
+        except (OSError, ValueError):
+            pass  # it is dead: its answer below says so
+        if not given:
             break
         try:
-            worker.stdin.write(f"{b}\n")
-            worker.stdin.flush()
             line = worker.stdout.readline()
         except (OSError, ValueError):
             line = ""
         answer = json.loads(line) if line.strip() else {}
         if "done" in answer:
-            report(b)
+            given.remove(answer["done"])
+            report(answer["done"])
             continue
-        todo.put(b)
+        for b in given:
+            todo.put(b)
         if "error" in answer:
             what, where, fix = answer["error"]
             failures.append(CCDiffError(what, where=where, fix=fix))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,13 @@ from PIL import Image
 from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, PictureSet, scenes_of_coco, write_set
 from ..drawing import contact_sheet, draw_scene, legend
 from ..errors import CCDiffError, os_errors
-from ..files import TEMPORARY_PREFIX, content_key, inside, read_json, sha256_file, write_bytes
+from ..files import TEMPORARY_PREFIX, content_key, inside, read_json, sha256_file, write_bytes, write_text
 from ..pictures import picture_size
 from ..scene import ClassList, Scene
-from .plan import PLAN, PLAN_LINES, Plan
-from .worker import RECORDS, known_hashes
+from .card import CARD, card
+from .filtering import account, kept_objects
+from .plan import PLAN, PLAN_LINES, Job, Plan, read_plan
+from .worker import RECORDS, VERDICTS, known_pictures, read_verdicts, record_path
 
 CONTACT_SHEET = "contact_sheet.png"
 SHEET_PICTURES = 40
@@ -33,27 +38,30 @@ Progress = Callable[[str, int, int], None]
 
 
 def finish(out: Path, plan: Plan, generator: Mapping[str, Any], machine: Mapping[str, Any], progress: Progress | None = None) -> PictureSet:
-    """Write labels, contact sheet and manifest of a set whose pictures are all made; the manifest comes last, then the records go."""
-    hashes = known_hashes(out, plan)
+    """Write labels, contact sheet, card and manifest of a set whose pictures are all made; the manifest comes last, then the records go.
+
+    Raises:
+        CCDiffError: the filter left no picture over.
+    """
+    entries = known_pictures(out, plan)
+    ordered = [entries[job.scene.file_name] for job in plan.jobs]
+    rules = plan.options["filter"]
     scenes = [
-        job.scene.replace(
-            path=str(out / IMAGES / job.scene.file_name),
-            provenance={
-                **job.scene.provenance,
-                "k": job.k,
-                "seed": job.seed,
-                "references": job.references,
-                "generator": generator["key"],
-                **({"drawn_from": job.drawn_from} if job.drawn_from != job.k else {}),
-            },
-        )
-        for job in plan.jobs
+        _labelled(out, job, entry, generator["key"], rules)
+        for job, entry in zip(plan.jobs, ordered, strict=True)
+        if not entry.get("dropped")
     ]
+    if not scenes:
+        raise CCDiffError(
+            "the filter left no picture over",
+            where=out,
+            fix="train the generator longer, or lower --filter-recall; then another --out folder",
+        )
     if progress is not None:
         progress("write", 0, 1)
     _remove_surplus(out, {scene.file_name for scene in scenes})
     write_contact_sheet(out / CONTACT_SHEET, scenes, plan.classes)
-    details = {
+    details: dict[str, Any] = {
         "plan": plan.key,
         **plan.header["identity"],
         "generator": {
@@ -65,18 +73,63 @@ def finish(out: Path, plan: Plan, generator: Mapping[str, Any], machine: Mapping
         "skipped_layouts": plan.header["layouts"],
         "environment": dict(machine),
     }
+    if smaller := _smaller_batches(out, plan):
+        details["made_in_smaller_batches"] = smaller
+    if rules is not None:
+        write_text(out / VERDICTS, "".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n" for entry in ordered))
+        details["filter"] = {
+            **rules,
+            **plan.header["filter"],
+            "verdicts": sha256_file(out / VERDICTS),
+            "result": account([job.scene for job in plan.jobs], ordered, rules["mode"]),
+        }
+    write_text(out / CARD, card(scenes, plan, details))
     made = write_set(
         out,
         scenes,
         plan.classes,
         kind="floor" if plan.options["shuffle_layouts"] else "synthetic",
         details=details,
-        picture_hashes={s.file_name: hashes[s.file_name] for s in scenes},
+        picture_hashes={s.file_name: entries[s.file_name]["sha256"] for s in scenes},
     )
     shutil.rmtree(out / RECORDS, ignore_errors=True)
     if progress is not None:
         progress("write", 1, 1)
     return made
+
+
+def _labelled(out: Path, job: Job, entry: Mapping[str, Any], generator: str, rules: Mapping[str, Any] | None) -> Scene:
+    """The picture's labels and where they come from; with a filter, the scores of the objects and the labels that stay."""
+    instances = job.scene.instances
+    provenance: dict[str, Any] = {
+        **job.scene.provenance,
+        "k": job.k,
+        "seed": entry.get("seed", job.seed),
+        "references": job.references,
+        "generator": generator,
+        **({"drawn_from": job.drawn_from} if job.drawn_from != job.k else {}),
+    }
+    if rules is not None:
+        kept = kept_objects(entry, len(instances), rules["mode"])
+        provenance["filter"] = {"attempt": entry["attempt"], "accepted": entry["accepted"], "left_out": len(instances) - len(kept)}
+        if job.references is not None:  # one for each instance
+            provenance["references"] = {**job.references, "instances": [job.references["instances"][k] for k in kept]}
+        instances = tuple(
+            dataclasses.replace(instances[k], extra={**instances[k].extra, "scores": entry["scores"][k], "passed": entry["passed"][k]})
+            for k in kept
+        )
+    return job.scene.replace(path=str(out / IMAGES / job.scene.file_name), instances=instances, provenance=provenance)
+
+
+def _smaller_batches(out: Path, plan: Plan) -> dict[str, int]:
+    """How many blocks were made in smaller batches for want of memory: their bytes may differ in rounding."""
+    found: Counter[str] = Counter()
+    if (out / MANIFEST).is_file() and (manifest := read_json(out / MANIFEST)).get("plan") == plan.key:
+        found.update(manifest.get("made_in_smaller_batches", {}))
+    for b in range(plan.blocks):
+        if record_path(out, b).is_file() and (size := read_json(record_path(out, b)).get("made_in_batches_of")) is not None:
+            found[str(size)] += 1
+    return dict(sorted(found.items()))
 
 
 def _remove_surplus(out: Path, names: set[str]) -> None:
@@ -142,6 +195,8 @@ def verify_set(root: str | Path) -> dict[str, Any]:
         header = read_json(root / PLAN)
         if not (root / PLAN_LINES).is_file() or sha256_file(root / PLAN_LINES) != header.get("lines"):
             problems.append(f"{PLAN_LINES}: missing, or changed after it was made")
+        else:
+            problems += _missing_of_plan(root, read_plan(root), set(names), manifest)
     return {
         "ok": not problems,
         "problems": problems,
@@ -150,6 +205,19 @@ def verify_set(root: str | Path) -> dict[str, Any]:
         "objects": sum(len(scene.instances) for scene in scenes),
         "content": content,
     }
+
+
+def _missing_of_plan(root: Path, plan: Plan, names: set[str], manifest: Mapping[str, Any]) -> list[str]:
+    """Planned pictures that are neither in the set nor among those that its filter left out."""
+    problems, left_out = [], set()
+    if plan.options.get("filter") is not None:
+        if not (root / VERDICTS).is_file() or sha256_file(root / VERDICTS) != manifest.get("filter", {}).get("verdicts"):
+            return [f"{VERDICTS}: missing, or changed after it was made"]
+        left_out = {entry["file_name"] for entry in read_verdicts(root) if entry.get("dropped")}
+    planned = {job.scene.file_name for job in plan.jobs}
+    problems += [f"{name}: planned, but not in the set" for name in sorted(planned - names - left_out)]
+    problems += [f"{name}: in the set, but not planned" for name in sorted(names - planned)]
+    return problems
 
 
 def _problems_of(scene: Scene, path: Path, expected: str | None) -> list[str]:

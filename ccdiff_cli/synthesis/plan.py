@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ from ..dataset import PictureSet, count_scenes, read_set, scene_from_record, sce
 from ..errors import CCDiffError
 from ..files import content_key, read_json, sha256_file, write_json, write_text
 from ..layouts import layouts_of_set, plan_layouts
+from ..layouts.llm import Writer
 from ..references import WORDS, Reference, ReferenceBank
 from ..scene import ClassList, Scene
 
 PLAN = "plan.json"
 PLAN_LINES = "plan.jsonl"
-FORMAT = "ccdiff plan 1"
+FORMAT = "ccdiff plan 2"
 
 NOISE, CHOICE = 3, 4
 """What a random stream is for; see ``layouts.ORDER``."""
@@ -102,6 +103,8 @@ def identity_of(
     seed: int,
     split: str,
     layout_source: str | None,
+    balance: str = "none",
+    writer: Writer | None = None,
     options: Mapping[str, Any],
     retrieval: str = WORDS,
     top_k: int | None = None,
@@ -112,6 +115,8 @@ def identity_of(
         generator: of ``generator.read_generator``, with its ``key``.
         layouts: the set that layouts come from; ``bank``: the references, None where there are none.
         layout_source: a key of ``layouts.SOURCES``; None: "augmented", or "set" where the generator needs stored captions.
+        balance: one of ``layouts.BALANCES``.
+        writer: the language model of source "llm".
         options: batch size, steps, guidance, ...: what else decides the pictures' bytes; JSON-able.
         retrieval: how ``bank.similarity`` finds backgrounds: by words, or by an index of embeddings, which has a key.
         top_k: references are drawn from so many best; by default the recipe's.
@@ -122,9 +127,11 @@ def identity_of(
     recipe = generator.get("recipe") or {}
     style = recipe.get("caption_style", "plain")
     _check_fit(generator, layouts, split)
+    source = layout_source or ("set" if style == "stored" else "augmented")
+    written = {"llm": writer.identity()} if source == "llm" and writer is not None else {}
     return {
         "generator": {"key": generator["key"], "recipe": recipe.get("name", "")},
-        "layouts": {"key": layouts.key(), "split": split, "source": layout_source or ("set" if style == "stored" else "augmented")},
+        "layouts": {"key": layouts.key(), "split": split, "source": source, "balance": balance, **written},
         "captions": style,
         "references": None
         if bank is None
@@ -137,18 +144,42 @@ def identity_of(
     }
 
 
-def make_plan(identity: Mapping[str, Any], layouts: PictureSet, bank: ReferenceBank | None) -> Plan:
+def make_plan(
+    identity: Mapping[str, Any],
+    layouts: PictureSet,
+    bank: ReferenceBank | None,
+    *,
+    writer: Writer | None = None,
+    thresholds: Mapping[str, Any] | None = None,
+    extension: str = ".png",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Plan:
     """Decide everything about every picture.
 
     Args:
         identity: of :func:`identity_of`, for these layouts and this bank.
+        writer: the language model of source "llm".
+        thresholds: of ``filtering.calibrate``, where the set is filtered.
+        extension: of the pictures' file names.
 
     Raises:
         CCDiffError: no layouts in the split, or none of this source.
     """
     options, split = identity["options"], identity["layouts"]["split"]
     n, seed = options["n"], options["seed"]
-    planned = plan_layouts(layouts, n, seed, source=identity["layouts"]["source"], split=split, caption_style=identity["captions"])
+    planned = plan_layouts(
+        layouts,
+        n,
+        seed,
+        source=identity["layouts"]["source"],
+        split=split,
+        caption_style=identity["captions"],
+        balance=identity["layouts"]["balance"],
+        writer=writer,
+        extension=extension,
+        progress=progress,
+    )
+    planned = [scene.replace(split=split_of(scene.source, options["val_share"], seed)) for scene in planned]
     jobs = []
     for k, scene in enumerate(planned):
         chosen = None
@@ -171,7 +202,9 @@ def make_plan(identity: Mapping[str, Any], layouts: PictureSet, bank: ReferenceB
             "used": len(used),
             "without_objects": len(layouts.split(split)) - len(used),
             "objects_outside_picture": sum(len(s.instances) for s in layouts.split(split)) - sum(len(s.instances) for s in used),
+            "not_by_the_language_model": sum("instead_of" in job.scene.provenance["layout"] for job in jobs),
         },
+        "filter": dict(thresholds) if thresholds is not None else None,
     }
     return Plan(header, tuple(jobs))
 
@@ -180,6 +213,12 @@ def references_of(bank: ReferenceBank) -> dict[str, Reference]:
     """Every reference of a bank by its key; equal keys mean equal pictures."""
     crops = [reference for name in bank.classes for reference in bank.instances[name]]
     return {reference.key: reference for reference in (*crops, *bank.backgrounds)}
+
+
+def split_of(source: str, val_share: float, seed: int) -> str:
+    """ "train" or "val": pictures whose layouts come from one real picture stand in one split."""
+    digest = hashlib.sha256(f"{seed} {source}".encode()).digest()
+    return "val" if int.from_bytes(digest[:8], "big") / 2**64 < val_share else "train"
 
 
 def _number(seed: int, purpose: int, k: int, bits: int) -> int:

@@ -4,6 +4,9 @@ Notable here:
 
 * A picture has its own noise generator, and a block always holds the same pictures, so a picture's bytes do not depend on which process
   makes its block, when, or how often.  NOTE: the number of threads is part of the plan for the same reason: sums are split among them.
+* What is guaranteed: the same plan gives the same bytes on the same kind of device and the same versions.  Another batch size gives the
+  same pictures up to rounding (one grey level now and then), for batched matrix products add up in another order; so does a device
+  that runs out of memory, where a block is made in halves.  The records say so, and the manifest does.
 * A block counts as made once its record (``records/block-NNNNNN.json``, the hashes of its pictures) is there and the pictures have
   these hashes.  Anything less is made again as a whole.
 * ``run`` is one of several processes of one ``synthesize``: it reads block numbers from standard
@@ -14,14 +17,18 @@ Notable here:
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import io
 import json
 import os
 import queue
+import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +37,22 @@ import torch
 from PIL import Image
 
 from ..dataset import IMAGES, MANIFEST
-from ..errors import CCDiffError
+from ..errors import CCDiffError, os_errors
 from ..files import read_json, sha256_file, write_bytes, write_json
 from ..references import Reference, ReferenceBank, SceneReferences
+from .filtering import Judge
 from .plan import Job, Plan, read_plan, references_of
 
 RECORDS = "records"
+VERDICTS = "filter.jsonl"
+"""Of a filtered set: the record of every planned picture, one a line."""
 PIPELINE = "ccdiff_cli.synthesis.worker:load_pipeline"
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "png": (".png", {}),
+    "jpeg": (".jpg", {"quality": 95, "subsampling": 0}),
+    "webp": (".webp", {"lossless": True}),
+}
+"""Picture format -> file name extension and how Pillow saves it; only "jpeg" loses anything."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -88,34 +104,133 @@ def fixed_arithmetic(threads: int) -> Iterator[None]:
         cudnn.benchmark, cudnn.deterministic = before[1:]
 
 
-def make_block(out: Path, b: int, plan: Plan, pipe: Any, references: Mapping[str, Reference]) -> None:
-    """Make, write and record the pictures of block ``b``.
+class Maker:
+    """Makes the pictures of a plan: a pipeline, the references, and, with a filter, a judge.
+
+    Attributes:
+        most: pictures that fit into the device's memory at once, as far as is known; only ever lowered.
+    """
+
+    def __init__(self, plan: Plan, pipe: Any, references: Mapping[str, Reference], judge: Judge | None = None) -> None:
+        self.plan, self.pipe, self.references, self.judge = plan, pipe, references, judge
+        self.most = int(plan.options["batch_size"])
+
+    def block(self, b: int) -> list[tuple[dict[str, Any], bytes | None]]:
+        """The pictures of block ``b``: for each its record and its file's bytes (None: left out by the filter).
+
+        Raises:
+            CCDiffError: a picture is not finite (precision), a reference is missing, one picture alone is too much for the device.
+        """
+        jobs = self.plan.block(b)
+        if self.judge is None:
+            files = self._files(jobs, [job.seed for job in jobs])
+            return [({"file_name": j.scene.file_name, "sha256": _sha256(data)}, data) for j, data in zip(jobs, files, strict=True)]
+        return self._judged(jobs, self.judge)
+
+    def _judged(self, jobs: Sequence[Job], judge: Judge) -> list[tuple[dict[str, Any], bytes | None]]:
+        rules = self.plan.options["filter"]
+        best: dict[int, tuple[dict[str, Any], bytes]] = {}
+        todo = list(jobs)
+        for attempt in range(rules["retries"] + 1):
+            seeds = [job.seed if attempt == 0 else next_seed(job.seed, attempt) for job in todo]
+            files = self._files(todo, seeds)
+            for job, seed, data, scores in zip(todo, seeds, files, judge.look([j.scene for j in todo], files), strict=True):
+                passed = judge.passed(job.scene, scores)
+                entry: dict[str, Any] = {
+                    "file_name": job.scene.file_name,
+                    "sha256": _sha256(data),
+                    "attempt": attempt,
+                    "seed": seed,
+                    "scores": scores,
+                    "passed": passed,
+                    "accepted": judge.accepts(passed),
+                }
+                if job.k not in best or sum(passed) > sum(best[job.k][0]["passed"]):
+                    best[job.k] = entry, data
+            todo = [job for job in todo if not best[job.k][0]["accepted"]]
+            if not todo:
+                break
+        made: list[tuple[dict[str, Any], bytes | None]] = []
+        for job in jobs:
+            entry, data = best[job.k]
+            gone = not entry["accepted"] and (rules["mode"] == "pictures" or not any(entry["passed"]))
+            made.append(({**entry, "sha256": None, "dropped": True}, None) if gone else (entry, data))
+        return made
+
+    def _files(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[bytes]:
+        """The files of pictures drawn in one batch, or in as many as the device's memory asks for."""
+        files: list[bytes] = []
+        for start in range(0, len(jobs), self.most):
+            part = slice(start, start + self.most)
+            try:
+                images = self._draw(jobs[part], seeds[part])
+            except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                count = len(jobs[part])
+                if count == 1:
+                    raise CCDiffError(
+                        "one picture alone is too much for the device's memory",
+                        where=f"picture {jobs[start].k}",
+                        fix="use --precision bfloat16, a smaller generator, or another device",
+                    ) from error
+                self.most = count // 2
+            else:
+                options = self.plan.options
+                files += [
+                    file_of(image, job, options["precision"], options["format"]) for job, image in zip(jobs[part], images, strict=True)
+                ]
+                continue
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            print(f"out of memory: going on with {self.most} pictures at a time", file=sys.stderr)
+            return [*files, *self._files(jobs[start:], seeds[start:])]
+        return files
+
+    def _draw(self, jobs: Sequence[Job], seeds: Sequence[int]) -> np.ndarray:
+        options, sources = self.plan.options, [self.plan.jobs[job.drawn_from] for job in jobs]
+        return self.pipe(
+            scenes=[source.scene for source in sources],
+            references=[_references_of(source, self.references) for source in sources],
+            num_inference_steps=options["steps"],
+            guidance_scale=options["guidance_scale"],
+            negative_prompt=options["negative_prompt"],
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            output_type="np",
+        ).images
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower()
+
+
+def next_seed(seed: int, attempt: int) -> int:
+    """The seed of a picture's next attempt."""
+    return int(np.random.SeedSequence((seed, attempt)).generate_state(1, np.uint64)[0]) >> 1
+
+
+def save_block(out: Path, b: int, plan: Plan, made: Sequence[tuple[dict[str, Any], bytes | None]], most: int) -> None:
+    """Write the pictures of a block and, last, its record.
 
     Raises:
-        CCDiffError: a picture is not finite (precision), a reference is missing, the disk is full, ...
+        CCDiffError: the disk is full, ...
     """
-    jobs, options = plan.block(b), plan.options
-    sources = [plan.jobs[job.drawn_from] for job in jobs]
-    images = pipe(
-        scenes=[source.scene for source in sources],
-        references=[_references_of(source, references) for source in sources],
-        num_inference_steps=options["steps"],
-        guidance_scale=options["guidance_scale"],
-        negative_prompt=options["negative_prompt"],
-        generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
-        output_type="np",
-    ).images
-    record = []
-    for job, image in zip(jobs, images, strict=True):
-        data = png_of(image, job, options["precision"])
-        path = out / IMAGES / job.scene.file_name
-        write_bytes(path, data)
-        record.append({"file_name": job.scene.file_name, "sha256": sha256_file(path)})
-    write_json(record_path(out, b), {"plan": plan.key, "pictures": record})
+    for entry, data in made:
+        path = out / IMAGES / entry["file_name"]
+        if data is not None:
+            write_bytes(path, data)
+        else:
+            path.unlink(missing_ok=True)
+    smaller = {"made_in_batches_of": most} if most < plan.options["batch_size"] else {}
+    write_json(record_path(out, b), {"plan": plan.key, **smaller, "pictures": [entry for entry, _ in made]})
 
 
-def png_of(image: np.ndarray, job: Job, precision: str) -> bytes:
-    """A generated picture, ``(H, W, 3)`` in 0..1, as a PNG file.
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_of(image: np.ndarray, job: Job, precision: str, format: str) -> bytes:
+    """A generated picture, ``(H, W, 3)`` in 0..1, as a file of one of :data:`FORMATS`.
 
     Raises:
         CCDiffError: it holds numbers that are not finite.
@@ -129,7 +244,7 @@ def png_of(image: np.ndarray, job: Job, precision: str) -> bytes:
     if image.shape != expected:
         raise CCDiffError(f"picture {job.k} has shape {image.shape}, its layout asks for {expected}")
     buffer = io.BytesIO()
-    Image.fromarray((np.clip(image, 0, 1) * 255).round().astype(np.uint8)).save(buffer, "PNG")
+    Image.fromarray((np.clip(image, 0, 1) * 255).round().astype(np.uint8)).save(buffer, format.upper(), **FORMATS[format][1])
     return buffer.getvalue()
 
 
@@ -150,43 +265,124 @@ def record_path(out: Path, b: int) -> Path:
     return out / RECORDS / f"block-{b:06d}.json"
 
 
-def known_hashes(out: Path, plan: Plan) -> dict[str, str]:
-    """File name -> SHA-256 of what this plan has already made: from the records, and from the manifest of a finished set."""
-    hashes: dict[str, str] = {}
+def known_pictures(out: Path, plan: Plan) -> dict[str, dict[str, Any]]:
+    """File name -> record of what this plan has already made: from the finished set, and from the records of an unfinished one."""
+    found: dict[str, dict[str, Any]] = {}
     if (out / MANIFEST).is_file():
         manifest = read_json(out / MANIFEST)
         if manifest.get("plan") == plan.key:
-            hashes.update(manifest["pictures"])
+            found.update({name: {"file_name": name, "sha256": digest} for name, digest in manifest["pictures"].items()})
+            if plan.options["filter"] is not None and (out / VERDICTS).is_file():
+                found.update({entry["file_name"]: entry for entry in read_verdicts(out)})
     for b in range(plan.blocks):
         path = record_path(out, b)
         if path.is_file():
             record = read_json(path)
             if record.get("plan") == plan.key:
-                hashes.update({p["file_name"]: p["sha256"] for p in record["pictures"]})
-    return hashes
+                found.update({entry["file_name"]: entry for entry in record["pictures"]})
+    return found
+
+
+def read_verdicts(out: Path) -> list[dict[str, Any]]:
+    """The lines of ``filter.jsonl``.
+
+    Raises:
+        CCDiffError: it is missing or broken.
+    """
+    path = out / VERDICTS
+    try:
+        with os_errors(path, "read the verdicts"), open(path, encoding="utf-8") as stream:
+            return [json.loads(line) for line in stream]
+    except ValueError as error:
+        raise CCDiffError("the verdicts of the filter are broken", where=path, fix="delete the set and make it again") from error
 
 
 def missing_blocks(out: Path, plan: Plan) -> list[int]:
     """The blocks that are still to be made; a block with a missing or altered picture is one of them."""
-    hashes = known_hashes(out, plan)
+    known = known_pictures(out, plan)
 
     def whole(job: Job) -> bool:
-        path = out / IMAGES / job.scene.file_name
-        return job.scene.file_name in hashes and path.is_file() and sha256_file(path) == hashes[job.scene.file_name]
+        entry, path = known.get(job.scene.file_name), out / IMAGES / job.scene.file_name
+        if entry is None:
+            return False
+        return bool(entry.get("dropped")) or (path.is_file() and sha256_file(path) == entry["sha256"])
 
     return [b for b in range(plan.blocks) if not all(whole(job) for job in plan.block(b))]
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Where a worker finds what it needs: the generator folder, the set with the reference bank, the judges; "" where there is none."""
+
+    checkpoint: str
+    bank: str = ""
+    detector: str = ""
+    clip: str = ""
+    pipeline: str = PIPELINE
+
+
+def maker_of(plan: Plan, parts: Parts, device: str) -> Maker:
+    """Load everything that makes pictures on a device."""
+    options = plan.options
+    references = references_of(ReferenceBank.read(parts.bank)) if parts.bank else {}
+    pipe = pipeline_from(parts.pipeline)(parts.checkpoint, device, options["precision"])
+    _set_up(pipe, options)
+    judge = None
+    if options["filter"] is not None:
+        thresholds = plan.header["filter"]["thresholds"]
+        judge = Judge(parts.detector, parts.clip or None, device, thresholds=thresholds, recall=options["filter"]["recall"])
+    return Maker(plan, pipe, references, judge)
+
+
+def _set_up(pipe: Any, options: Mapping[str, Any]) -> None:
+    if options["scheduler"] == "euler":
+        from diffusers import EulerDiscreteScheduler
+
+        pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    if options["channels_last"]:
+        for part in (pipe.unet, pipe.vae):
+            part.to(memory_format=torch.channels_last)
+    if options["compile"]:
+        pipe.compile_blocks()
+
+
 def make_blocks(
-    out: Path, blocks: Iterable[int], checkpoint: str, bank: str | None, plan: Plan, device: str, pipeline: str, done: Callable[[int], None]
+    out: Path,
+    blocks: Iterable[int],
+    plan: Plan,
+    parts: Parts,
+    device: str,
+    done: Callable[[int], None],
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    failed: Callable[[CCDiffError], None] = lambda error: None,
 ) -> None:
-    """Load the pipeline and make blocks; ``done(b)`` is called after each, before the next number is asked for."""
-    with fixed_arithmetic(plan.options["threads"]):
-        references = references_of(ReferenceBank.read(bank)) if bank is not None else {}
-        pipe = pipeline_from(pipeline)(checkpoint, device, plan.options["precision"])
+    """Load the pipeline and make blocks until they are at an end, or ``stop()`` says so.
+
+    A block is written by another thread while the next one is being made.  That thread calls ``done(b)`` when the block is on the disk,
+    or ``failed(error)`` where it cannot be; the error is also raised here, before the next block is begun.
+    """
+
+    def save(b: int, made: Sequence[tuple[dict[str, Any], bytes | None]], most: int) -> None:
+        try:
+            save_block(out, b, plan, made, most)
+        except CCDiffError as error:
+            failed(error)
+            raise
+        done(b)
+
+    with fixed_arithmetic(plan.options["threads"]), ThreadPoolExecutor(1) as writer:
+        maker = maker_of(plan, parts, device)
+        writing: Future[None] | None = None
         for b in blocks:
-            make_block(out, b, plan, pipe, references)
-            done(b)
+            if stop():
+                break
+            made = maker.block(b)
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(save, b, made, maker.most)
+        if writing is not None:
+            writing.result()
 
 
 def _numbers_from_stdin() -> Iterator[int]:
@@ -203,8 +399,8 @@ def _numbers_from_stdin() -> Iterator[int]:
 
 
 def main(arguments: list[str]) -> int:
-    """``OUT CHECKPOINT BANK INDEX PIPELINE``; see the opening of the module."""
-    out, checkpoint, bank, index, pipeline = arguments
+    """``OUT INDEX PARTS`` (the last as JSON); see the opening of the module."""
+    out, index, parts = arguments[0], int(arguments[1]), Parts(**json.loads(arguments[2]))
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not stand between the answers
 
@@ -212,13 +408,17 @@ def main(arguments: list[str]) -> int:
         answers.write(json.dumps(values) + "\n")
         answers.flush()
 
+    def refuse(error: CCDiffError) -> None:
+        answer(error=[error.what, error.where, error.fix])
+        os._exit(2)  # from whichever thread: the other may be waiting for a number that will not come
+
+    # a scheduler's SIGTERM goes to the whole group: the process that started this one hands out no more blocks then
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         plan = read_plan(out)
-        device = device_of(int(index))
-        make_blocks(Path(out), _numbers_from_stdin(), checkpoint, bank or None, plan, device, pipeline, lambda b: answer(done=b))
+        make_blocks(Path(out), _numbers_from_stdin(), plan, parts, device_of(index), lambda b: answer(done=b), failed=refuse)
     except CCDiffError as error:
-        answer(error=[error.what, error.where, error.fix])
-        return 2
+        refuse(error)
     return 0
 
 

@@ -1,0 +1,290 @@
+"""Is every object there?  Objects of generated pictures are scored by a detector trained on the real set, and, if wished, by CLIP.
+
+Notable here:
+
+* The score of an object is that of the best detection of its class with an IoU of at least 0.5 (each detection counts once); 0 where
+  there is none.  CLIP's is the cosine of the crop and the name of the class.
+* Thresholds are not chosen by hand: for every class the one that a share ``recall`` of the real validation objects pass.  A class that
+  the detector misses too often on real pictures gets the threshold 0: it cannot judge that class, and does not.
+* A picture is accepted when no more of its objects fail than of a real one would: ``floor((1 - recall) * objects)``.  A rejected one is
+  made again with its next seed, ``retries`` times at most; then the best attempt is kept without the labels of its failing objects (mode
+  "objects"), or left out (mode "pictures").  Difficult objects are scored, but fail nothing.
+* All of this happens within a block, so picture k still depends on the plan alone.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..dataset import PictureSet
+from ..detectors import Detections, Detector, DetectorConfig, fit, load_detector, training_key
+from ..errors import CCDiffError
+from ..files import content_key, sha256_file
+from ..geometry import hbb_iou
+from ..layouts.llm import cache_folder
+from ..pictures import read_rgb
+from ..references import reference_window
+from ..scene import ClassList, Scene
+
+MODES = ("objects", "pictures")
+IOU = 0.5
+FEW = 20
+"""A class with fewer validation objects gets the threshold of all classes together."""
+REVISION = 1
+
+Scores = list[dict[str, float]]
+"""Of one picture: for every object, its score by each judge."""
+Progress = Callable[[str, int, int], None]
+
+
+def filter_identity(
+    real: PictureSet, mode: str | None, *, recall: float, retries: int, detector: str | Path | None, clip: str | Path | None
+) -> dict[str, Any] | None:
+    """What the filter's verdicts depend on, part of the plan; None without a filter.
+
+    Raises:
+        CCDiffError: options out of range, no such detector.
+    """
+    if mode is None:
+        if detector is not None or clip is not None:
+            raise CCDiffError("a judge without a filter", where="--filter", fix=f"choose --filter {' or --filter '.join(MODES)}")
+        return None
+    if mode not in MODES:
+        raise CCDiffError(f"unknown filter {mode!r}", where="--filter", fix=f"choose {' or '.join(MODES)}")
+    if not 0 < recall < 1:
+        raise CCDiffError(f"the recall is {recall}, expected a share between 0 and 1", where="--filter-recall")
+    if retries < 0:
+        raise CCDiffError(f"{retries} retries, expected 0 or more", where="--filter-retries")
+    if detector is not None:
+        key = content_key([sha256_file(Path(detector) / name) for name in ("detector.json", "model.safetensors")])
+    else:
+        key = training_key(real.split("train"), real.classes, DetectorConfig(), 0)
+    looks = content_key([sha256_file(p) for p in _clip_files(clip)]) if clip is not None else None
+    return {"mode": mode, "recall": recall, "retries": retries, "detector": key, "clip": looks, "iou": IOU, "revision": REVISION}
+
+
+def prepare_filter(real: PictureSet, detector: str | Path | None, progress: Progress | None = None) -> Path:
+    """The folder of the detector: the one given, or one trained on the real set's train split, kept in the cache folder."""
+    if detector is not None:
+        return Path(detector)
+    home = cache_folder() / "detectors"
+    key = fit(real.split("train"), real.classes, DetectorConfig(), home, 0, progress).info["key"]
+    return home / key
+
+
+class Judge:
+    """Scores objects, and says whether they pass.
+
+    Args:
+        detector: folder of a trained detector; ``clip``: folder of a transformers CLIP model.
+        device: where it computes.
+        thresholds: class -> judge -> threshold, of :func:`calibrate`; None while calibrating.
+        recall: see the module's opening.
+    """
+
+    def __init__(
+        self,
+        detector: str | Path,
+        clip: str | Path | None = None,
+        device: str = "auto",
+        *,
+        thresholds: Mapping[str, Mapping[str, float]] | None = None,
+        recall: float = 0.9,
+    ) -> None:
+        self.detector: Detector = load_detector(detector, device)
+        self.clip = _Clip(clip, device) if clip is not None else None
+        self.thresholds, self.recall = thresholds or {}, recall
+
+    def scores(self, scenes: Sequence[Scene], progress: Progress | None = None) -> list[Scores]:
+        """The scores of every object of labelled pictures (``scene.path`` must be set)."""
+        found = self.detector.predict(scenes, progress)
+        made = []
+        for scene, detections in zip(scenes, found, strict=True):
+            scores: Scores = [{"detector": round(v, 4)} for v in object_scores(scene, detections, self.detector.classes)]
+            if self.clip is not None:
+                for entry, value in zip(scores, self.clip.scores(scene), strict=True):
+                    entry["clip"] = round(value, 4)
+            made.append(scores)
+        return made
+
+    def look(self, scenes: Sequence[Scene], pictures: Sequence[bytes]) -> list[Scores]:
+        """The scores of pictures that are files in memory."""
+        with tempfile.TemporaryDirectory(prefix="ccdiff-") as folder:
+            placed = []
+            for number, (scene, data) in enumerate(zip(scenes, pictures, strict=True)):
+                path = Path(folder) / f"{number}{Path(scene.file_name).suffix}"
+                path.write_bytes(data)
+                placed.append(scene.replace(path=str(path)))
+            return self.scores(placed)
+
+    def passed(self, scene: Scene, scores: Scores) -> list[bool]:
+        """Whether each object is there."""
+        return [
+            instance.difficult or all(entry[judge] >= limit for judge, limit in self.thresholds.get(instance.category, {}).items())
+            for instance, entry in zip(scene.instances, scores, strict=True)
+        ]
+
+    def accepts(self, passed: Sequence[bool]) -> bool:
+        """Whether a picture with these objects is as good as a real one."""
+        return sum(not p for p in passed) <= math.floor((1 - self.recall) * len(passed) + 1e-9)
+
+
+def object_scores(scene: Scene, found: Detections, classes: ClassList) -> list[float]:
+    """For every object the score of its detection: greedy, best detection first, each object and each detection once."""
+    scores = [0.0] * len(scene.instances)
+    if not scores or not len(found):
+        return scores
+    overlap = hbb_iou(np.array([i.hbb for i in scene.instances]), found.boxes)
+    labels = np.array([classes.index(i.category) if i.category in classes else -1 for i in scene.instances])
+    overlap[labels[:, None] != found.labels[None]] = 0
+    for j in np.argsort(-found.scores, kind="stable"):
+        i = int(overlap[:, j].argmax())
+        if overlap[i, j] >= IOU:
+            scores[i] = float(found.scores[j])
+            overlap[i] = 0
+    return scores
+
+
+def calibrate(judge: Judge, real: PictureSet, recall: float, progress: Progress | None = None) -> dict[str, Any]:
+    """Thresholds from the real validation pictures, with what they were taken from.
+
+    Returns:
+        ``{"thresholds": {class: {judge: value}}, "real": {class: {"objects", "found", "from": "class" or "all classes"}}}``; ``found`` is
+        the share that the detector finds at all.
+
+    Raises:
+        CCDiffError: the set has no labelled validation pictures.
+    """
+    scenes = [s for s in real.split("val") if s.instances]
+    if not scenes:
+        raise CCDiffError(
+            "the set has no labelled pictures in its val split to calibrate the filter on",
+            where=real.root,
+            fix="prepare it with a val split",
+        )
+    values: dict[str, list[dict[str, float]]] = {}
+    for scene, scores in zip(scenes, judge.scores(scenes, progress), strict=True):
+        for instance, entry in zip(scene.instances, scores, strict=True):
+            if not instance.difficult:
+                values.setdefault(instance.category, []).append(entry)
+    everything = [entry for entries in values.values() for entry in entries]
+    thresholds, facts = {}, {}
+    for name in real.classes:
+        own = values.get(name, [])
+        base = own if len(own) >= FEW else everything
+        judges = sorted(everything[0]) if everything else []
+        # the largest score that at least this share of the real objects reaches
+        thresholds[name] = {j: sorted((e[j] for e in base), reverse=True)[math.ceil(recall * len(base)) - 1] for j in judges}
+        facts[name] = {
+            "objects": len(own),
+            "found": round(sum(e["detector"] > 0 for e in own) / len(own), 4) if own else None,
+            "from": "class" if len(own) >= FEW else "all classes",
+        }
+    return {"thresholds": thresholds, "real": facts}
+
+
+def account(scenes: Sequence[Scene], entries: Sequence[Mapping[str, Any]], mode: str) -> dict[str, Any]:
+    """What the filter did, for the manifest: a filter that keeps only easy pictures shows here.
+
+    Args:
+        scenes: the planned pictures; ``entries``: their records, in the same order.
+    """
+    attempts = Counter(e["attempt"] for e in entries if e["accepted"])
+    planned: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
+    sizes: dict[str, list[float]] = {"planned": [], "kept": []}
+    per_picture: dict[str, list[int]] = {"planned": [], "kept": []}
+    for scene, entry in zip(scenes, entries, strict=True):
+        planned.update(scene.categories())
+        stays = kept_objects(entry, len(scene.instances), mode)
+        sides = [math.sqrt(max(0.0, (i.hbb[2] - i.hbb[0]) * (i.hbb[3] - i.hbb[1]))) for i in scene.instances]
+        kept.update(scene.instances[k].category for k in stays)
+        sizes["planned"] += sides
+        sizes["kept"] += [sides[k] for k in stays]
+        per_picture["planned"].append(len(sides))
+        if stays:
+            per_picture["kept"].append(len(stays))
+    return {
+        "pictures": {
+            "planned": len(scenes),
+            "accepted": {str(k): attempts[k] for k in sorted(attempts)},
+            "rejected": sum(not e["accepted"] for e in entries),
+            "left_out": sum(bool(e.get("dropped")) for e in entries),
+        },
+        "objects": {
+            name: {"planned": planned[name], "kept": kept[name], "share": round(kept[name] / planned[name], 4)} for name in sorted(planned)
+        },
+        "median_size": {what: round(float(np.median(v)), 2) if v else None for what, v in sizes.items()},
+        "objects_per_picture": {what: round(float(np.mean(v)), 3) if v else None for what, v in per_picture.items()},
+    }
+
+
+def kept_objects(entry: Mapping[str, Any], count: int, mode: str) -> list[int]:
+    """The numbers of the objects that keep their labels."""
+    if entry.get("dropped"):
+        return []
+    if entry["accepted"] or mode == "pictures":
+        return list(range(count))
+    return [k for k, passed in enumerate(entry["passed"]) if passed]
+
+
+class _Clip:
+    """Cosines of object crops and class names, by a transformers CLIP model from a folder."""
+
+    def __init__(self, folder: str | Path, device: str) -> None:
+        import torch
+        from transformers import CLIPModel, CLIPProcessor
+
+        _clip_files(folder)
+        try:
+            self.model: Any = CLIPModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True).eval()
+            self.processor: Any = CLIPProcessor.from_pretrained(str(folder), local_files_only=True)
+        except Exception as error:  # a damaged file can end in nearly any error of the libraries that read it
+            raise CCDiffError(
+                f"the CLIP model cannot be loaded: {' '.join(str(error).split())[:300]}",
+                where=folder,
+                fix="give a transformers CLIP folder",
+            ) from error
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.model.to(self.device)
+        self._texts: dict[str, Any] = {}
+
+    def scores(self, scene: Scene) -> list[float]:
+        import torch
+
+        if not scene.instances:
+            return []
+        picture = read_rgb(str(scene.path))
+        crops = [picture.crop(reference_window(i, picture.width, picture.height)) for i in scene.instances]
+        with torch.no_grad():
+            pixels = self.processor(images=crops, return_tensors="pt")["pixel_values"].to(self.device)
+            images = torch.nn.functional.normalize(_features(self.model.get_image_features(pixel_values=pixels)), dim=-1)
+            texts = torch.stack([self._text(i.category) for i in scene.instances])
+        return [float(v) for v in (images * texts).sum(-1)]
+
+    def _text(self, name: str) -> Any:
+        import torch
+
+        if name not in self._texts:
+            made = self.processor(text=[f"an aerial photograph of a {name}"], return_tensors="pt", padding=True).to(self.device)
+            features = _features(self.model.get_text_features(input_ids=made["input_ids"], attention_mask=made["attention_mask"]))
+            self._texts[name] = torch.nn.functional.normalize(features, dim=-1)[0]
+        return self._texts[name]
+
+
+def _features(found: Any) -> Any:
+    return getattr(found, "pooler_output", found)  # transformers 5 returns an output object
+
+
+def _clip_files(folder: str | Path | None) -> list[Path]:
+    files = sorted(Path(str(folder)).glob("*.safetensors"))
+    if not files:
+        raise CCDiffError("no CLIP model in safetensors", where=folder, fix="give a transformers CLIP folder")
+    return files
