@@ -21,7 +21,7 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -449,7 +449,7 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
             crops[index] = {"file": name, **record, "source": scene.source, "picture": scene.file_name, "instance": index, "sha256": digest}
             continue
         (x, y), instances = tiles[k]
-        provenance: dict[str, Any] = {"picture": scene.file_name, "offset": [x, y], "side": side, "scale": scale}
+        provenance = _carried(scene.provenance, scale) | {"picture": scene.file_name, "offset": [x, y], "side": side, "scale": scale}
         if copied:
             data = Path(str(scene.path)).read_bytes() if stored_rgb else _png(cut)
         else:
@@ -474,6 +474,14 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
         result.scenes.append(prepared)
         result.hashes[prepared.file_name] = digest
     result.references += [crops[index] for index in sorted(crops)]
+
+
+def _carried(provenance: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """What the source said of a picture, its ``gsd`` (metres a pixel) being that of the output's pixels."""
+    carried = dict(provenance)
+    if scale != 1.0 and type(carried.get("gsd")) in (int, float):
+        carried["gsd"] = carried["gsd"] / scale
+    return carried
 
 
 def _tiles_of(job: _Job, side: int, scale: float, counts: Counter[str]) -> list[tuple[tuple[int, int], list[Instance]]]:
