@@ -218,8 +218,8 @@ def _instance(annotation: Mapping[str, Any], category: str, raw: RawSet, *, wher
     if annotation.get("bbox") is not None:
         x, y, w, h = _row(annotation["bbox"], 4, "bbox: expected x, y, width, height", where=where)
         hbb = (x, y, x + w, y + h)
-    elif outlines or corners:
-        hbb = hbb_of([v for p in outlines or (corners,) for v in p])
+    elif outlines or corners is not None:
+        hbb = hbb_of(corners if corners is not None else [v for p in outlines for v in p])
     else:
         raw.skipped["annotations without a box or a mask"] += 1
         return None
@@ -229,7 +229,8 @@ def _instance(annotation: Mapping[str, Any], category: str, raw: RawSet, *, wher
     extra = _object_of(annotation, "extra", where=where)
     if (corners is None and not outlines) or not annotation.get("oriented", 1):
         return Instance.from_hbb(category, hbb, difficult=difficult, mask=mask, extra=extra)
-    corners = corners or min_area_corners([v for p in outlines for v in p])
+    if corners is None:
+        corners = min_area_corners([v for p in outlines for v in p])
     return Instance.from_corners(category, corners, hbb, difficult=difficult, mask=mask, extra=extra)
 
 

@@ -248,7 +248,7 @@ def _pictures(root: Path) -> list[str]:
 def _read_picture(_: Path, path: Path) -> None:
     """A picture in bands; one that decodes has all its rows."""
     whole, windows.WHOLE = windows.WHOLE, 0
-    band, windows.BAND = windows.BAND, 8
+    band, windows.BAND = windows.BAND, 160
     try:
         with contextlib.suppress(UnreadablePicture):
             width, height = picture_size(path)
