@@ -113,8 +113,11 @@ def prepare(
         )  # fmt: skip
     counts = made.manifest["counts"]
     lines = [f"{split}: {c['pictures']} pictures, {c['objects']} objects" for split, c in counts["per_split"].items()]
+    for key, title in (("skipped", "left out"), ("notes", "note"), ("cutting", "cutting")):
+        lines += [f"{title}: {what}: {count}" for what, count in (made.manifest.get(key) or {}).items()]
     lines += [f"prepared set: {out}", f"next: ccdiff train --recipe tiny --data {out} --out runs/generator"]
-    finish({"set": str(out), **counts, "skipped": made.manifest.get("skipped")}, as_json=as_json, lines=lines)
+    said = {key: made.manifest.get(key) for key in ("skipped", "notes", "cutting", "quarantined")}
+    finish({"set": str(out), **counts, **said}, as_json=as_json, lines=lines)
 
 
 @app.command(

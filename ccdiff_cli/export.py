@@ -233,7 +233,7 @@ def _finish_coco(out: Path, scenes: Sequence[Scene], stems: Sequence[str], class
         coco = coco_of_scenes(members, classes)
         for annotation in coco["annotations"]:
             annotation["obb"] = annotation["segmentation"][0]
-            if "mask" in annotation:
+            if annotation.get("mask", [annotation["obb"]]) != [annotation["obb"]]:  # one that is the OBB itself would not be known again
                 annotation["segmentation"] = annotation.pop("mask")
                 annotation["area"] = sum(polygon_area(p) for p in annotation["segmentation"])
         write_json(out / "annotations" / f"instances_{split}.json", coco)

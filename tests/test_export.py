@@ -214,8 +214,8 @@ def test_metadata_keeps_objects_beyond_the_sixth_and_says_so(tmp_path):
 
 TO_3_DECIMALS, TO_6_OF_THE_SIDE = 6e-4, 1e-4
 HELD = {  # format -> (how far a coordinate may move, what comes back as it was)
-    "coco": (1e-5, {"hbb", "corners", "oriented", "difficult", "mask", "extra", "caption", "source"}),
-    "dota": (TO_3_DECIMALS, {"corners", "difficult"}),
+    "coco": (1e-12, {"hbb", "corners", "oriented", "difficult", "mask", "extra", "caption", "source", "provenance"}),
+    "dota": (TO_3_DECIMALS, {"corners", "difficult", "provenance"}),
     "voc": (TO_3_DECIMALS, {"hbb", "corners", "oriented", "difficult"}),
     "yolo": (TO_6_OF_THE_SIDE, {"hbb"}),
     "yolo-obb": (TO_6_OF_THE_SIDE, {"corners"}),
@@ -225,14 +225,14 @@ HELD = {  # format -> (how far a coordinate may move, what comes back as it was)
 
 @pytest.fixture
 def rich(tmp_path):
-    """Everything a scene can say; all boxes inside, as in every prepared set, and every OBB the mask's own rectangle."""
+    """Everything a scene can say; all boxes inside, as in every prepared set; masks that are not their OBB's, and one that is it."""
     rng, scenes, hashes = np.random.default_rng(5), [], {}
     for k, split in enumerate(("train", "train", "val", "test")):
         instances = []
         for n in range((4, 0, 9, 1)[k]):
             box = le90_to_corners((*rng.uniform(25, 60, 2), rng.uniform(12, 30), rng.uniform(3, 11), rng.uniform(-1.5, 1.5)))
             middle = [(a + b) / 2 for a, b in zip(box, (*box[2:], *box[:2]), strict=True)]
-            outline = tuple(v for k in range(0, 8, 2) for v in (*box[k : k + 2], *middle[k : k + 2]))
+            outline = box if n == 3 else (*box[:2], *middle[:2], *box[2:4], *middle[4:6])
             hbb = (hbb_of(box)[0] - 0.75, hbb_of(box)[1] - 0.5, hbb_of(box)[2] + 0.25, hbb_of(box)[3])
             said = {"mask": (outline,) if n % 3 == 0 else (), "difficult": n % 4 == 1, "extra": {"id": n} if n % 2 else {}}
             instances.append(Instance.from_corners(CLASSES.names[n % 2], box, hbb, **said))
@@ -240,7 +240,8 @@ def rich(tmp_path):
                 instances.append(Instance.from_hbb("ship", tuple(round(v, 2) for v in hbb)))
         name = f"p{k}.png"
         hashes[name] = sha256_file(picture(tmp_path / "rich" / "images" / name, 96, 96, seed=k))
-        scenes.append(Scene(name, 96, 96, tuple(instances), split=split, source=f"scene {k // 2}", caption=f"Picture {k}."))
+        scenes.append(Scene(name, 96, 96, tuple(instances), split=split, source=f"scene {k // 2}", caption=f"Picture {k}.",
+                            provenance={"imagesource": "GF", "gsd": k + 0.25} if k else {}))  # fmt: skip
     return write_set(tmp_path / "rich", scenes, CLASSES, kind="prepared", details={}, picture_hashes=hashes)
 
 
@@ -258,19 +259,27 @@ def test_round_trip_through_our_own_reader(rich, tmp_path, format):
         assert after.split == before.split and after.categories() == before.categories()
         for what in held & {"caption", "source"}:
             assert getattr(after, what) == getattr(before, what)
+        if "provenance" in held:
+            assert after.provenance == (before.provenance or {"imagesource": "ccdiff"} if format == "dota" else before.provenance)
         for a, b in zip(before.instances, after.instances, strict=True):
             for what in held & {"oriented", "difficult", "extra"}:
                 assert getattr(b, what) == getattr(a, what), what
             for what in held & {"hbb", "corners"}:
                 np.testing.assert_allclose(getattr(b, what), getattr(a, what), rtol=1e-12, atol=tolerance, err_msg=what)
-            if "mask" in held and a.mask:
-                np.testing.assert_allclose(b.mask, a.mask)
+            if "mask" in held:
+                assert b.mask == a.mask
     everything = {
         "caption": "captions", "source": "sources", "corners": "orientations", "difficult": "difficult flags", "mask": "masks",
-        "extra": "extra fields",
+        "extra": "extra fields", "provenance": "provenance",
     }  # fmt: skip
     assert {said for what, said in everything.items() if what not in held} <= done.lost.keys()  # what did not come back was said
     assert not {said for what, said in everything.items() if what in held} & done.lost.keys()
+
+
+def test_a_set_itself_is_read_as_coco(rich):
+    raw = read_raw(rich.root)
+    assert raw.format == "coco" and raw.classes == rich.classes and not +raw.skipped and not +raw.notes
+    assert raw.scenes == list(rich.scenes)
 
 
 @pytest.mark.parametrize("format", sorted(FORMATS))

@@ -167,6 +167,21 @@ def test_a_leak_is_the_first_warning_and_drawn(tmp_path):
     assert "In different splits" in page and page.count('alt="train.png"') == 2  # a sample, and one of the pair
 
 
+def test_of_a_picture_with_tiny_objects_the_most_crowded_part_is_shown(tmp_path):
+    crowd = [obb(500 + 20 * x, 700 + 20 * y, 12, 6, 0.3) for x in range(5) for y in range(5)]
+    scene = Scene("a.png", 1000, 900, (obb(30, 30, 12, 6, 0.3), *crowd), source="a")
+    data = made(
+        tmp_path / "set",
+        [scene, Scene("b.png", 96, 96, (obb(40, 40, 20, 8, 0.2),), source="b")],
+        [landscape(1, 1000).crop((0, 0, 1000, 900)), landscape(2)],
+    )
+    inspect_set(data.root, tmp_path / "out")
+    page = (tmp_path / "out" / "inspection.html").read_text()
+    ((side, other, x, y),) = re.findall(r"(\d+) x (\d+) px at (\d+), (\d+)<", page)
+    assert side == other == str(round(300 * (12 * 6) ** 0.5 / 24)) and int(x) < 495 and int(y) < 695
+    assert int(x) + int(side) > 585 and int(y) + int(side) > 785  # all of the crowd
+
+
 def test_copies_through_a_third_split_are_not_hidden(tmp_path):
     """Two equal pictures in the test split and one in train: the leak is found whichever comes first."""
     for order in (("test", "test", "train"), ("train", "test", "test"), ("test", "train", "test")):

@@ -2,7 +2,9 @@
 
 The OBB is the ``segmentation`` itself where it is one ring of four corners, else the minimum-area rectangle of the mask; an annotation
 without a mask has its HBB alone.  A group (``iscrowd`` 1) becomes a difficult object and is counted.  One file a split
-(``instances_train.json``, ``annotations/val.json``, ...) or one file in all; our own sets (``annotations.json`` with ``split``) too.
+(``instances_train.json``, ``annotations/val.json``, ...) or one file in all.  Our own sets and exports are read whole: beside the OBB
+(``obb`` where the segmentation is the mask) ``oriented``, ``difficult``, ``mask`` and ``extra`` of an object, ``split``, ``source``,
+``caption`` and ``provenance`` of a picture.
 """
 
 from __future__ import annotations
@@ -180,6 +182,7 @@ def _read_one(path: Path, coco: Any, names: ClassMap, finder: _PictureFinder, ra
                 raise CCDiffError(f"unknown split {own!r}", where=f"{path}: picture {name}", fix=f"known splits: {', '.join(SPLITS)}")
             found = finder.find(name, where=str(path), split=own)
             size = [int(image.get(k) or 0) for k in ("width", "height")]
+            provenance = _object_of(image, "provenance", where=f"{path}: picture {name}")
             scenes.append(
                 Scene(
                     name,
@@ -190,6 +193,7 @@ def _read_one(path: Path, coco: Any, names: ClassMap, finder: _PictureFinder, ra
                     str(image.get("source") or _stem(name)),
                     str(image.get("caption", "")),
                     str(found),
+                    provenance,
                 )
             )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -202,62 +206,72 @@ def _stem(name: str) -> str:
 
 
 def _instance(annotation: Mapping[str, Any], category: str, raw: RawSet, *, where: str) -> Instance | None:
-    outlines, corners = _outlines(annotation.get("segmentation"), where=where)
-    box = annotation.get("bbox")
-    if box is not None:
-        if len(box) != 4:
-            raise CCDiffError(f"bbox: expected x, y, width, height, found {box!r:.60}", where=where)
-        x, y, w, h = (number(v, where=where, what="bbox") for v in box)
+    outlines = _outlines(annotation.get("segmentation"), where=where)
+    mask = _rings(annotation.get("mask", []), "mask", where=where)
+    four = isinstance(annotation.get("segmentation"), list) and len(outlines) == 1 and len(outlines[0]) == 8  # not of an RLE
+    corners = outlines[0] if four else None
+    if annotation.get("obb") is not None:  # as our exporter writes it; the segmentation is then the mask, or the OBB once more
+        corners = _row(annotation["obb"], 8, "obb: expected x1 y1 ... x4 y4", where=where)
+        mask = mask or (outlines if outlines != (corners,) else ())
+    elif corners is None:
+        mask = mask or outlines
+    if annotation.get("bbox") is not None:
+        x, y, w, h = _row(annotation["bbox"], 4, "bbox: expected x, y, width, height", where=where)
         hbb = (x, y, x + w, y + h)
-    elif outlines:
-        hbb = hbb_of([v for p in outlines for v in p])
+    elif outlines or corners is not None:
+        hbb = hbb_of(corners if corners is not None else [v for p in outlines for v in p])
     else:
         raw.skipped["annotations without a box or a mask"] += 1
         return None
     difficult = bool(annotation.get("difficult", 0)) or bool(annotation.get("iscrowd", 0))
     if annotation.get("iscrowd", 0):
         raw.notes["groups (iscrowd) kept as difficult"] += 1
-    mask = tuple(tuple(number(v, where=where, what="mask") for v in p) for p in annotation.get("mask", ()))
-    extra = _extra(annotation.get("extra", {}), where=where)
-    if corners is not None:
-        if annotation.get("oriented", 1):
-            return Instance.from_corners(category, corners, hbb, difficult=difficult, mask=mask, extra=extra)
+    extra = _object_of(annotation, "extra", where=where)
+    if (corners is None and not outlines) or not annotation.get("oriented", 1):
         return Instance.from_hbb(category, hbb, difficult=difficult, mask=mask, extra=extra)
-    if outlines:
-        rectangle = min_area_corners([v for p in outlines for v in p])
-        return Instance.from_corners(category, rectangle, hbb, difficult=difficult, mask=outlines, extra=extra)
-    return Instance.from_hbb(category, hbb, difficult=difficult, extra=extra)
+    if corners is None:
+        corners = min_area_corners([v for p in outlines for v in p])
+    return Instance.from_corners(category, corners, hbb, difficult=difficult, mask=mask, extra=extra)
 
 
-def _extra(value: Any, *, where: str) -> Mapping[str, Any]:
-    """What one of our own sets kept beside a box; it is written to JSON again, so it must not hold NaN."""
+def _object_of(entry: Mapping[str, Any], key: str, *, where: str) -> Mapping[str, Any]:
+    """What one of our own sets says beside a box or a picture; it is written to JSON again, so it must not hold NaN."""
+    value = entry.get(key, {})
     try:
         json.dumps(value, allow_nan=False)
     except ValueError as error:
-        raise CCDiffError(f"extra: {error}", where=where) from error
+        raise CCDiffError(f"{key}: {error}", where=where) from error
     if not isinstance(value, Mapping):
-        raise CCDiffError(f"extra: expected an object, found {type(value).__name__}", where=where)
+        raise CCDiffError(f"{key}: expected an object, found {type(value).__name__}", where=where)
     return value
 
 
-def _outlines(segmentation: Any, *, where: str) -> tuple[tuple[tuple[float, ...], ...], list[float] | None]:
-    """Outlines of a segmentation, and its corners where it is one ring of four."""
-    if not segmentation:
-        return (), None
+def _row(values: Any, length: int, expected: str, *, where: str) -> tuple[float, ...]:
+    if not isinstance(values, list) or len(values) != length:
+        fix = "give oriented boxes as a segmentation of 4 corners" if length == 4 else None
+        raise CCDiffError(f"{expected}, found {values!r:.60}", where=where, fix=fix)
+    return tuple(number(v, where=where, what=expected.partition(":")[0]) for v in values)
+
+
+def _outlines(segmentation: Any, *, where: str) -> tuple[tuple[float, ...], ...]:
+    """Outlines of a segmentation: polygons or an RLE."""
     if isinstance(segmentation, Mapping):
-        return _outlines_of_rle(segmentation, where=where), None
-    if not isinstance(segmentation, list) or not all(isinstance(p, list) for p in segmentation):
-        raise CCDiffError(f"segmentation: expected polygons or an RLE, found {type(segmentation).__name__}", where=where)
+        return _outlines_of_rle(segmentation, where=where) if segmentation else ()
+    return _rings(segmentation or [], "segmentation", where=where)
+
+
+def _rings(polygons: Any, what: str, *, where: str) -> tuple[tuple[float, ...], ...]:
+    """Polygons with at least three corners."""
+    if not isinstance(polygons, list) or not all(isinstance(p, list) for p in polygons):
+        raise CCDiffError(f"{what}: expected polygons or an RLE, found {type(polygons).__name__}", where=where)
     rings = []
-    for points in segmentation:
-        ring = tuple(number(v, where=where, what="segmentation") for v in points)
+    for points in polygons:
+        ring = tuple(number(v, where=where, what=what) for v in points)
         if len(ring) % 2:
-            raise CCDiffError(f"segmentation: an odd number of coordinates ({len(ring)})", where=where)
+            raise CCDiffError(f"{what}: an odd number of coordinates ({len(ring)})", where=where)
         if len(ring) >= 6:
             rings.append(ring)
-    if len(rings) == 1 and len(rings[0]) == 8:
-        return tuple(rings), list(rings[0])
-    return tuple(rings), None
+    return tuple(rings)
 
 
 def _outlines_of_rle(segmentation: Mapping[str, Any], *, where: str) -> tuple[tuple[float, ...], ...]:

@@ -21,7 +21,7 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -40,14 +40,14 @@ from ..formats import read_raw
 from ..formats.classes import read_class_file
 from ..formats.raw import RawSet, read_split_lists, seeded_splits
 from ..geometry import clip_hbb
-from ..pictures import UnreadablePicture, picture_size, stored_mode
+from ..pictures import UnreadablePicture, open_picture, stored_mode
 from ..references import REFERENCES, cut_reference, reference_window, write_bank
 from ..scene import Instance, Scene
 from .captions import STYLES, caption_of, read_sentences
 from .masks import COCO, MASKS, NONE, SAM, MaskJob, mask_picture, masker_of, read_masks
 from .scenes import DEFAULT_PLACES, PLACES_FOUND, name_scenes, read_places
 from .tiling import cut_scene, pad_and_resize, tile_origins
-from .windows import read_windows
+from .windows import held_whole, read_windows
 
 PLAN = "prepare.json"
 """Stands in the folder of an unfinished set: what it is being made from."""
@@ -100,8 +100,8 @@ def prepare_dataset(
         places: file of places it chooses from; our own list when None.
         masks: where the masks of reference crops come from, see ``masks``.
         strict: stop at a picture that does not decode, rather than leave it out and say so.
-        processes: how many work at a time; 1 works in this one. A scene of up to 32 million pixels, and a larger one that is no PNG or
-            TIFF, is decoded whole by its process (4 bytes a pixel).
+        processes: how many work at a time; 1 works in this one. Each holds a scene of up to 32 million pixels whole (4 bytes a pixel), of
+            a larger PNG or TIFF about a row of tiles (see ``windows``), and a larger JPEG or BMP whole, which a stage of its own says.
         progress: called as ``progress(stage, done, total)``.
 
     Returns:
@@ -308,21 +308,31 @@ def _checked_sizes(ledger: _Ledger, workers: _Workers) -> list[Scene]:
     """Scenes with the size of their picture file, and objects that have an area inside it."""
     raw = ledger.raw
     good: list[Scene] = []
+    largest = 0
     sizes = workers.map(_size_or_reason, [str(s.path) for s in raw.scenes], "checking pictures")
-    for scene, size in zip(raw.scenes, sizes, strict=True):
-        if isinstance(size, str):
-            ledger.quarantine(scene, size)
+    for scene, found in zip(raw.scenes, sizes, strict=True):
+        if isinstance(found, str):
+            ledger.quarantine(scene, found)
             continue
+        size, whole = found
+        if whole:
+            ledger.notes["large pictures decoded whole, since their files have no bands"] += 1
+            largest = max(largest, size[0] * size[1])
         if scene.width and (scene.width, scene.height) != size:
             ledger.notes["pictures whose declared size was wrong"] += 1
         scene = scene.replace(width=size[0], height=size[1])
         good.append(scene.replace(instances=tuple(_checked_instances(scene, ledger))))
+    if largest:
+        advice = "store large scenes as PNG or as TIFF in strips or tiles, to cut them band by band"
+        workers.report(f"decoding pictures whole: up to {largest * 4 / 1e9:.1f} GB a process ({advice})", 1, 1)
     return good
 
 
-def _size_or_reason(path: str) -> tuple[int, int] | str:
+def _size_or_reason(path: str) -> tuple[tuple[int, int], bool] | str:
+    """Width, height and whether the picture will be held whole although it is large; or why it does not open."""
     try:
-        return picture_size(path)
+        with open_picture(path) as image:
+            return image.size, held_whole(image, path)
     except UnreadablePicture as error:
         return error.what
 
@@ -494,7 +504,7 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
             crops[index] = {"file": name, **record, "source": scene.source, "picture": scene.file_name, "instance": index, "sha256": digest}
             continue
         (x, y), instances = tiles[k]
-        provenance: dict[str, Any] = {"picture": scene.file_name, "offset": [x, y], "side": side, "scale": scale}
+        provenance = _carried(scene.provenance, scale) | {"picture": scene.file_name, "offset": [x, y], "side": side, "scale": scale}
         if copied:
             data = Path(str(scene.path)).read_bytes() if stored_rgb else _png(cut)
         else:
@@ -521,6 +531,14 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
         result.scenes.append(prepared)
         result.hashes[prepared.file_name] = digest
     result.references += [crops[index] for index in sorted(crops)]
+
+
+def _carried(provenance: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """What the source said of a picture, its ``gsd`` (metres a pixel) being that of the output's pixels."""
+    carried = dict(provenance)
+    if scale != 1.0 and type(carried.get("gsd")) in (int, float):
+        carried["gsd"] = carried["gsd"] / scale
+    return carried
 
 
 def _tiles_of(job: _Job, side: int, scale: float, counts: Counter[str]) -> list[tuple[tuple[int, int], list[Instance]]]:

@@ -5,8 +5,9 @@ Notable here:
 * A band of a large PNG or TIFF is wrapped as a small picture of its own and given to Pillow, so it decodes to the pixels that the whole
   picture would.  For PNG the rows are inflated as they come, and the last row of the band before goes first, for the filters of the next
   row refer to it; for TIFF the strips or tiles of the band are picked out of the file.
+* In memory are a band and, of the windows, the rows that came: a row of tiles, and what the next row shares with it.
 * Other formats (JPEG, BMP, WebP, interlaced PNG, TIFF in one compressed strip or with separate planes) have no bands that can be reached
-  this way: they are decoded whole, 4 bytes a pixel.
+  this way: they are decoded whole, 4 bytes a pixel, and :func:`held_whole` says so beforehand.
 * The whole picture is decoded even where no window is asked for: whether it does decode must not depend on what is cut from it.
 """
 
@@ -27,8 +28,8 @@ from ..pictures import open_picture, opened, to_rgb
 
 WHOLE = 32_000_000
 """Pictures of up to so many pixels are decoded whole, whatever their format: 128 MB, and faster."""
-BAND = 256
-"""Rows of a band, as near as the file's own strips or tiles allow."""
+BAND = 4_000_000
+"""Pixels of a band, as near as the file's own strips or tiles allow."""
 
 Window = tuple[int, int, int, int]
 """x1 y1 x2 y2, whole pixels inside the picture."""
@@ -42,21 +43,22 @@ def read_windows(path: str | Path, windows: Sequence[Window]) -> Iterator[tuple[
         UnreadablePicture: it does not decode, or only in part: then some windows may have been given out before.
     """
     waiting = sorted(range(len(windows)), key=lambda k: (windows[k][1], k))[::-1]
-    begun: dict[int, Image.Image | None] = {}
+    begun: dict[int, list[np.ndarray]] = {}
     for top, band in read_bands(path):
         bottom = top + band.height
         while waiting and windows[waiting[-1]][1] < bottom:
-            begun[waiting.pop()] = None
+            begun[waiting.pop()] = []
         for k in list(begun):
             x1, y1, x2, y2 = windows[k]
-            part = band.crop((x1, max(0, y1 - top), x2, min(band.height, y2 - top)))
-            if y1 < top or y2 > bottom:
-                whole = begun[k] or Image.new("RGB", (x2 - x1, y2 - y1))
-                whole.paste(part, (0, max(0, top - y1)))
-                begun[k] = part = whole
-            if y2 <= bottom:
+            part = band.crop((x1, max(y1, top) - top, x2, min(y2, bottom) - top))
+            if y1 >= top and y2 <= bottom:
                 del begun[k]
                 yield k, part
+                continue
+            begun[k].append(np.asarray(part))  # only the rows that came: of the next row of tiles, what they share with this one
+            if y2 <= bottom:
+                yield k, Image.fromarray(np.concatenate(begun.pop(k)))
+        del band  # before the next is made
 
 
 def read_bands(path: str | Path) -> Iterator[tuple[int, Image.Image]]:
@@ -65,17 +67,28 @@ def read_bands(path: str | Path) -> Iterator[tuple[int, Image.Image]]:
     Raises: as :func:`read_windows`.
     """
     with open_picture(path) as image:
-        bands = None
-        if image.width * image.height > WHOLE:
-            bands = {"PNG": _png_bands, "TIFF": _tiff_bands}.get(str(image.format), lambda image, path: None)(image, Path(path))
+        bands = _bands(image, Path(path))
         if bands is None:
             image.load()
-            yield 0, image if image.mode == "RGB" else to_rgb(image)  # `convert` would copy what is RGB already
-            return
-        rows = 0
-        for band in bands:
-            yield rows, to_rgb(band)
-            rows += band.height
+            bands = iter((image,))
+        top = 0
+        while (band := next(bands, None)) is not None:
+            rows = band.height
+            yield top, band if band.mode == "RGB" else to_rgb(band)  # `convert` would copy what is RGB already
+            top += rows
+            del band  # before the next is made
+
+
+def held_whole(image: Image.Image, path: str | Path) -> bool:
+    """Whether an opened picture is too large to be decoded whole, and will be, because its file has no bands."""
+    return image.width * image.height > WHOLE and _bands(image, Path(path)) is None
+
+
+def _bands(image: Image.Image, path: Path) -> Iterator[Image.Image] | None:
+    """The bands of a large picture; None for a small one, and for one that has none."""
+    if image.width * image.height <= WHOLE:
+        return None
+    return {"PNG": _png_bands, "TIFF": _tiff_bands}.get(str(image.format), lambda image, path: None)(image, path)
 
 
 # ---------------------------------------------------------------------------------------------------------------- PNG
@@ -100,8 +113,9 @@ def _inflated(path: Path, width: int, height: int, depth: int, colour: int) -> I
     with open(path, "rb") as stream:
         palette, compressed = _to_pixels(stream)
         inflate, before = zlib.decompressobj(), b""
-        for top in range(0, height, BAND):
-            rows = min(BAND, height - top)
+        at_once = max(1, BAND // width)
+        for top in range(0, height, at_once):
+            rows = min(at_once, height - top)
             raw = bytearray(before)
             wanted = len(before) + rows * stride
             while len(raw) < wanted:
@@ -110,14 +124,23 @@ def _inflated(path: Path, width: int, height: int, depth: int, colour: int) -> I
                 if not got and not data:
                     raise OSError(f"the file ends in row {top + len(raw) // stride} of {height}")
                 raw += got
-            small = struct.pack(">IIBBBBB", width, len(raw) // stride, depth, colour, 0, 0, 0)
-            parts = _written(b"IHDR", small) + palette + _written(b"IDAT", zlib.compress(raw, 0)) + _written(b"IEND", b"")
-            with opened(io.BytesIO(_SIGNATURE + parts)) as band:
-                band.load()
+            band = _png_of(raw, width, depth, colour, palette)
             last = band.crop((0, band.height - 1, width, band.height))
             stored = last.tobytes() if depth == 8 else np.asarray(last).astype(">u2").tobytes()
-            yield band.crop((0, band.height - rows, width, band.height)) if before else band
+            band = band.crop((0, 1, width, band.height)) if before else band
             before = b"\0" + stored  # filter 0: the bytes as they are
+            yield band
+            del raw, band  # before the next are made
+
+
+def _png_of(raw: bytes, width: int, depth: int, colour: int, palette: bytes) -> Image.Image:
+    """The picture of some rows as they lie in a PNG, each with its filter."""
+    height = len(raw) // (1 + width * _CHANNELS[colour] * depth // 8)
+    header = _written(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    parts = [_SIGNATURE, header, palette, _written(b"IDAT", zlib.compress(raw, 0)), _written(b"IEND", b"")]
+    with opened(io.BytesIO(b"".join(parts))) as image:
+        image.load()
+    return image
 
 
 def _to_pixels(stream: IO[bytes]) -> tuple[bytes, Iterator[bytes]]:
@@ -185,7 +208,7 @@ def _tiff_bands(image: Any, path: Path) -> Iterator[Image.Image] | None:
     across = math.ceil(image.width / tags[_TILE_WIDTH]) if tiled and tags.get(_TILE_WIDTH) else 1
     if unit < 1 or not len(offsets) == len(sizes) == across * math.ceil(image.height / unit):
         return None
-    if not tiled and unit > BAND and tags.get(_COMPRESSION, 1) == 1:  # uncompressed rows can be reached one by one
+    if not tiled and unit * image.width > BAND and tags.get(_COMPRESSION, 1) == 1:  # uncompressed rows can be reached one by one
         row = math.ceil(image.width * sum(bits) / 8)
         offsets = [offsets[y // unit] + (y % unit) * row for y in range(image.height)]
         sizes, unit = [row] * image.height, 1
@@ -197,7 +220,7 @@ def _tiff_bands(image: Any, path: Path) -> Iterator[Image.Image] | None:
 def _picked(
     path: Path, size: tuple[int, int], tags: dict[int, Any], order: bytes, offsets: Any, sizes: Any, unit: int, across: int
 ) -> Iterator[Image.Image]:
-    units = max(1, BAND // unit)
+    units = max(1, BAND // (unit * size[0]))
     with open(path, "rb") as stream:
         for first in range(0, math.ceil(size[1] / unit), units):
             last = min(first + units, math.ceil(size[1] / unit))

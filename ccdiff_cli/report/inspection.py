@@ -14,15 +14,20 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from scipy.spatial import cKDTree
 
+from ..dataset import polygon_area
 from ..drawing import draw_scene
 from ..pictures import read_rgb
+from ..prepare.windows import read_windows
 from ..scene import ClassList, Instance, Scene
 from . import data_address, hex_colour, render
 from .figures import BOTH, FAINT, INK, REAL, STYLE, WIDTH, literal, svg_text
 
 CELL = 300
 """Longest side of an embedded picture, pixels."""
+SMALL_OBJECT, PART_OBJECT = 10, 24
+"""Where the middle one of a picture's objects would be drawn smaller than the first (pixels), a part is shown in which it has the second."""
 SHOWN_BOXES = 6
 """Suspicious boxes drawn for each reason."""
 SHOWN_PAIRS = 12
@@ -54,7 +59,7 @@ def inspection_page(facts: Mapping[str, Any], classes: ClassList, scenes: Sequen
         angle_figure=Markup(angle_histogram(facts)),
         crowd_figure=Markup(objects_per_picture(facts)),
         samples=[
-            {"name": s.file_name, "split": s.split or "no split", "objects": len(s.instances), "picture": _drawn(s, classes)} for s in shown
+            {"name": s.file_name, "split": s.split or "no split", "objects": len(s.instances), **_sample(s, classes)} for s in shown
         ],
         suspects=_suspects(facts, classes, {s.file_name: s for s in good}),
         pairs={what: _pairs(facts["duplicates"][what], good, classes) for what in ("across_splits", "within_a_split")},
@@ -74,6 +79,30 @@ def choose(scenes: Sequence[Scene], classes: ClassList, count: int) -> list[Scen
 
 def _drawn(scene: Scene, classes: ClassList) -> str:
     return _embedded(read_rgb(str(scene.path)), scene, classes)
+
+
+def _sample(scene: Scene, classes: ClassList) -> dict[str, str]:
+    """The picture with its boxes; where those would be too small to judge, the part with the most objects."""
+    size = float(np.median([polygon_area(i.corners) for i in scene.instances] or [np.inf])) ** 0.5
+    longest = max(scene.width, scene.height)
+    side = max(64, round(CELL * size / PART_OBJECT)) if size < np.inf else longest
+    if size * CELL / longest >= SMALL_OBJECT or side >= longest:
+        return {"picture": _drawn(scene, classes), "part": ""}
+    boxes = np.array([i.hbb for i in scene.instances])
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    crowd = cKDTree(centres).query_ball_point(centres, side / 2, p=np.inf, return_length=True)
+    room = np.maximum(0, np.array([scene.width, scene.height]) - side)
+    x, y = (int(v) for v in np.clip(np.round(centres[int(np.argmax(crowd))] - side / 2), 0, room))
+    window = (x, y, min(scene.width, x + side), min(scene.height, y + side))
+    ((_, crop),) = read_windows(str(scene.path), [window])
+    inside = (boxes[:, :2] < window[2:]).all(1) & (boxes[:, 2:] > window[:2]).all(1)
+    moved = tuple(_moved(i, x, y) for i, here in zip(scene.instances, inside, strict=True) if here)
+    return {"picture": _embedded(crop, Scene("", *crop.size, moved), classes), "part": f"{crop.width} x {crop.height} px at {x}, {y}"}
+
+
+def _moved(instance: Instance, x: int, y: int) -> Instance:
+    corners = tuple(v - (y if k % 2 else x) for k, v in enumerate(instance.corners))
+    return Instance.from_corners(instance.category, corners, difficult=instance.difficult)
 
 
 def _embedded(picture: Image.Image, scene: Scene, classes: ClassList) -> str:
@@ -112,8 +141,7 @@ def _surroundings(scene: Scene, instances: Sequence[Instance], classes: ClassLis
     crop = read_rgb(str(scene.path)).crop((x, y, x + side, y + side))
     moved = []
     for instance in instances:
-        corners = tuple(v - (y if k % 2 else x) for k, v in enumerate(instance.corners))
-        moved.append(Instance.from_corners(instance.category, corners))
+        moved.append(_moved(instance, x, y))
         if instance.oriented:  # the HBB as a thin line, since the two may disagree
             hbb = tuple(v - (y if k % 2 else x) for k, v in enumerate(instance.hbb))
             moved.append(Instance.from_hbb(instance.category, hbb, difficult=True))

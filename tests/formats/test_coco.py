@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.formats import detect_format, read_raw
 from ccdiff_cli.formats.coco import _runs
-from ccdiff_cli.geometry import corners_to_le90, le90_to_corners, polygon
+from ccdiff_cli.geometry import corners_to_le90, hbb_of, le90_to_corners, polygon
 from tests.rawsets import coco, vhr10
 
 
@@ -40,6 +40,24 @@ def test_boxes_polygons_and_corners(tmp_path):
     assert only(coco(tmp_path / "nobox", [no_box])).hbb == pytest.approx(
         (min(outline[::2]), min(outline[1::2]), max(outline[::2]), max(outline[1::2]))
     )
+
+
+def test_what_our_own_files_say_beside_the_box(tmp_path):
+    corners, ring = list(le90_to_corners((40, 30, 30, 8, 0.6))), [30, 20, 50, 22, 45, 40]
+    said = {"difficult": 1, "extra": {"id": 7}}
+    beside = only(coco(tmp_path / "a", [annotation(segmentation=[ring], obb=corners, oriented=1, **said)]))
+    assert beside.corners == pytest.approx(corners) and beside.mask == (tuple(ring),) and beside.difficult and beside.extra == {"id": 7}
+    same = only(coco(tmp_path / "b", [annotation(segmentation=[corners], obb=corners)]))
+    assert same.corners == pytest.approx(corners) and same.mask == ()
+    flat = only(coco(tmp_path / "c", [annotation(segmentation=[ring], obb=corners, oriented=0)]))
+    assert not flat.oriented and flat.corners == (10, 10, 30, 10, 30, 20, 10, 20) and flat.mask == (tuple(ring),)
+    no_box = annotation(obb=corners)
+    del no_box["bbox"]
+    assert only(coco(tmp_path / "d", [no_box])).hbb == pytest.approx(hbb_of(corners))
+    image = {"id": 1, "file_name": "a.png", "width": 96, "height": 64, "split": "val", "source": "s", "caption": "A port.",
+             "provenance": {"gsd": 0.5}}  # fmt: skip
+    (scene,) = read_raw(coco(tmp_path / "e", [], images=[image])).scenes
+    assert (scene.split, scene.source, scene.caption, scene.provenance) == ("val", "s", "A port.", {"gsd": 0.5})
 
 
 @pytest.mark.parametrize("compressed", [True, False])
@@ -106,6 +124,11 @@ def test_formats_are_recognised(tmp_path):
         (annotation(bbox=[1, 2, math.nan, 4]), "bbox: expected a finite number"),
         (annotation(bbox=[1, 2, 1e300, 4]), "bbox: expected a finite number"),
         (annotation(bbox=[1, 2, 3]), "bbox: expected x, y, width, height"),
+        (annotation(bbox=[1, 2, 3, 4, 30]), r"(?s)expected x, y, width, height, found \[1, 2, 3, 4, 30\].*segmentation of 4 corners"),
+        (annotation(obb=[1, 2, 3]), "obb: expected x1 y1 ... x4 y4"),
+        (annotation(obb=[1, 2, 3, 4, 5, 6, 7, math.inf]), "obb: expected a finite number"),
+        (annotation(mask=[[1, 2, 3, 4, 5, 6, 7]]), "mask: an odd number of coordinates"),
+        (annotation(mask=7), "mask: expected polygons"),
         (annotation(bbox=["a", 2, 3, 4]), "expected a number, found 'a'"),
         (annotation(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "odd number of coordinates"),
         (annotation(segmentation="x"), "expected polygons or an RLE"),

@@ -15,6 +15,7 @@ from ccdiff_cli.formats import detect_format, read_raw
 from ccdiff_cli.formats.classes import CLASS_LISTS, ClassMap, read_class_file
 from ccdiff_cli.formats.dota import tile_source, untangled
 from ccdiff_cli.geometry import le90_to_corners, polygon_iou
+from ccdiff_cli.prepare import prepare_dataset
 from ccdiff_cli.scene import Instance, Scene
 from tests.rawsets import picture
 
@@ -188,6 +189,18 @@ def test_our_export_is_read_back(tmp_path):
         assert [(i.category, i.difficult) for i in found.instances] == [(i.category, i.difficult) for i in scene.instances]
         for a, b in zip(found.instances, scene.instances, strict=True):
             assert a.corners == pytest.approx(b.corners, abs=6e-4)
+
+
+@pytest.mark.parametrize(("options", "gsd"), [({}, 1), ({"tile": 64, "size": 64}, 1), ({"tile": 64, "size": 32}, 2.0)])
+def test_the_header_goes_through_tiles_and_out_again(tmp_path, options, gsd):
+    """Of pixels twice as large the gsd is twice as long."""
+    raw = dota(tmp_path / "r", {"P0001": f"imagesource:GoogleEarth\ngsd:1\n{SHIP}", "P0002": SHIP})
+    made = prepare_dataset(raw, tmp_path / "set", **options)
+    assert len(made.scenes) == 2 * (1 if not options else 2) and all("offset" in s.provenance for s in made.scenes)
+    export_set(made, tmp_path / "out", "dota")
+    for scene in read_raw(tmp_path / "out").scenes:
+        said = {"imagesource": "GoogleEarth", "gsd": gsd} if scene.source == "P0001" else {"imagesource": "ccdiff"}
+        assert scene.provenance == said
 
 
 @pytest.mark.parametrize(

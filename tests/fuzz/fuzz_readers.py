@@ -1,12 +1,12 @@
-"""Coverage-guided fuzzing of every reader (needs ``pip install atheris``, which has wheels for CPython 3.11 to 3.13 on Linux).
+"""Coverage-guided fuzzing of every reader (needs the extra ``fuzz``: atheris has wheels for CPython 3.11 to 3.13 on Linux).
 
     python -m tests.fuzz.fuzz_readers runs/fuzz -max_total_time=300 -timeout=20 -rss_limit_mb=3000
+    python -m tests.fuzz.fuzz_readers runs/fuzz dota hrsc -max_total_time=300        only these of TARGETS
 
-The first argument is the folder of inputs: it is filled with the sound label files of ``seeds.py``, grows by whatever reaches new code, and
-is used again by the next run.  An input is one byte that picks reader and label file, then the bytes of that file; the rest of the set
-stays sound.  An input whose reader raises anything but CCDiffError, or makes scenes that cannot be trusted, ends the run and is written as
-``crash-...`` to the working folder; ``python -m tests.fuzz.fuzz_readers crash-...`` shows its traceback again.  Other options are those
-of libFuzzer.
+The first argument is the folder of inputs: it is filled with the sound files of ``seeds.py``, grows by whatever reaches new code, and is
+used again by the next run.  An input is one byte that picks target and file, then the bytes of that file; the rest of the set stays sound.
+An input whose reader raises anything but CCDiffError, or makes what cannot be trusted, ends the run and is written as ``crash-...`` to
+the working folder; ``python -m tests.fuzz.fuzz_readers crash-...`` shows its traceback again.  Other options are those of libFuzzer.
 """
 
 from __future__ import annotations
@@ -19,35 +19,40 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["ccdiff_cli.formats", "ccdiff_cli.files", "defusedxml", "json", "yaml"]):
-    from tests.fuzz.seeds import SEEDS, TOKENS, read_damaged
+_FOLLOWED = [f"ccdiff_cli.{name}" for name in ("formats", "files", "dataset", "pictures", "prepare.windows", "prepare.merging")]
+with atheris.instrument_imports(include=[*_FOLLOWED, "defusedxml", "json", "yaml", "PIL"]):
+    from tests.fuzz.seeds import TARGETS, TOKENS
 
 
 def main() -> None:
     top = Path(tempfile.mkdtemp(prefix="ccdiff-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     atexit.register(shutil.rmtree, top, ignore_errors=True)
-    targets = [(name, top / name / label) for name, build in SEEDS.items() for label in build(top / name)]
+    targets = [(name, top / name / file) for name, (build, _) in TARGETS.items() for file in build(top / name)]
     sound = {path: path.read_bytes() for _, path in targets}
 
+    words = sys.argv[1:]
+    corpus = Path(words.pop(0)) if words and not words[0].startswith("-") and not Path(words[0]).is_file() else None
+    wanted = {word for word in words if word in TARGETS} or set(TARGETS)
+    arguments = [word for word in words if word not in TARGETS]
+
     def once(data: bytes) -> None:
-        if not data:
+        name, path = targets[data[0] % len(targets)] if data else ("", top)
+        if name not in wanted:
             return
-        format, path = targets[data[0] % len(targets)]
         try:
             path.write_bytes(data[1:])
-            read_damaged(top / format, format)
+            TARGETS[name][1](top / name, path)
         finally:
             path.write_bytes(sound[path])
 
-    arguments = sys.argv[1:]
-    if arguments and not arguments[0].startswith("-") and not Path(arguments[0]).is_file():
-        corpus = Path(arguments[0])
+    if corpus is not None:
         corpus.mkdir(parents=True, exist_ok=True)
         for k, (name, path) in enumerate(targets):
-            (corpus / f"seed-{name}-{k}").write_bytes(bytes([k]) + sound[path])
-        words = top / "words.dict"
-        words.write_text("".join(f'"{"".join(f"{chr(92)}x{b:02x}" for b in word)}"\n' for word in TOKENS if 0 < len(word) < 64))
-        arguments += [f"-dict={words}", "-max_len=4000"]
+            if name in wanted:
+                (corpus / f"seed-{name}-{k}").write_bytes(bytes([k]) + sound[path])
+        dictionary = top / "words.dict"
+        dictionary.write_text("".join(f'"{"".join(f"{chr(92)}x{b:02x}" for b in word)}"\n' for word in TOKENS if 0 < len(word) < 64))
+        arguments = [str(corpus), *arguments, f"-dict={dictionary}", "-max_len=4000"]
     atheris.Setup([sys.argv[0], *arguments], once)
     atheris.Fuzz()
 

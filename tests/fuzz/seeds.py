@@ -1,6 +1,7 @@
 """One small sound set per reader, its label files to be damaged, and what must hold of whatever a reader makes of them.
 
-Shared by ``tests/formats/test_hostile.py`` (damage drawn by hypothesis) and ``fuzz_readers.py`` (damage found by coverage).
+Shared by ``tests/formats/test_hostile.py`` (damage drawn by hypothesis) and ``fuzz_readers.py`` (damage found by coverage, also of
+pictures, prepared sets and detections: ``TARGETS``).
 """
 
 from __future__ import annotations
@@ -9,15 +10,21 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as rle
 
-from ccdiff_cli.dataset import SPLITS, scene_record
+from ccdiff_cli.dataset import SPLITS, read_set, scene_record, write_set
 from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.files import sha256_file
 from ccdiff_cli.formats import READERS, detect_format, read_raw
+from ccdiff_cli.pictures import UnreadablePicture, picture_size
+from ccdiff_cli.prepare import windows
+from ccdiff_cli.prepare.merging import merge_file
+from ccdiff_cli.scene import ClassList, Instance, Scene
 from tests.rawsets import coco, dior, hbb_xml, obb_xml, picture, vhr10, voc_xml
 
 HBB, OBB = (5, 5, 30, 20), (40, 10, 60, 12, 58, 30, 38, 28)
@@ -143,19 +150,23 @@ def read_damaged(root: Path, format: str) -> bool:
     except CCDiffError as error:
         str(error).encode("utf-8")  # a terminal must be able to print it
         return False
+    _check_scenes(raw.scenes, raw.classes, root)
+    assert all(v >= 0 for v in (*raw.skipped.values(), *raw.notes.values()))
+    return bool(raw.scenes)
+
+
+def _check_scenes(scenes: Sequence[Scene], classes: ClassList, root: Path) -> None:
     top = root.resolve()
-    for scene in raw.scenes:
+    for scene in scenes:
         assert scene.path is not None and Path(scene.path).resolve().is_relative_to(top), scene.path
         assert not Path(scene.file_name).is_absolute() and ".." not in Path(scene.file_name).parts, scene.file_name
         assert scene.split in ("", *SPLITS) and scene.width >= 0 and scene.height >= 0
         for instance in scene.instances:
-            assert instance.category in raw.classes and len(instance.corners) == 8
+            assert instance.category in classes and len(instance.corners) == 8
             numbers = [*instance.hbb, *instance.corners, *(v for p in instance.mask for v in p)]
             assert all(math.isfinite(v) and abs(v) < 1e11 for v in numbers), instance
         json.dumps(scene_record(scene), allow_nan=False, ensure_ascii=False).encode("utf-8")
-    assert len({s.file_name for s in raw.scenes}) == len(raw.scenes)
-    assert all(v >= 0 for v in (*raw.skipped.values(), *raw.notes.values()))
-    return bool(raw.scenes)
+    assert len({s.file_name for s in scenes}) == len(scenes)
 
 
 TOKENS: tuple[bytes, ...] = (
@@ -198,3 +209,63 @@ def read_sound(root: Path, format: str) -> None:
     """The seed itself reads, under its own name and recognised."""
     assert detect_format(root) == format
     assert read_raw(root).scenes
+
+
+# ------------------------------------------------------------------------------------------- what else comes from outside
+
+
+def _set(root: Path) -> list[str]:
+    """A prepared set, and detections on it."""
+    place = {"picture": "s.png", "offset": [0, 0], "side": 96, "scale": 1.0}
+    instances = (Instance.from_corners("ship", OBB, difficult=True, mask=(OBB,)), Instance.from_hbb("car", HBB, extra={"id": 1}))
+    scene = Scene("a.png", 96, 64, instances, source="s", caption="a port", provenance=place)
+    hashes = {"a.png": sha256_file(picture(root / "images" / "a.png"))}
+    write_set(root, [scene], ClassList(("ship", "car")), kind="prepared", details={}, picture_hashes=hashes)
+    boxes = [{"image_id": 1, "bbox": [5, 5, 25, 15]}, {"file_name": "a.png", "segmentation": [list(OBB)]}]
+    _write(root / "results.json", json.dumps([{"category_id": 1, "score": 0.5, **box} for box in boxes]))
+    return ["annotations.json", "manifest.json", "results.json"]
+
+
+def _read_set(root: Path, _: Path) -> None:
+    with contextlib.suppress(CCDiffError):
+        found = read_set(root)
+        _check_scenes(found.scenes, found.classes, root)
+        merge_file(root / "results.json", root, root / "merged.json")
+        json.loads((root / "merged.json").read_text(), parse_constant=lambda text: (_ for _ in ()).throw(AssertionError(text)))
+
+
+def _pictures(root: Path) -> list[str]:
+    image = Image.open(picture(root / "a.png", 20, 30))
+    image.save(root / "grey.png")
+    image.convert("L").quantize(9).save(root / "palette.png", transparency=3)
+    image.save(root / "strips.tif", compression="tiff_lzw", tiffinfo={278: 4, 317: 2})
+    image.save(root / "raw.tif")
+    image.save(root / "a.jpg")
+    image.save(root / "a.bmp")
+    return ["a.png", "palette.png", "strips.tif", "raw.tif", "a.jpg", "a.bmp"]
+
+
+def _read_picture(_: Path, path: Path) -> None:
+    """A picture in bands; one that decodes has all its rows."""
+    whole, windows.WHOLE = windows.WHOLE, 0
+    band, windows.BAND = windows.BAND, 160
+    try:
+        with contextlib.suppress(UnreadablePicture):
+            width, height = picture_size(path)
+            if width * height < 4_000_000:  # larger ones only cost time
+                found = dict(windows.read_windows(path, [(0, 0, width, height), (0, height - 1, width, height)]))
+                assert {k: f.size for k, f in found.items()} == {0: (width, height), 1: (width, 1)}
+    finally:
+        windows.WHOLE, windows.BAND = whole, band
+
+
+def _read_raw(root: Path, _: Path) -> None:
+    read_damaged(root, root.name)
+
+
+TARGETS: dict[str, tuple[Callable[[Path], list[str]], Callable[[Path, Path], None]]] = {
+    **{name: (build, _read_raw) for name, build in SEEDS.items()},
+    "set": (_set, _read_set),
+    "pictures": (_pictures, _read_picture),
+}
+"""What is fuzzed: what builds a sound folder and names its files, and what reads it after one of them (the second path) changed."""

@@ -120,7 +120,7 @@ def test_large_scenes_are_cut_in_bands_to_the_same_bytes(tmp_path, monkeypatch):
     prepare_dataset(source, tmp_path / "a", **options)
     prepare_dataset(source, tmp_path / "a_whole", size=64, splits=lists)
     monkeypatch.setattr(windows, "WHOLE", 1000)
-    monkeypatch.setattr(windows, "BAND", 48)
+    monkeypatch.setattr(windows, "BAND", 48 * 200)
     prepare_dataset(source, tmp_path / "b", **options)
     prepare_dataset(source, tmp_path / "b_whole", size=64, splits=lists)
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b") and files_of(tmp_path / "a_whole") == files_of(tmp_path / "b_whole")
@@ -133,6 +133,22 @@ def test_large_scenes_are_cut_in_bands_to_the_same_bytes(tmp_path, monkeypatch):
     ]
     assert made.manifest["skipped"]["objects of pictures that do not decode"] == 4
     assert {p.name.partition("_")[0] for folder in ("images", "references/ship") for p in (tmp_path / "c" / folder).iterdir()} == {"1"}
+
+
+def test_a_large_picture_that_has_no_bands_is_said_to_be_held_whole(raw, tmp_path, monkeypatch):
+    import ccdiff_cli.prepare.windows as windows
+
+    with Image.open(raw / "positive image set" / "004.jpg") as image:
+        image.save(tmp_path / "004.png")
+    (raw / "positive image set" / "004.jpg").unlink()
+    (tmp_path / "004.png").rename(raw / "positive image set" / "004.png")
+    monkeypatch.setattr(windows, "WHOLE", 200 * 150 - 1)
+    stages = []
+    made = prepare_dataset(raw, tmp_path / "out", **OPTIONS, progress=lambda stage, done, total: stages.append(stage))
+    assert made.manifest["notes"]["large pictures decoded whole, since their files have no bands"] == 3
+    assert any(s.startswith("decoding pictures whole: up to 0.0 GB a process (store large scenes as PNG or as TIFF") for s in stages)
+    monkeypatch.undo()
+    assert prepare_dataset(raw, tmp_path / "small", **OPTIONS).manifest["notes"].keys() == {"objects with a mask", "objects without a mask"}
 
 
 def test_scene_sentences(raw, tmp_path):

@@ -21,7 +21,7 @@ SIZE = (150, 230)
 @pytest.fixture(autouse=True)
 def small_bands(monkeypatch):
     monkeypatch.setattr(w, "WHOLE", 1000)
-    monkeypatch.setattr(w, "BAND", 16)
+    monkeypatch.setattr(w, "BAND", 16 * SIZE[0])
 
 
 def pixels(mode: str) -> Image.Image:
