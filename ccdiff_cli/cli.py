@@ -458,6 +458,18 @@ def verify(source: Annotated[Path, typer.Argument(help="A prepared or synthetic 
     finish(made, as_json=as_json, lines=[f"{source} is whole: {made['pictures']} pictures, {made['objects']} objects"])
 
 
+@app.command(epilog="Example: ccdiff doctor")
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, what each missing piece costs and how to get it. Exit code 2 when the core does not work."""
+    from .console import finish
+    from .doctor import examine, lines
+
+    state = examine()
+    finish(state, as_json=as_json, lines=lines(state))
+    if not state["ok"]:
+        raise typer.Exit(2)
+
+
 def _shipped(name: str) -> Path:
     return Path(__file__).parent / "weights" / "tiny" if name == "tiny" and not Path(name).exists() else Path(name)
 

@@ -73,8 +73,8 @@ def test_report_stands_alone(compared):
 def test_again_trains_and_predicts_nothing_and_gives_the_same_bytes(compared, sets, monkeypatch):
     out, results, _ = compared
     page = (out / "report.html").read_bytes()
-    monkeypatch.setattr("ccdiff_cli.detectors.faster_rcnn._step", lambda *a: pytest.fail("trained again"))
-    monkeypatch.setattr("ccdiff_cli.detectors.faster_rcnn.FasterRCNNDetector.predict", lambda *a: pytest.fail("looked again"))
+    monkeypatch.setattr("ccdiff_cli.detectors.training._step", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr("ccdiff_cli.detectors.training.TrainedDetector.predict", lambda *a: pytest.fail("looked again"))
     assert eval_trainability(sets / "real", sets / "synthetic", out, TINY, seeds=(0, 1), floor=sets / "floor") == results
     assert (out / "report.html").read_bytes() == page
 

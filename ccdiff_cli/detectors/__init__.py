@@ -1,8 +1,8 @@
 """Detectors behind one interface: ``fit`` on scenes, ``predict`` on scenes, save, load.
 
-Notable: a family is one entry in :data:`FAMILIES` (a module with ``fit`` and ``load``); the rest of the program knows only the
-:class:`Detector` protocol and :class:`Detections`.  ``fit`` files every training under a key of all it depends on, so an interrupted
-one goes on from its checkpoint and a finished one is never trained again.
+Notable: a family is one entry in :data:`FAMILIES` (a module whose ``build`` makes its network); :mod:`.training` trains them all alike, and
+the rest of the program knows only the :class:`Detector` protocol and :class:`Detections`.  ``fit`` files every training under a key of
+all it depends on, so an interrupted one goes on from its checkpoint and a finished one is never trained again.
 """
 
 from __future__ import annotations
@@ -11,22 +11,34 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..errors import CCDiffError
 from ..files import read_json
 from ..scene import ClassList, Scene
-from .config import PUBLISHED, DetectorConfig
+from .config import DetectorConfig
 
-__all__ = ["PUBLISHED", "Detections", "Detector", "DetectorConfig", "Progress", "fit", "load_detector", "training_key"]
+if TYPE_CHECKING:
+    from .training import Network
+
+__all__ = ["Detections", "Detector", "DetectorConfig", "Progress", "fit", "load_detector", "seconds_per_step", "training_key"]
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``."""
 
-FAMILIES = {"faster-rcnn": "ccdiff_cli.detectors.faster_rcnn"}
-"""Family -> module with ``fit``, ``load``, ``training_key`` and ``seconds_per_step``; imported when first used."""
+FAMILIES = {
+    **dict.fromkeys(("faster-rcnn", "retinanet", "fcos"), "torchvision_models"),
+    **dict.fromkeys(("oriented-rcnn", "rotated-faster-rcnn", "rtmdet-r", "mmdet-faster-rcnn"), "mm_models"),
+    "yolo": "yolo",
+}
+"""Family -> the module of this package with its ``build``; imported when first used."""
+LIBRARIES = {
+    kind: {"mm_models": ("mmcv", "mmcv-lite", "mmdet", "mmrotate"), "yolo": ("ultralytics", "ultralytics-opencv-headless")}.get(module, ())
+    for kind, module in FAMILIES.items()
+}
+"""Family -> distributions whose versions decide a training besides those of torch and torchvision."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Detections:
         boxes: (N, 4) float32, HBB x1 y1 x2 y2 in pixels of the picture.
         scores: (N,) float32 in 0..1.
         labels: (N,) int64, index into the class list.
-        corners: (N, 8) float32 oriented boxes, from detectors that find them; else None.
+        corners: (N, 8) float32 oriented boxes, from detectors that find them (``boxes`` are then those around them); else None.
     """
 
     boxes: np.ndarray
@@ -78,19 +90,25 @@ def fit(
         progress: called with the stage "train" and steps.
 
     Raises:
-        CCDiffError: no scenes, no boxes, an unreadable picture, a loss that is not finite.
+        CCDiffError: no scenes, no boxes, an unreadable picture, a missing extra, a loss that is not finite.
     """
-    return _family(config.kind).fit(scenes, classes, config, Path(out), seed, progress)
+    from . import training
+
+    return training.fit(scenes, classes, config, Path(out), seed, progress)
 
 
 def training_key(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, seed: int) -> str:
     """The key a training is filed under: pictures, labels, settings, backbone weights, seed and library versions."""
-    return _family(config.kind).training_key(scenes, classes, config, seed)
+    from . import training
+
+    return training.training_key(scenes, classes, config, seed)
 
 
 def seconds_per_step(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig) -> float:
     """What one optimizer step costs on this machine, seconds: two are run and timed."""
-    return _family(config.kind).seconds_per_step(scenes, classes, config)
+    from . import training
+
+    return training.seconds_per_step(scenes, classes, config)
 
 
 def load_detector(folder: str | Path, device: str = "auto") -> Detector:
@@ -103,8 +121,16 @@ def load_detector(folder: str | Path, device: str = "auto") -> Detector:
     kind = description.get("config", {}).get("kind") if isinstance(description, dict) else None
     if kind not in FAMILIES:
         raise CCDiffError(f"unknown detector family {kind!r}", where=Path(folder) / "detector.json", fix=f"known: {', '.join(FAMILIES)}")
-    return _family(kind).load(Path(folder), device)
+    from . import training
+
+    return training.load(Path(folder), device)
 
 
-def _family(kind: str) -> Any:
-    return importlib.import_module(FAMILIES[kind])
+def build_network(config: DetectorConfig, classes: ClassList, weights: dict[str, Any]) -> Network:
+    """An untrained network of the family; ``weights`` as :func:`.backbones.find_weights` describes them.
+
+    Raises:
+        CCDiffError: the extra that brings the family is not installed; the weights do not fit.
+    """
+    made: Network = importlib.import_module(f".{FAMILIES[config.kind]}", __package__).build(config, classes, weights)
+    return made

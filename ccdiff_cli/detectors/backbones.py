@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import resnet50
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from ..errors import CCDiffError, os_errors
 from ..files import sha256_file
@@ -116,21 +117,38 @@ class EfficientNetLite0(nn.Module):
             module.requires_grad_(False)
 
 
-class LiteFPN(nn.Module):
-    """EfficientNet-Lite0 with a feature pyramid: (B, 3, H, W) -> four maps of ``channels`` at strides 4, 8, 16, 32."""
+class Pyramid(nn.Module):
+    """A backbone with its feature pyramid: (B, 3, H, W) -> maps of ``out_channels``, finest first."""
 
-    def __init__(self, channels: int, norm: Callable[..., nn.Module]) -> None:
+    def __init__(self, body: nn.Module, channels: int, first: int, extra: ExtraFPNBlock | None) -> None:
         super().__init__()
-        self.body = EfficientNetLite0(norm)
-        self.fpn = FeaturePyramidNetwork(list(LITE0_LEVELS.values()), channels)
-        self.out_channels = channels
+        self.body, self.first, self.out_channels = body, first, channels
+        self.fpn = FeaturePyramidNetwork(list(CHANNELS[type(body)][first:]), channels, extra)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return self.fpn(self.body(x))
+        levels = list(self.body(x).items())[self.first :]
+        return self.fpn(OrderedDict(levels))
 
 
-def build_backbone(config: DetectorConfig, weights: dict[str, Any]) -> nn.Module:
+CHANNELS: dict[type, tuple[int, ...]] = {
+    EfficientNetLite0: tuple(LITE0_LEVELS.values()),
+    IntermediateLayerGetter: (256, 512, 1024, 2048),  # of ResNet-50
+}
+
+
+def build_backbone(config: DetectorConfig, weights: dict[str, Any]) -> Pyramid:
     """The backbone with its FPN, with an attribute ``out_channels``.
+
+    For two-stage detectors the maps have strides 4, 8, 16, 32 and, with ResNet-50, 64 by max pooling; for retinanet and fcos 8 to 128.
+    """
+    body, channels = build_body(config, weights), config.fpn_channels
+    if config.kind in ("retinanet", "fcos"):
+        return Pyramid(body, channels, 1, LastLevelP6P7(channels, channels))
+    return Pyramid(body, channels, 0, LastLevelMaxPool() if config.backbone == "resnet50" else None)
+
+
+def build_body(config: DetectorConfig, weights: dict[str, Any]) -> nn.Module:
+    """The backbone alone: (B, 3, H, W) -> {"0": stride 4, "1": stride 8, "2": stride 16, "3": stride 32} of :data:`CHANNELS`.
 
     Pretrained, its batch-norm statistics and first stages are frozen; from scratch everything is trained.
 
@@ -139,20 +157,19 @@ def build_backbone(config: DetectorConfig, weights: dict[str, Any]) -> nn.Module
     """
     frozen = weights["file"] is not None or weights.get("frozen", False)
     if config.backbone == "efficientnet-lite0":
-        lite = LiteFPN(config.fpn_channels, _frozen_norm if frozen else _norm)
+        lite = EfficientNetLite0(_frozen_norm if frozen else _norm)
         if weights["file"] is not None:
-            _load(lite.body, {re.sub(r"(^|\.)_", r"\1", name): value for name, value in _read_weights(weights).items()}, weights)
+            load_weights(lite, {re.sub(r"(^|\.)_", r"\1", name): value for name, value in read_weights(weights).items()}, weights)
         if frozen:
-            lite.body.freeze(config.frozen_stages)
+            lite.freeze(config.frozen_stages)
         return lite
     body = resnet50(weights=None, norm_layer=FrozenBatchNorm2d if frozen else nn.BatchNorm2d)
     if weights["file"] is not None:
-        _load(body, _read_weights(weights), weights)
+        load_weights(body, read_weights(weights), weights)
     if frozen:
         for name in RESNET_STAGES[: config.frozen_stages]:
             body.get_submodule(name).requires_grad_(False)
-    levels = {f"layer{i + 1}": str(i) for i in range(4)}
-    return BackboneWithFPN(body, levels, [256, 512, 1024, 2048], config.fpn_channels)  # a fifth level by max pooling
+    return IntermediateLayerGetter(body, {f"layer{i + 1}": str(i) for i in range(4)})
 
 
 def find_weights(config: DetectorConfig) -> dict[str, Any]:
@@ -165,8 +182,9 @@ def find_weights(config: DetectorConfig) -> dict[str, Any]:
     if asked == "none":
         return {"name": "none", "file": None, "sha256": None, "note": "backbone weights: none (from scratch, as asked)"}
     if asked == "auto":
-        if config.backbone != "efficientnet-lite0":
-            note = f"backbone weights: none ({config.backbone} from scratch: detector.backbone_weights names no file)"
+        if config.kind == "yolo" or config.backbone != "efficientnet-lite0":
+            what = "yolo" if config.kind == "yolo" else config.backbone
+            note = f"backbone weights: none ({what} from scratch: detector.backbone_weights names no file)"
             return {"name": "none", "file": None, "sha256": None, "note": note}
         file = _lite0_file()
         if file is None:
@@ -208,7 +226,8 @@ def _lite0_file() -> Path | None:
     return file if file.is_file() else None
 
 
-def _read_weights(weights: dict[str, Any]) -> dict[str, Tensor]:
+def read_weights(weights: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a weights file; a pickle with anything else in it is refused."""
     path = Path(weights["file"])
     with os_errors(path, "read the backbone weights"):
         try:
@@ -230,7 +249,7 @@ def _read_weights(weights: dict[str, Any]) -> dict[str, Tensor]:
     return state
 
 
-def _load(body: nn.Module, state: dict[str, Tensor], weights: dict[str, Any]) -> None:
+def load_weights(body: nn.Module, state: dict[str, Tensor], weights: dict[str, Any]) -> None:
     """Load a classifier's weights; its head is not needed, everything else must be there."""
     own = body.state_dict()
     fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}

@@ -14,13 +14,16 @@ from . import Detections
 
 
 def write_detections(path: str | Path, found: Sequence[Detections]) -> None:
-    """Write the detections of every picture, atomically."""
+    """Write the detections of every picture, atomically; all with oriented boxes, or none."""
     tensors = {
         "counts": np.array([len(d) for d in found], dtype=np.int64),
         "boxes": np.concatenate([np.zeros((0, 4), np.float32), *(d.boxes for d in found)]),
         "scores": np.concatenate([np.zeros(0, np.float32), *(d.scores for d in found)]),
         "labels": np.concatenate([np.zeros(0, np.int64), *(d.labels for d in found)]),
     }
+    corners = [d.corners for d in found if d.corners is not None]
+    if corners:
+        tensors["corners"] = np.concatenate(corners)
     write_bytes(path, save(tensors))
 
 
@@ -29,7 +32,8 @@ def read_detections(path: str | Path, pictures: int) -> list[Detections] | None:
     try:
         tensors = load(Path(path).read_bytes())
         ends = np.cumsum(tensors["counts"])[:-1]
-        parts = [np.split(tensors[name], ends) for name in ("boxes", "scores", "labels")]
+        names = ("boxes", "scores", "labels", *(["corners"] if "corners" in tensors else []))
+        parts = [np.split(tensors[name], ends) for name in names]
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
     if len(tensors["counts"]) != pictures:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ccdiff_cli.detectors.samples import Draws, draw_turn, scene_targets, turned
+from ccdiff_cli.detectors.samples import Draws, count_unusable, draw_turn, scene_targets, turned, turned_points
+from ccdiff_cli.geometry import corners_to_le90, le90_to_corners
 from ccdiff_cli.scene import ClassList, Instance, Scene
 
 from .small import CLASSES, make_set
@@ -17,7 +18,10 @@ from .small import CLASSES, make_set
 def test_boxes_follow_their_object_through_every_turn(flip, turns):
     picture = torch.zeros(3, 20, 30, dtype=torch.uint8)  # oblong, so that a mixed-up axis shows
     picture[:, 3:8, 10:17] = 255
-    moved, boxes = turned(picture, torch.tensor([[10.0, 3.0, 17.0, 8.0]]), flip, turns)
+    moved = turned(picture, flip, turns)
+    boxes = turned_points(torch.tensor([[10.0, 3.0, 17.0, 8.0]]), 30, 20, flip, turns)
+    corners = turned_points(torch.tensor([[[10.0, 3.0], [17.0, 3.0], [17.0, 8.0], [10.0, 8.0]]]), 30, 20, flip, turns)
+    assert torch.equal(torch.cat((corners.amin(1), corners.amax(1)), 1), boxes)
     rows, columns = torch.nonzero(moved[0], as_tuple=True)
     assert boxes[0].tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert moved.shape == ((3, 20, 30) if turns % 2 == 0 else (3, 30, 20))
@@ -51,8 +55,22 @@ def test_all_eight_turns_occur():
 
 def test_targets_are_clipped_and_slivers_left_out():
     scene = Scene("a", 100, 50, tuple(Instance.from_hbb("plane", b) for b in ((-5, 10, 20, 60), (99.5, 0, 120, 20), (0, 0, 1, 1))))
-    boxes, labels = scene_targets(scene, CLASSES)
-    assert boxes.tolist() == [[0, 10, 20, 50], [0, 0, 1, 1]] and labels.tolist() == [2, 2]
+    targets = scene_targets(scene, CLASSES)
+    assert targets["boxes"].tolist() == [[0, 10, 20, 50], [0, 0, 1, 1]] and targets["labels"].tolist() == [2, 2]
+    assert "corners" not in targets and count_unusable([scene], CLASSES) == 1
+
+
+def test_oriented_targets_are_rectangles_and_thin_ones_left_out():
+    slanted = le90_to_corners((50, 25, 30, 10, 0.4))
+    kite = (10.0, 5.0, 20.0, 12.0, 40.0, 15.0, 12.0, 13.0)
+    line = le90_to_corners((50, 25, 30, 0.5, 0.7))
+    scene = Scene("a", 100, 50, tuple(Instance.from_corners("ship", c) for c in (slanted, kite, line)))
+    targets = scene_targets(scene, CLASSES, oriented=True)
+    assert count_unusable([scene], CLASSES, oriented=True) == 1 and count_unusable([scene], CLASSES) == 0
+    assert len(targets["corners"]) == len(targets["labels"]) == len(targets["boxes"]) == 2
+    assert corners_to_le90(targets["corners"][0].flatten().tolist()) == pytest.approx((50, 25, 30, 10, 0.4), abs=1e-4)
+    sides = targets["corners"][1].roll(-1, 0) - targets["corners"][1]
+    assert float((sides[0] * sides[1]).sum()) == pytest.approx(0, abs=1e-3)  # the kite became a rectangle
 
 
 def test_labels_of_another_resolution_are_brought_to_the_picture(tmp_path):
