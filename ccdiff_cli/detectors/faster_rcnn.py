@@ -109,21 +109,28 @@ def build_model(config: DetectorConfig, classes: ClassList, weights: dict[str, A
     return model
 
 
-def training_key(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, seed: int) -> str:
+def training_key(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, seed: int, start: str | None = None) -> str:
     """See :func:`ccdiff_cli.detectors.training_key`."""
     records = [[scene_record(s.replace(caption="", provenance={})), sha256_file(str(s.path))] for s in scenes]
     libraries = {name: version for name, version in versions().items() if name in ("torch", "torchvision")}
     weights = find_weights(config)["sha256"]
-    return content_key([REVISION, records, list(classes), config.training_record(), weights, seed, libraries])
+    identity = [REVISION, records, list(classes), config.training_record(), weights, seed, libraries]
+    return content_key(identity if start is None else [*identity, start])
 
 
 def fit(
-    scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, out: Path, seed: int, progress: Progress | None = None
+    scenes: Sequence[Scene],
+    classes: ClassList,
+    config: DetectorConfig,
+    out: Path,
+    seed: int,
+    progress: Progress | None = None,
+    start: str | None = None,
 ) -> FasterRCNNDetector:
     """See :func:`ccdiff_cli.detectors.fit`."""
     _check(scenes)
     weights = find_weights(config)
-    key = training_key(scenes, classes, config, seed)
+    key = training_key(scenes, classes, config, seed, start)
     folder = out / key
     if (folder / "detector.json").is_file():
         return load(folder, config.device)
@@ -132,6 +139,8 @@ def fit(
     with torch.random.fork_rng(devices=_devices(device)):
         torch.manual_seed(_step_seed(seed, -1))
         model = build_model(config, classes, weights).to(device)
+    if start is not None:
+        model.load_state_dict(load(out / start, config.device).model.state_dict())
     optimizer = _optimizer(model, config)
     first, losses, seconds, drawn = _resume(folder / "checkpoint.pt", model, optimizer, device)
     draws = Draws(scenes, classes, seed, config.steps * config.batch, config.augment)
