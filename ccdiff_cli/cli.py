@@ -347,23 +347,50 @@ def eval_trainability(
     real: Annotated[Path, typer.Option(help="A prepared set with train and test splits.")],
     synthetic: Annotated[Path, typer.Option(help="A synthetic set of the same classes.")],
     out: Out,
-    seeds: Annotated[str, typer.Option(help="Seeds of the paired trainings, comma separated.")] = "0,1,2",
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", help="An experiment: name (trainability-vhr10-cpu) or file. Options win."),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to compare with real pictures alone: synthetic, synthetic-only, pretrain, copy-paste or the NAME of an other set; "
+            "=0.5,1,2: so many pictures for each real one (the whole set unless given)."
+        ),
+    ] = None,
+    other: Annotated[list[str] | None, typer.Option(help="NAME=SET: another generator's set, or any other, to be added instead.")] = None,
+    fractions: Annotated[
+        str | None, typer.Option(help="Percentages of the real training set, by source picture, nested: 10,25,50,100. Default: 100.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds of the paired trainings, comma separated. Default: 0,1,2.")] = None,
+    match: Annotated[str | None, typer.Option(help="What all arms have in common: steps (default), or epochs, as published.")] = None,
     detector: Annotated[Path | None, typer.Option(help="YAML file of detector settings; a small Faster R-CNN unless given.")] = None,
-    override: Annotated[list[str] | None, typer.Option("--set", help="Replace a detector setting: steps=800.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a setting of the detector (steps=800) or of the experiment (samples=1000).")
+    ] = None,
     floor: Annotated[Path | None, typer.Option(help="A set made with --shuffle-layouts: the floor of layout adherence.")] = None,
+    generator_data: Annotated[
+        Path | None, typer.Option(help="For the leak check: the prepared set the generator was trained on, where it is not --real.")
+    ] = None,
+    allow_leaks: Annotated[bool, typer.Option(help="Go on although test pictures leaked into training; the report says so.")] = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="Trainings at a time; one a GPU, or one on a CPU, unless given.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and its cost; train nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a detector on real and on real + synthetic, test both on the real test split, report the gain."""
+    """Train a detector on real pictures, and on those with synthetic (or other) pictures added; test all on the real test split; report
+    the gains. Resumes by itself: what was trained once is never trained again."""
     from .console import finish, progress_bars
     from .trainability import eval_trainability as run
-    from .trainability import load_detector_config
+    from .trainability.config import experiment_of_options
+    from .trainability.console import result_lines
 
-    config = load_detector_config(detector, _overrides(override))
+    config = experiment_of_options(recipe, detector, _overrides(override), arms=arm, fractions=fractions, seeds=seeds, match=match)
     with progress_bars(quiet=as_json) as progress:
-        made = run(real, synthetic, out, config, seeds=_seeds(seeds), floor=floor, dry_run=dry_run, progress=progress)
-    lines = [str(made["verdict"]), f"report: {out}/report.html"] if not dry_run else [f"{k}: {v}" for k, v in made.items()]
-    finish(made, as_json=as_json, lines=lines)
+        made = run(
+            real, synthetic, out, config, others=_named(other, "--other"), floor=floor, generator_data=generator_data,
+            allow_leaks=allow_leaks, processes=processes, dry_run=dry_run, progress=progress,
+        )  # fmt: skip
+    finish(made, as_json=as_json, lines=result_lines(made, out))
 
 
 @app.command(epilog="Example: ccdiff demo --out runs/demo")
@@ -474,14 +501,14 @@ def _shipped(name: str) -> Path:
     return Path(__file__).parent / "weights" / "tiny" if name == "tiny" and not Path(name).exists() else Path(name)
 
 
-def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise CCDiffError(f"--seeds {text!r} is not a list of whole numbers", fix="for example --seeds 0,1,2") from None
-    if len(set(seeds)) != len(seeds):
-        raise CCDiffError(f"--seeds {text!r} repeats a seed", fix="for example --seeds 0,1,2")
-    return seeds
+def _named(pairs: list[str] | None, option: str) -> dict[str, Path]:
+    values: dict[str, Path] = {}
+    for pair in pairs or []:
+        name, equals, path = pair.partition("=")
+        if not equals or not name.strip() or not path or name in values:
+            raise CCDiffError(f"{option} {pair!r}: expected a new NAME=PATH", fix=f"for example {option} migc=runs/migc")
+        values[name.strip()] = Path(path)
+    return values
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:

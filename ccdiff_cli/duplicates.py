@@ -104,11 +104,8 @@ def alike(looks: Sequence[Look]) -> tuple[list[tuple[int, int, float]], int]:
     pairs = [(int(index[f]), int(index[k]), 1.0) for k, f in enumerate(copy_of) if f != k]
 
     first = np.sort(first)
-    hashes = np.array([looks[k].bits for k in index[first]], ">u8")
-    signs = np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32) * 2 - 1
-    unit = thumbnails[kept][first].astype(np.float32)
-    unit -= unit.mean(axis=1, keepdims=True)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    signs = _signs([looks[k].bits for k in index[first]])
+    unit = _unit(thumbnails[kept][first])
     for start in range(0, len(first), _BLOCK):
         agreement = signs[start : start + _BLOCK] @ signs[start:].T  # 64 - 2 x differing bits
         rows, columns = np.nonzero(agreement >= 64 - 2 * MAX_BITS)
@@ -120,3 +117,47 @@ def alike(looks: Sequence[Look]) -> tuple[list[tuple[int, int, float]], int]:
             found = zip(index[first[r[same]]], index[first[c[same]]], correlation[same], strict=True)
             pairs.extend((int(i), int(j), round(float(value), 4)) for i, j, value in found)
     return sorted(pairs), plain
+
+
+def alike_across(looks: Sequence[Look], others: Sequence[Look]) -> list[tuple[int, int, float]]:
+    """The others that show the same as one of the looks, also flipped or turned by quarters.
+
+    Returns:
+        ``[(i, j, correlation), ...]``, ascending by j: for each of the others that is alike, the look it is most like.
+    """
+    known = [k for k, look in enumerate(looks) if _has_structure(look)]
+    tried = [k for k, look in enumerate(others) if _has_structure(look)]
+    if not known or not tried:
+        return []
+    views = np.stack([np.rot90(looks[k].thumbnail, n)[:, :: 1 - 2 * f] for n in range(4) for f in range(2) for k in known])
+    signs, unit = _signs([difference_hash(Image.fromarray(v)) for v in views]), _unit(views)
+    other_signs, other_unit = _signs([others[k].bits for k in tried]), _unit(np.stack([others[k].thumbnail for k in tried]))
+    found = []
+    for start in range(0, len(tried), _BLOCK):
+        rows, columns = np.nonzero(other_signs[start : start + _BLOCK] @ signs.T >= 64 - 2 * MAX_BITS)
+        best: dict[int, tuple[float, int]] = {}
+        for part in range(0, len(rows), 1 << 16):
+            r, c = rows[part : part + (1 << 16)], columns[part : part + (1 << 16)]
+            correlation = np.einsum("ij,ij->i", other_unit[r + start], unit[c])
+            for k in np.flatnonzero(correlation >= MIN_CORRELATION):
+                j, pair = int(r[k]), (float(correlation[k]), -known[int(c[k]) % len(known)])
+                best[j] = max(best.get(j, pair), pair)
+        found += [(-i, tried[start + j], round(value, 4)) for j, (value, i) in sorted(best.items())]
+    return found
+
+
+def _has_structure(look: Look) -> bool:
+    return not look.failure and float(look.thumbnail.std()) >= MIN_CONTRAST
+
+
+def _signs(bits: Sequence[int]) -> np.ndarray:
+    """(N, 64) of -1 and 1: the product of two rows is 64 - 2 x the bits that differ."""
+    return np.unpackbits(np.array(bits, ">u8").view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32) * 2 - 1
+
+
+def _unit(thumbnails: np.ndarray) -> np.ndarray:
+    """(N, SIDE^2) of mean 0 and length 1: the product of two rows is their correlation."""
+    unit = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    unit -= unit.mean(axis=1, keepdims=True)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    return unit

@@ -80,7 +80,13 @@ class Detector(Protocol):
 
 
 def fit(
-    scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, out: str | Path, seed: int, progress: Progress | None = None
+    scenes: Sequence[Scene],
+    classes: ClassList,
+    config: DetectorConfig,
+    out: str | Path,
+    seed: int,
+    progress: Progress | None = None,
+    start: str | None = None,
 ) -> Detector:
     """Train a detector, or go on with an interrupted training, or load the finished one.
 
@@ -88,20 +94,21 @@ def fit(
         scenes: the training pictures; ``scene.path`` must be set.
         out: folder of trainings; this one lies in ``out / key``.
         progress: called with the stage "train" and steps.
+        start: key of a finished training in ``out`` whose weights this one goes on from (fine-tuning).
 
     Raises:
         CCDiffError: no scenes, no boxes, an unreadable picture, a missing extra, a loss that is not finite.
     """
     from . import training
 
-    return training.fit(scenes, classes, config, Path(out), seed, progress)
+    return training.fit(scenes, classes, config, Path(out), seed, progress, start)
 
 
-def training_key(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, seed: int) -> str:
-    """The key a training is filed under: pictures, labels, settings, backbone weights, seed and library versions."""
+def training_key(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, seed: int, start: str | None = None) -> str:
+    """The key a training is filed under: pictures, labels, settings, first weights, seed and library versions."""
     from . import training
 
-    return training.training_key(scenes, classes, config, seed)
+    return training.training_key(scenes, classes, config, seed, start)
 
 
 def seconds_per_step(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig) -> float:

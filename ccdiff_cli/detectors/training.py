@@ -141,21 +141,28 @@ def normalisation_of(config: DetectorConfig) -> str:
     return "lite" if config.backbone == "efficientnet-lite0" else "imagenet"
 
 
-def training_key(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, seed: int) -> str:
+def training_key(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, seed: int, start: str | None = None) -> str:
     """See :func:`ccdiff_cli.detectors.training_key`."""
     records = [[scene_record(s.replace(caption="", provenance={})), sha256_file(str(s.path))] for s in scenes]
     libraries = {name: version for name, version in versions().items() if name in ("torch", "torchvision")} | _extra_versions(config)
     weights = find_weights(config)["sha256"]
-    return content_key([REVISION, records, list(classes), config.training_record(), weights, seed, libraries])
+    identity = [REVISION, records, list(classes), config.training_record(), weights, seed, libraries]
+    return content_key(identity if start is None else [*identity, start])
 
 
 def fit(
-    scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, out: Path, seed: int, progress: Progress | None = None
+    scenes: Sequence[Scene],
+    classes: ClassList,
+    config: DetectorConfig,
+    out: Path,
+    seed: int,
+    progress: Progress | None = None,
+    start: str | None = None,
 ) -> TrainedDetector:
     """See :func:`ccdiff_cli.detectors.fit`."""
     _check(scenes)
     weights = find_weights(config)
-    key = training_key(scenes, classes, config, seed)
+    key = training_key(scenes, classes, config, seed, start)
     folder = out / key
     if (folder / "detector.json").is_file():
         return load(folder, config.device)
@@ -165,6 +172,8 @@ def fit(
         torch.manual_seed(_step_seed(seed, -1))
         network = build_network(config, classes, weights)
         network.net.to(device)
+    if start is not None:
+        network.net.load_state_dict(load(out / start, config.device).network.net.state_dict())
     optimizer = _optimizer(network.net, config)
     first, losses, seconds, drawn = _resume(folder / "checkpoint.pt", network.net, optimizer, device)
     draws = Draws(scenes, classes, seed, config.steps * config.batch, config.augment, oriented=config.oriented)

@@ -7,7 +7,7 @@ the same.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -19,7 +19,10 @@ REAL, BOTH = "#7a869a", "#1f6feb"
 GAIN, LOSS = "#1a7f5a", "#c2410c"
 WIDTH = 10.3  # inches: the width of the page
 INK, FAINT = "#1c2430", "#e3e8ef"
-COLOURS = {"real": REAL, "real + synthetic": BOTH}
+COLOURS = {"real": REAL, "synthetic": BOTH, "synthetic-only": "#7fb2f5", "pretrain": "#7c3aed", "copy-paste": "#d97706"}
+"""Kind of arm -> its colour; other sets take the spare ones."""
+SPARE = ("#0f766e", "#be185d", "#65a30d", "#475569")
+LINES = ("-", "--", ":", "-.")
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text, in the page's own font
     "svg.hashsalt": "ccdiff",
@@ -36,8 +39,116 @@ STYLE: Any = {
 }
 
 
+def arm_colour(kind: str, kinds: Sequence[str] = ()) -> str:
+    """The colour of an arm's kind; other sets take the spare ones in their order among ``kinds``."""
+    if kind in COLOURS:
+        return COLOURS[kind]
+    others = [k for k in dict.fromkeys(kinds) if k not in COLOURS]
+    return SPARE[others.index(kind) % len(SPARE)] if kind in others else SPARE[0]
+
+
+def _kinds(results: Mapping[str, Any]) -> list[str]:
+    return [arm["kind"] for arm in results["arms"].values()]
+
+
+def gains(results: Mapping[str, Any]) -> str:
+    """The gain in mAP of every arm: a dot for the mean, a line for the interval, small marks for the seeds."""
+    arms = {name: arm for name, arm in results["arms"].items() if arm.get("gain") and arm["gain"]["mAP"]["mean"] is not None}
+    kinds = _kinds(results)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.4 * max(2, len(arms)) + 0.9))
+        axes = figure.add_subplot()
+        for y, arm in enumerate(reversed(arms.values())):
+            gain, colour = arm["gain"]["mAP"], arm_colour(arm["kind"], kinds)
+            if found := gain["interval"]:
+                axes.plot([found["low"], found["high"]], [y, y], color=colour, linewidth=3.2, alpha=0.45, solid_capstyle="round")
+            if len(gain["per_seed"]) > 1:
+                axes.scatter(gain["per_seed"], [y] * len(gain["per_seed"]), s=42, marker="|", color=INK, linewidths=1, zorder=3)
+            axes.scatter([gain["mean"]], [y], s=52, color=colour, zorder=4, linewidths=0)
+        axes.axvline(0, color=INK, linewidth=0.9)
+        axes.set_yticks(range(len(arms)), [literal(name) for name in reversed(arms)])
+        axes.set_ylim(-0.6, len(arms) - 0.4)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color=FAINT)
+        axes.set_axisbelow(True)
+        axes.margins(x=0.08)
+        axes.set_xlabel("gain in mAP, points: mean, 95 % interval, seeds")
+        return svg_text(figure)
+
+
+def dose_curve(results: Mapping[str, Any]) -> str | None:
+    """Gain in mAP over the pictures added for each real one; None where no arm has two ratios."""
+    lines: dict[tuple[str, float], list[tuple[float, Mapping[str, Any]]]] = {}
+    for arm in results["arms"].values():
+        if arm["ratio"] and arm.get("gain") and arm["gain"]["mAP"]["mean"] is not None:
+            lines.setdefault((arm["kind"], arm["fraction"]), []).append((arm["ratio"], arm["gain"]["mAP"]))
+    if not any(len(points) > 1 for points in lines.values()):
+        return None
+    kinds, fractions = _kinds(results), sorted({f for _, f in lines})
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.4))
+        axes = figure.add_subplot()
+        ratios = sorted({r for points in lines.values() for r, _ in points})
+        for n, ((kind, fraction), points) in enumerate(lines.items()):
+            points.sort(key=lambda p: p[0])
+            shift = 1.025 ** (n - (len(lines) - 1) / 2)  # so that bars of one ratio stand side by side
+            x, y = [r * shift for r, _ in points], [g["mean"] for _, g in points]
+            label = kind + (f", {fraction:g} % of real" if len(fractions) > 1 else "")
+            style = LINES[(len(fractions) - 1 - fractions.index(fraction)) % len(LINES)]
+            colour = arm_colour(kind, kinds)
+            if all(g["interval"] for _, g in points):
+                low = [g["mean"] - g["interval"]["low"] for _, g in points]
+                high = [g["interval"]["high"] - g["mean"] for _, g in points]
+                axes.errorbar(x, y, yerr=np.maximum([low, high], 0), color=colour, linestyle="none", capsize=3, linewidth=1.1)
+            axes.plot(x, y, color=colour, linestyle=style, marker="o", markersize=5.5, label=literal(label))
+        axes.axhline(0, color=INK, linewidth=0.9)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ratios, [f"{r:g}" for r in ratios])
+        axes.minorticks_off()
+        axes.grid(color=FAINT)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("pictures added for each real one")
+        axes.set_ylabel("gain in mAP, points")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        return svg_text(figure)
+
+
+def fraction_curve(results: Mapping[str, Any]) -> str | None:
+    """mAP over the number of real pictures, a line for each kind of arm (and ratio); None with one fraction alone."""
+    lines: dict[tuple[str, float | None], list[tuple[int, Mapping[str, Any], float]]] = {}
+    real = {arm["fraction"]: arm["pictures"] for arm in results["arms"].values() if arm["kind"] == "real"}
+    for arm in results["arms"].values():
+        if arm["mAP"]["mean"] is not None and arm["fraction"] in real:
+            lines.setdefault((arm["kind"], arm["ratio"]), []).append((real[arm["fraction"]], arm["mAP"], arm["fraction"]))
+    if len(real) < 2:
+        return None
+    kinds = _kinds(results)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.4))
+        axes = figure.add_subplot()
+        ratios = sorted({r for _, r in lines if r})
+        for (kind, ratio), points in lines.items():
+            points.sort(key=lambda p: p[0])
+            label = kind + (f", {ratio:g}x" if ratio else "")
+            style = LINES[ratios.index(ratio) % len(LINES)] if ratio and len(ratios) > 1 else "-"
+            axes.errorbar(
+                [n for n, *_ in points], [m["mean"] for _, m, _ in points], yerr=[m["sd"] or 0 for _, m, _ in points], capsize=3,
+                color=arm_colour(kind, kinds), linestyle=style, marker="o", markersize=5.5, label=literal(label),
+            )  # fmt: skip
+        ticks = sorted((n, fraction) for fraction, n in real.items())
+        axes.set_xscale("log")
+        axes.set_xticks([n for n, _ in ticks], [f"{n:,}\n{fraction:g} %" for n, fraction in ticks])
+        axes.minorticks_off()
+        axes.grid(color=FAINT)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("real training pictures")
+        axes.set_ylabel("mAP (bars: sd over seeds)")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        return svg_text(figure)
+
+
 def class_gains(results: Mapping[str, Any]) -> str:
-    """Gain of AP50 per class: a bar for the mean, a dot for every seed."""
+    """Gain of AP50 per class: a bar for the mean, a line for the interval, a dot for every seed."""
     gains = {name: g["AP50"] for name, g in results["per_class_gain"].items() if g["AP50"]["mean"] is not None}
     order = sorted(gains, key=lambda name: gains[name]["mean"])
     with matplotlib.rc_context(STYLE):
@@ -46,6 +157,8 @@ def class_gains(results: Mapping[str, Any]) -> str:
         for y, name in enumerate(order):
             gain = gains[name]
             axes.barh(y, gain["mean"], height=0.62, color=GAIN if gain["mean"] >= 0 else LOSS, alpha=0.8)
+            if found := gain.get("interval"):
+                axes.plot([found["low"], found["high"]], [y, y], color=INK, linewidth=1, alpha=0.6, zorder=2)
             if len(gain["per_seed"]) > 1:
                 axes.scatter(gain["per_seed"], [y] * len(gain["per_seed"]), s=16, color=INK, zorder=3, linewidths=0)
         axes.axvline(0, color=INK, linewidth=0.9)
@@ -53,7 +166,7 @@ def class_gains(results: Mapping[str, Any]) -> str:
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color=FAINT, zorder=0)
         axes.set_axisbelow(True)
-        axes.set_xlabel("gain in AP50, points (dots: seeds)")
+        axes.set_xlabel("gain in AP50, points (lines: 95 % interval, dots: seeds)")
         axes.margins(x=0.08)
         return svg_text(figure)
 
@@ -88,9 +201,9 @@ def adherence(results: Mapping[str, Any]) -> str:
         return svg_text(figure)
 
 
-def precision_recall(results: Mapping[str, Any]) -> str:
-    """Precision over recall at IoU 0.5, one small plot a class, mean over the seeds."""
-    arms = results["arms"]
+def precision_recall(results: Mapping[str, Any], shown: Sequence[str]) -> str:
+    """Precision over recall at IoU 0.5 of some arms, one small plot a class, mean over the seeds."""
+    arms, kinds = {name: results["arms"][name] for name in shown}, _kinds(results)
     names = list(next(iter(arms.values()))["precision_at_recall"])
     columns = 5
     rows = max(1, -(-len(names) // columns))
@@ -102,8 +215,8 @@ def precision_recall(results: Mapping[str, Any]) -> str:
             if k >= len(names):
                 axes.set_visible(False)
                 continue
-            for arm, entry in arms.items():
-                axes.plot(recall, entry["precision_at_recall"][names[k]], color=COLOURS[arm], linewidth=1.5, label=arm)
+            for entry in arms.values():
+                axes.plot(recall, entry["precision_at_recall"][names[k]], color=arm_colour(entry["kind"], kinds), linewidth=1.5)
             axes.set_title(literal(names[k]), loc="left")
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1.03)
@@ -115,17 +228,20 @@ def precision_recall(results: Mapping[str, Any]) -> str:
         return svg_text(figure)
 
 
-def losses(results: Mapping[str, Any]) -> str:
-    """Training loss over steps: thin lines are seeds, the thick one is their mean."""
+def losses(results: Mapping[str, Any], shown: Sequence[str]) -> str:
+    """Training loss of some arms over steps: thin lines are seeds, the thick one is their mean."""
+    kinds = _kinds(results)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.6))
         axes: Axes = figure.add_subplot()
-        for arm, entry in results["arms"].items():
+        for name in shown:
+            entry = results["arms"][name]
+            colour = arm_colour(entry["kind"], kinds)
             runs = [np.array(t["losses"]["rows"]) for t in entry["trainings"]]
             for run in runs if len(runs) > 1 else ():
-                axes.plot(run[:, 0], run[:, 1], color=COLOURS[arm], linewidth=0.7, alpha=0.35)
+                axes.plot(run[:, 0], run[:, 1], color=colour, linewidth=0.7, alpha=0.35)
             mean = np.mean([run[:, 1] for run in runs], axis=0)
-            axes.plot(runs[0][:, 0], mean, color=COLOURS[arm], linewidth=1.8, label=arm)
+            axes.plot(runs[0][:, 0], mean, color=colour, linewidth=1.8)
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("training loss")
         axes.set_ylim(bottom=0)

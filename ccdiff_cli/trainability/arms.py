@@ -1,0 +1,167 @@
+"""The arms of an experiment: which pictures a training sees, and for how many steps.
+
+Notable:
+
+* A fraction of the real set is drawn by source picture, once for all seeds and arms, and nested: the 10 % lie within the 25 %.  Tiles of a
+  source stay together, as they would for somebody who had labelled fewer pictures.
+* Part of an added set is drawn the same way: half as many pictures lie within twice as many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..detectors import DetectorConfig, training_key
+from ..errors import CCDiffError
+from ..scene import ClassList, Scene
+from .config import ALL, COPY_PASTE, PRETRAIN, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig, with_steps
+
+REAL = "real"
+FRACTION, PART = 11, 12
+"""What a random stream is for; with the experiment's ``draw`` it makes the stream's key."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm is trained on.
+
+    Attributes:
+        name: the label of tables and plots.
+        kind: "real", a key of :data:`.config.KINDS`, or the name of an other set.
+        ratio: pictures added for each real one; None: the whole set, or nothing is added.
+        fraction: percent of the real training split.
+        scenes: the training pictures (of the arm pretrain: of its second stage), for ``steps`` steps.
+        first: pictures of a first stage, for ``first_steps`` steps.
+        added: how many of the pictures are not real ones.
+    """
+
+    name: str
+    kind: str
+    ratio: float | None
+    fraction: float
+    scenes: tuple[Scene, ...]
+    steps: int
+    first: tuple[Scene, ...] = ()
+    first_steps: int = 0
+    added: int = 0
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of one arm; ``key`` is the folder it lies in.
+
+    Attributes:
+        start: key of the training it goes on from.
+    """
+
+    name: str
+    key: str
+    scenes: tuple[Scene, ...]
+    config: DetectorConfig
+    seed: int
+    start: str | None = None
+
+
+def source_of(scene: Scene) -> str:
+    """The source of a picture; the picture itself where none is known."""
+    return scene.source or scene.file_name
+
+
+def fraction_of(train: Sequence[Scene], percent: float, draw: int) -> tuple[Scene, ...]:
+    """The pictures of ``percent`` % of the sources (at least one), in the order of ``train``."""
+    sources = sorted({source_of(s) for s in train})
+    order = np.random.default_rng([draw, FRACTION]).permutation(len(sources))
+    chosen = {sources[int(k)] for k in order[: max(1, round(len(sources) * percent / 100))]}
+    return tuple(s for s in train if source_of(s) in chosen)
+
+
+def part_of(scenes: Sequence[Scene], count: int, draw: int) -> tuple[Scene, ...]:
+    """``count`` of the pictures, in their order; fewer lie within more."""
+    if count >= len(scenes):
+        return tuple(scenes)
+    order = np.random.default_rng([draw, PART]).permutation(len(scenes))
+    return tuple(scenes[int(k)] for k in np.sort(order[:count]))
+
+
+def make_arms(config: ExperimentConfig, train: Sequence[Scene], added: Mapping[tuple[str, float], Sequence[Scene]]) -> list[Arm]:
+    """The arms of every fraction, the real one first, in the order of the recipe.
+
+    Args:
+        added: (arm, fraction) -> the pictures that can be added: the synthetic, the copy-paste and the other sets.
+
+    Raises:
+        CCDiffError: a set has too few pictures for a ratio.
+    """
+    arms = []
+    for percent in config.fractions:
+        real = fraction_of(train, percent, config.draw)
+        whole = percent == 100 and len(config.fractions) == 1
+        title = REAL if percent == 100 else f"{percent:g} % of real"
+        steps = _steps(config, len(real), len(train))
+        arms.append(Arm(title, REAL, None, percent, real, steps))
+        for kind, ratios in config.arms.items():
+            pool = added[kind, percent]
+            for ratio in ratios:
+                extra = part_of(pool, added_count(kind, ratio, len(real), len(pool)), config.draw)
+                times = "" if ratio == ALL else f"{ratio:g}x "
+                place = "" if whole else f" ({percent:g} %)"
+                rate = None if ratio == ALL else float(ratio)
+                name, scenes = f"{title} + {times}{kind}", (*real, *extra)
+                first: tuple[Scene, ...] = ()
+                if kind == SYNTHETIC_ONLY:
+                    name, scenes = f"{times}synthetic only{place}", extra
+                elif kind == PRETRAIN:
+                    name, scenes, first = f"{times}synthetic, then {title}", real, extra
+                total = _steps(config, len(scenes), len(train))
+                first_steps = 0
+                if kind == PRETRAIN and config.match == "steps":
+                    first_steps = min(max(1, round(total * config.pretrain_share)), total - 1)
+                    total -= first_steps
+                elif kind == PRETRAIN:
+                    first_steps = _steps(config, len(first), len(train))
+                arms.append(Arm(name, kind, rate, percent, scenes, total, first, first_steps, len(extra)))
+    return arms
+
+
+def added_count(kind: str, ratio: float | str, real: int, available: int) -> int:
+    """How many pictures an arm adds.
+
+    Raises:
+        CCDiffError: there are not so many.
+    """
+    count = available if ratio == ALL else max(1, round(float(ratio) * real))
+    if count > available:
+        fix = "`ccdiff synthesize --n` more, or lower the ratio" if kind in (SYNTHETIC, SYNTHETIC_ONLY, PRETRAIN) else "lower the ratio"
+        raise CCDiffError(
+            f"arms.{kind}: ratio {float(ratio):g} asks for {count} pictures beside {real} real ones, but the set has {available}", fix=fix
+        )
+    return count
+
+
+def copies_wanted(config: ExperimentConfig, real: int, synthetic: int) -> int:
+    """How many copy-paste pictures the arms of a fraction need; "all" means as many as there are synthetic ones."""
+    ratios = config.arms.get(COPY_PASTE, ())
+    return max((synthetic if r == ALL else max(1, round(float(r) * real)) for r in ratios), default=0)
+
+
+def trainings_of(arm: Arm, classes: ClassList, config: ExperimentConfig, seed: int) -> list[Training]:
+    """The trainings of an arm with one seed, in the order they must be run; the last one is the arm's detector."""
+    done: list[Training] = []
+    for scenes, steps in ((arm.first, arm.first_steps), (arm.scenes, arm.steps)):
+        if not steps:
+            continue
+        start = done[-1].key if done else None
+        detector = with_steps(config.detector, steps)
+        name = f"{arm.name}, seed {seed}" + (" (first stage)" if arm.first and not done else "")
+        key = training_key(scenes, classes, detector, seed, start)
+        done.append(Training(name, key, scenes, detector, seed, start))
+    return done
+
+
+def _steps(config: ExperimentConfig, pictures: int, train: int) -> int:
+    if config.match == "steps":
+        return config.detector.steps
+    return max(1, round(config.detector.steps * pictures / train))

@@ -1,0 +1,235 @@
+"""The typed settings of a trainability experiment: what a recipe ``recipes/trainability-*.yaml`` writes.
+
+Notable: an experiment is arms x fractions of the real training split x seeds, over one detector.  The arm of real pictures alone is always
+there: every other arm's gain is taken against it, at the same fraction, seed by seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ..detectors import DetectorConfig
+from ..errors import CCDiffError
+from ..recipes import find_recipe
+
+SYNTHETIC, SYNTHETIC_ONLY, PRETRAIN, COPY_PASTE = "synthetic", "synthetic-only", "pretrain", "copy-paste"
+KINDS = {
+    SYNTHETIC: "real + synthetic pictures",
+    SYNTHETIC_ONLY: "synthetic pictures alone",
+    PRETRAIN: "first synthetic pictures, then real ones",
+    COPY_PASTE: "real + real pictures with crops of the reference bank pasted in at the synthetic pictures' layouts",
+}
+"""Arm -> what it is trained on; besides these any name given by ``--other NAME=SET``."""
+ALL: Literal["all"] = "all"
+
+
+def _listed(value: Any) -> Any:
+    """One value stands for a list of one; nothing for ``all``."""
+    if value is None or value is True:
+        return (ALL,)
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+Ratio = Annotated[float, Field(gt=0, le=1000)] | Literal["all"]
+Ratios = Annotated[tuple[Ratio, ...], BeforeValidator(_listed), Field(min_length=1)]
+
+
+class ExperimentConfig(BaseModel):
+    """Everything that makes an experiment, but the sets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field("trainability", min_length=1, description="Name of the recipe.")
+    description: str = Field("", description="What the recipe is for.")
+    arms: dict[str, Ratios] = Field(
+        {SYNTHETIC: (ALL,)},
+        description=f"Arm -> pictures added for each real one, or all (the whole set). Arms: {', '.join(KINDS)}, or the name of an "
+        "other set. real is always there.",
+    )
+    fractions: Annotated[tuple[float, ...], BeforeValidator(_listed)] = Field(
+        (100.0,), min_length=1, description="Percent of the real training split, by source picture; a smaller one lies within a larger one."
+    )
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_listed)] = Field(
+        (0, 1, 2), min_length=1, description="Seeds of the trainings, the same for every arm: gains are taken seed by seed."
+    )
+    match: Literal["steps", "epochs"] = Field(
+        "steps",
+        description="What arms have in common. steps: optimizer steps, so an arm with more pictures sees each less often; epochs: as "
+        "published, so an arm with twice the pictures is trained twice as long.",
+    )
+    epochs: float | None = Field(
+        None, gt=0, description="Steps of a training as epochs of the whole real training split; takes the place of detector.steps."
+    )
+    pretrain_share: float = Field(0.5, gt=0, lt=1, description="Share of the steps that the arm pretrain spends on synthetic pictures.")
+    draw: int = Field(0, ge=0, lt=2**31, description="Seed of what is drawn once: fractions, parts of a set, pasted objects.")
+    paste_overlap: float = Field(
+        0.1, ge=0, le=1, description="Largest share of an object (the smaller of two) that a pasted one may cover, or be covered by."
+    )
+    samples: int = Field(400, ge=50, le=10000, description="Bootstrap samples of the intervals.")
+    detector: DetectorConfig = Field(DetectorConfig(), description="The detector and its training.")
+
+    @field_validator("fractions")
+    @classmethod
+    def _ascending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(values)) != len(values) or min(values) <= 0 or max(values) > 100:
+            raise ValueError("expected different percentages above 0 and up to 100, for example [25, 100]")
+        return tuple(sorted(values))
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(values)) != len(values) or min(values) < 0:
+            raise ValueError("expected different whole numbers from 0, for example [0, 1, 2]")
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExperimentConfig:
+        for name, ratios in self.arms.items():
+            if not name.strip() or name == "real":
+                raise ValueError(f"arms: {name!r} cannot be an arm's name (real is always there)")
+            if len(set(ratios)) != len(ratios):
+                raise ValueError(f"arms.{name}: a ratio is there twice")
+        return self
+
+    def with_steps(self, train_pictures: int) -> ExperimentConfig:
+        """The same with ``detector.steps`` in place of ``epochs``."""
+        if self.epochs is None:
+            return self
+        steps = max(1, math.ceil(self.epochs * train_pictures / self.detector.batch))
+        return self.model_copy(update={"epochs": None, "detector": with_steps(self.detector, steps)})
+
+
+def with_steps(detector: DetectorConfig, steps: int) -> DetectorConfig:
+    """The detector's settings with other steps; a warm-up that would not fit is shortened in proportion."""
+    if steps == detector.steps:
+        return detector
+    warmup = detector.warmup_steps
+    if warmup >= steps:
+        warmup = min(steps - 1, round(warmup * steps / detector.steps))
+    return detector.model_copy(update={"steps": steps, "warmup_steps": warmup})
+
+
+def load_experiment(recipe: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
+    """An experiment from a recipe (its name or file) and overrides, by dotted keys; defaults for the rest.
+
+    Raises:
+        CCDiffError: naming file, key, what was found and what was expected.
+    """
+    path = find_recipe(recipe) if recipe is not None else None
+    values = _read(path) if path is not None else {}
+    for key, value in (overrides or {}).items():
+        *parents, last = key.split(".")
+        node = values
+        for part in parents:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise CCDiffError(f"{key}: {part} is not a group of keys", where=path)
+        node[last] = value
+    if values.get("epochs") is not None and isinstance(values.get("detector"), dict):
+        values["detector"].setdefault("steps", 1_000_000)  # replaced when the set is known
+    return _checked(values, str(path) if path is not None else "experiment settings")
+
+
+def experiment_of_options(
+    recipe: str | Path | None,
+    detector: Path | None,
+    overrides: Mapping[str, Any],
+    *,
+    arms: Sequence[str] | None = None,
+    fractions: str | None = None,
+    seeds: str | None = None,
+    match: str | None = None,
+) -> ExperimentConfig:
+    """The experiment of a command line: a recipe, and options that take the place of its keys.
+
+    Args:
+        detector: a file of detector settings, in place of the recipe's.
+        overrides: ``--set``: keys of the experiment, or of the detector with or without ``detector.``.
+        arms: ``NAME`` or ``NAME=RATIO,RATIO``.
+        fractions, seeds: comma separated.
+    """
+    own = set(ExperimentConfig.model_fields) - {"detector"}
+    values: dict[str, Any] = {}
+    if detector is not None:
+        read = _read(detector)
+        values["detector"] = read.get("detector", read)
+    for key, value in overrides.items():
+        first = key.split(".")[0]
+        values[key if first in own or first == "detector" else f"detector.{key}"] = value
+    if arms:
+        named = (text.partition("=") for text in arms)
+        values["arms"] = {name.strip(): _numbers("--arm", ratios) if equals else (ALL,) for name, equals, ratios in named}
+    if fractions is not None:
+        values["fractions"] = _numbers("--fractions", fractions)
+    if seeds is not None:
+        values["seeds"] = _numbers("--seeds", seeds)
+    if match is not None:
+        values["match"] = match
+    return load_experiment(recipe, values)
+
+
+def _numbers(option: str, text: str) -> tuple[Any, ...]:
+    """Numbers, and words that are left to the check of the settings."""
+    found: list[Any] = []
+    for part in (p.strip() for p in text.split(",")):
+        try:
+            found.append(int(part) if part.lstrip("-").isdigit() else float(part))
+        except ValueError:
+            found.append(part)
+    if any(isinstance(v, str) and v != ALL for v in found) or "" in found:
+        example = {"--arm": "--arm synthetic=0.5,1,2", "--fractions": "--fractions 25,100"}.get(option, "--seeds 0,1,2")
+        raise CCDiffError(f"{option} {text!r} is not a list of numbers", fix=f"for example {example}")
+    return tuple(found)
+
+
+def load_detector_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> DetectorConfig:
+    """Detector settings from a YAML file (their keys, alone or under ``detector:``) and overrides; defaults for the rest.
+
+    Raises:
+        CCDiffError: naming file, key, what was found and what was expected.
+    """
+    values = _read(path) if path is not None else {}
+    values = values.get("detector", values)
+    if not isinstance(values, dict):
+        raise CCDiffError(f"detector settings are a mapping of keys, found {type(values).__name__}", where=path)
+    detector = {"detector": {**values, **(overrides or {})}}
+    return _checked(detector, str(path) if path is not None else "detector settings", "detector").detector
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CCDiffError(f"cannot read the settings: {error}", where=path) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise CCDiffError(f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from error
+    if values is not None and not isinstance(values, dict):
+        raise CCDiffError(f"settings are a mapping of keys, found {type(values).__name__}", where=path)
+    return values or {}
+
+
+def _checked(values: dict[str, Any], where: str, inside: str = "") -> ExperimentConfig:
+    """Validate; messages name keys as the file writes them: without the group ``inside``."""
+    try:
+        return ExperimentConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"] if str(part) not in ("float", "literal['all']", "constrained-float")]
+        model: type[BaseModel] = DetectorConfig if location[:1] == ["detector"] else ExperimentConfig
+        field = model.model_fields.get((location[1:] if model is DetectorConfig else location)[0]) if location[1:] or location else None
+        key = ".".join(location[1:] if inside and location[:1] == [inside] else location)
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(model.model_fields)
+            raise CCDiffError(f"{key}: unknown key", where=where, fix=f"known keys: {known}") from error
+        found = f" (found {first['input']!r:.80})" if key and not isinstance(first["input"], dict) else ""
+        message = first["msg"].removeprefix("Value error, ")
+        fix = f"{key}: {field.description}" if field is not None else None
+        raise CCDiffError(f"{key + ': ' if key else ''}{message}{found}", where=where, fix=fix) from error

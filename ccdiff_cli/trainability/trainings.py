@@ -1,0 +1,220 @@
+"""Carrying out the trainings of an experiment, one after the other or spread over devices.
+
+Notable:
+
+* A training lies in a folder under the key of all it depends on, what its detector found under the key of detector and pictures: what is
+  finished is never done again, whichever arm, fraction or earlier run asked for it.
+* One process a GPU; on a CPU as many as asked for, with the cores shared out.  A training that fails leaves the others alone: what failed
+  is returned by name.  A full disk ends all.
+* NOTE: on a CPU the number of threads decides the order of sums; with the same OMP_NUM_THREADS in every process the figures are the
+  same to the bit, whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..detectors import Detections, Detector, Progress, fit, load_detector
+from ..detectors.store import read_detections, write_detections
+from ..errors import CCDiffError
+from ..files import content_key
+from ..scene import ClassList, Scene
+from .arms import Training
+
+TRAININGS, PREDICTIONS = "trainings", "predictions"
+
+
+@dataclass(frozen=True)
+class Look:
+    """Pictures that a detector is shown.
+
+    Attributes:
+        what: "test", "synthetic", ...
+        key: of the set they are of.
+    """
+
+    what: str
+    key: str
+    scenes: tuple[Scene, ...]
+
+    def path(self, out: Path, training: str) -> Path:
+        """Where what a detector found lies."""
+        return out / PREDICTIONS / f"{content_key([training, self.key, self.what])}.safetensors"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training and what its detector is then shown."""
+
+    training: Training
+    looks: tuple[Look, ...]
+
+
+def carry_out(
+    tasks: Sequence[Task], classes: ClassList, out: Path, *, processes: int | None = None, progress: Progress | None = None
+) -> dict[str, CCDiffError]:
+    """Train and look, whatever is not finished.
+
+    Returns:
+        Key of each training that failed -> why.  One that was to go on from a failed one fails with it.
+
+    Raises:
+        CCDiffError: the disk is full or cannot be written.
+    """
+    left: dict[str, Task] = {}
+    for task in tasks:  # arms of different fractions may share a training
+        known = left.get(task.training.key)
+        left[task.training.key] = task if known is None else Task(known.training, tuple(dict.fromkeys(known.looks + task.looks)))
+    left = {key: task for key, task in left.items() if not is_done(task, out)}
+    failed: dict[str, CCDiffError] = {}
+    for stage in ([t for t in left.values() if t.training.start is None], [t for t in left.values() if t.training.start is not None]):
+        ready = [t for t in stage if t.training.start not in failed]
+        failed |= {t.training.key: failed[str(t.training.start)] for t in stage if t.training.start in failed}
+        devices = _devices(ready, processes)
+        if len(devices) > 1:
+            failed |= _in_processes(ready, classes, out, devices, progress)
+            continue
+        for task in ready:
+            try:
+                _do(task, classes, out, progress)
+            except CCDiffError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise
+                failed[task.training.key] = error
+    return failed
+
+
+def is_finished(training: Training, out: Path) -> bool:
+    """Whether the detector is there."""
+    return (out / TRAININGS / training.key / "detector.json").is_file()
+
+
+def is_done(task: Task, out: Path) -> bool:
+    """Whether the detector and all it found are there."""
+    return is_finished(task.training, out) and all(found_in(look, out, task.training.key) is not None for look in task.looks)
+
+
+def found_in(look: Look, out: Path, training: str) -> list[Detections] | None:
+    """What a detector found in some pictures; None where that is not known yet."""
+    return read_detections(look.path(out, training), len(look.scenes))
+
+
+def _do(task: Task, classes: ClassList, out: Path, progress: Progress | None) -> None:
+    training = task.training
+    if is_finished(training, out):
+        detector: Detector = load_detector(out / TRAININGS / training.key, training.config.device)
+    else:
+        report = _staged(progress, f"train {training.name}")
+        detector = fit(training.scenes, classes, training.config, out / TRAININGS, training.seed, report, training.start)
+    for look in task.looks:
+        if found_in(look, out, training.key) is None:
+            report = _staged(progress, f"look at {look.what} pictures, {training.name}")
+            write_detections(look.path(out, training.key), detector.predict(look.scenes, report))
+
+
+def _staged(progress: Progress | None, stage: str) -> Progress | None:
+    return (lambda _, done, total: progress(stage, done, total)) if progress else None
+
+
+def _devices(tasks: Sequence[Task], processes: int | None) -> list[str]:
+    """The device of each process; no more of them than there are trainings."""
+    if not tasks:
+        return []
+    named = tasks[0].training.config.device
+    devices = [named]
+    if named in ("auto", "cuda") and torch.cuda.is_available():
+        devices = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+    count = min(processes or len(devices), len(tasks))
+    return [devices[k % len(devices)] for k in range(count)]
+
+
+def _in_processes(
+    tasks: Sequence[Task], classes: ClassList, out: Path, devices: Sequence[str], progress: Progress | None
+) -> dict[str, CCDiffError]:
+    """Hand the tasks out one at a time; a process that dies takes only its task with it."""
+    context = multiprocessing.get_context("spawn")
+    todo, said = context.Queue(), context.Queue()
+    threads = max(1, (os.cpu_count() or 1) // len(devices)) if "OMP_NUM_THREADS" not in os.environ else 0
+    workers: list[Any] = []
+    for k, device in enumerate(devices):
+        workers.append(context.Process(target=_work, args=(k, todo, said, classes, out, device, threads), daemon=True))
+        workers[-1].start()
+    for n in range(len(tasks)):
+        todo.put((n, tasks[n]))
+    for _ in devices:
+        todo.put(None)
+    busy: dict[int, int] = {}
+    ended: set[int] = set()
+    failed: dict[str, CCDiffError] = {}
+    try:
+        while len(ended) < len(tasks):
+            try:
+                who, what, value = said.get(timeout=1.0)
+            except queue.Empty:
+                alive = [k for k, worker in enumerate(workers) if worker.is_alive()]
+                for k in [k for k in busy if k not in alive]:
+                    n = busy.pop(k)
+                    ended.add(n)
+                    failed[tasks[n].training.key] = CCDiffError(
+                        f"its process ended with code {workers[k].exitcode}",
+                        fix="it was killed, most likely for lack of memory: use fewer --processes; run the same command again to go on",
+                    )
+                if not alive:
+                    for n in set(range(len(tasks))) - ended:
+                        failed[tasks[n].training.key] = CCDiffError("no process was left to run it", fix="run the same command again")
+                    break
+                continue
+            if what == "start":
+                busy[who] = value
+            elif what == "progress" and progress is not None:
+                progress(*value)
+            elif what in ("end", "failed"):
+                busy.pop(who, None)
+                ended.add(value if what == "end" else value[0])
+                if what == "failed":
+                    n, error, fatal = value
+                    if fatal:
+                        raise error
+                    failed[tasks[n].training.key] = error
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+    return failed
+
+
+def _work(who: int, todo: Any, said: Any, classes: ClassList, out: Path, device: str, threads: int) -> None:
+    """One process: trainings on one device until none is left."""
+    if threads:
+        torch.set_num_threads(threads)
+    with contextlib.suppress(KeyboardInterrupt):  # the parent says it
+        while (item := todo.get()) is not None:
+            n, task = item
+            said.put((who, "start", n))
+            training = task.training
+            placed = Training(
+                training.name,
+                training.key,
+                training.scenes,
+                training.config.model_copy(update={"device": device}),
+                training.seed,
+                training.start,
+            )
+            try:
+                _do(Task(placed, task.looks), classes, out, lambda *a: said.put((who, "progress", a)))
+                said.put((who, "end", n))
+            except CCDiffError as error:
+                said.put((who, "failed", (n, error, isinstance(error.__cause__, OSError))))
+            except Exception as error:
+                fix = "run the same command with --processes 1 to see where"
+                said.put((who, "failed", (n, CCDiffError(f"{type(error).__name__}: {error}", fix=fix), False)))
