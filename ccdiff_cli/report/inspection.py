@@ -58,9 +58,7 @@ def inspection_page(facts: Mapping[str, Any], classes: ClassList, scenes: Sequen
         size_figure=Markup(size_histogram(facts)),
         angle_figure=Markup(angle_histogram(facts)),
         crowd_figure=Markup(objects_per_picture(facts)),
-        samples=[
-            {"name": s.file_name, "split": s.split or "no split", "objects": len(s.instances), **_sample(s, classes)} for s in shown
-        ],
+        samples=[{"name": s.file_name, "split": s.split or "no split", "objects": len(s.instances), **_sample(s, classes)} for s in shown],
         suspects=_suspects(facts, classes, {s.file_name: s for s in good}),
         pairs={what: _pairs(facts["duplicates"][what], good, classes) for what in ("across_splits", "within_a_split")},
     )
