@@ -27,7 +27,7 @@ from .figures import BOTH, FAINT, INK, REAL, STYLE, WIDTH, literal, svg_text
 CELL = 300
 """Longest side of an embedded picture, pixels."""
 SMALL_OBJECT, PART_OBJECT = 10, 24
-"""Where the middle one of a picture's objects would be drawn smaller than the first (pixels), a part is shown in which it has the second."""
+"""Where the middle one of a picture's objects would be smaller than the first (pixels), a part is drawn in which it has the second."""
 SHOWN_BOXES = 6
 """Suspicious boxes drawn for each reason."""
 SHOWN_PAIRS = 12
