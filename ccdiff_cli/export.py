@@ -249,15 +249,21 @@ def _dota_folder(scene: Scene, name: str) -> str:
 
 
 def _dota_labels(out: Path, scene: Scene, stem: str, classes: ClassList, lost: Counter[str]) -> None:
-    """``labelTxt/NAME.txt``; class names without spaces, corners as decimals ("274.0"), as the published files."""
+    """``labelTxt/NAME.txt`` as the published files: headers, class names without spaces, corners as decimals ("274.0").
+
+    ``annfiles/NAME.txt`` are the same lines without headers, as mmrotate's reader wants them; it also asks for PNG pictures.
+    """
     _count_lost(scene, stem, lost, ("orientations", "difficult flags"))
     lost["provenance"] -= bool(scene.provenance) and scene.provenance.keys() <= {"imagesource", "gsd"}
     header = {"imagesource": scene.provenance.get("imagesource") or "ccdiff", "gsd": scene.provenance.get("gsd") or "null"}
-    lines = [f"{key}:{' '.join(str(value).split())}" for key, value in header.items()]
+    head = "".join(f"{key}:{' '.join(str(value).split())}\n" for key, value in header.items())
+    lines = ""
     for instance in scene.instances:
         corners = " ".join(_decimal(v) for v in instance.corners)
-        lines.append(f"{corners} {_dota_name(instance.category)} {int(instance.difficult)}")
-    _write_label(out / scene.split / "labelTxt" / f"{stem}.txt", "\n".join(lines) + "\n")
+        lines += f"{corners} {_dota_name(instance.category)} {int(instance.difficult)}\n"
+    _write_label(out / scene.split / "labelTxt" / f"{stem}.txt", head + lines)
+    _write_label(out / scene.split / "annfiles" / f"{stem}.txt", lines)
+    lost["pictures that are no PNG (DOTA's tools take them, mmrotate's reader does not)"] += Path(str(scene.path)).suffix != ".png"
 
 
 def _dota_name(name: str) -> str:

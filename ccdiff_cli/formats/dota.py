@@ -120,12 +120,16 @@ def _bases(root: Path) -> list[tuple[Path, str]]:
 
 
 def _label_folders(base: Path) -> list[Path]:
-    """Folders of OBB label files; those with "hbb" or "rec" in their name hold the same objects as horizontal boxes."""
+    """Folders of OBB label files; those with "hbb" or "rec" in their name hold the same objects as horizontal boxes.
+
+    ``annfiles`` beside another are our exporter's: the same lines without their headers.
+    """
     if not base.is_dir():
         return []
     tops = sorted(p for p in base.iterdir() if p.is_dir() and (p.name.lower().startswith("labeltxt") or p.name.lower() == "annfiles"))
     found = [folder for top in tops for folder in (top, *sorted(p for p in top.iterdir() if p.is_dir())) if any(folder.glob("*.txt"))]
-    return [p for p in found if not any(word in p.relative_to(base).as_posix().lower() for word in ("hbb", "rec"))]
+    found = [p for p in found if not any(word in p.relative_to(base).as_posix().lower() for word in ("hbb", "rec"))]
+    return [p for p in found if p != base / "annfiles"] or found
 
 
 def _label_folder(base: Path, root: Path, classes: ClassMap | None) -> Path | None:

@@ -27,7 +27,7 @@ from .figures import BOTH, FAINT, INK, REAL, STYLE, WIDTH, literal, svg_text
 CELL = 300
 """Longest side of an embedded picture, pixels."""
 SMALL_OBJECT, PART_OBJECT = 10, 24
-"""Where the middle one of a picture's objects would be drawn smaller than the first (pixels), a part is shown in which it has the second."""
+"""Where the middle one of a picture's objects would be smaller than the first (pixels), a part is drawn in which it has the second."""
 SHOWN_BOXES = 6
 """Suspicious boxes drawn for each reason."""
 SHOWN_PAIRS = 12
@@ -58,9 +58,7 @@ def inspection_page(facts: Mapping[str, Any], classes: ClassList, scenes: Sequen
         size_figure=Markup(size_histogram(facts)),
         angle_figure=Markup(angle_histogram(facts)),
         crowd_figure=Markup(objects_per_picture(facts)),
-        samples=[
-            {"name": s.file_name, "split": s.split or "no split", "objects": len(s.instances), **_sample(s, classes)} for s in shown
-        ],
+        samples=[{"name": s.file_name, "split": s.split or "no split", "objects": len(s.instances), **_sample(s, classes)} for s in shown],
         suspects=_suspects(facts, classes, {s.file_name: s for s in good}),
         pairs={what: _pairs(facts["duplicates"][what], good, classes) for what in ("across_splits", "within_a_split")},
     )
