@@ -135,7 +135,7 @@ class ReferenceBank:
     ) -> None:
         self.classes = classes
         self.backgrounds = tuple(backgrounds)
-        self.similarity = similarity
+        self.similarity: Similarity = similarity
         ordered = sorted(instances, key=lambda r: (-r.width * r.height, r.path))
         self.instances = {name: tuple(r for r in ordered if r.category == name) for name in classes}
         self._ratios = {name: np.array([r.width / r.height for r in refs]) for name, refs in self.instances.items()}

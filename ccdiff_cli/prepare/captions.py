@@ -5,14 +5,15 @@ inner 2 x 2 is the centre, its corners the four corners and the rest the four ed
 each class and the direction of their long side, where most of them share it.  The same scene always gives the same words.
 <scene> is the most frequent class, unless a user's sentence or a scene classifier (``scenes``) knows better.
 
-Text encoders see a fixed number of words, so an account that would be longer leaves out the directions, and if that is not enough, the
-places (``MAX_WORDS``).  Nothing is ever cut in the middle.
+Text encoders see a fixed number of tokens, so an account that would be longer leaves out the directions, and if that is not enough, the
+places (``MAX_TOKENS``).  Nothing is ever cut in the middle.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from ..geometry import corners_to_le90
 from ..scene import Instance, Scene
 
 STYLES = ("plain", "short")
-MAX_WORDS = 60
-"""Leaves room for start and end tokens in an encoder of 64; CLIP's 77 tokens hold as much."""
+MAX_TOKENS = 75
+"""CLIP's 77 without the first and the last; words, digits and punctuation marks count, as for CLIP."""
 PLACES = ("center", "top left", "top", "top right", "left", "right", "bottom left", "bottom", "bottom right")
 DIRECTIONS = ("east-west", "northwest-southeast", "north-south", "northeast-southwest")
 MIN_ELONGATION = 1.2
@@ -32,14 +33,14 @@ MIN_ELONGATION = 1.2
 _ACCUSTOMED_PLURALS = {"aircraft": "aircraft"}
 
 
-def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, sentence: str = "", max_words: int = MAX_WORDS) -> str:
+def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, sentence: str = "", max_tokens: int = MAX_TOKENS) -> str:
     """The caption of a scene.
 
     Args:
         style: "plain" (the full account) or "short" (how many of each class, nothing else).
         place: the scene word or words, where something better than the most frequent class is known.
         sentence: stands in the place of the whole first sentence; by default the one that `prepare` noted in ``provenance["sentence"]``.
-        max_words: the account is shortened to this many words.
+        max_tokens: the account is shortened to so many (see :func:`count_tokens`).
 
     Raises:
         CCDiffError: an unknown style.
@@ -56,7 +57,7 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
         return short
     for directions in (True, False):
         text = f"{head} {_account(scene, order, directions)}."
-        if len(text.split()) <= max_words:
+        if count_tokens(text) <= max_tokens:
             return text
     return short
 
@@ -64,6 +65,11 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
 def scene_sentence(place: str) -> str:
     """The first sentence of a caption that is not the user's own."""
     return f"This is an aerial image of {place}."
+
+
+def count_tokens(text: str) -> int:
+    """About how many tokens CLIP makes of a caption: it takes hyphens, other marks and digits one by one, and rare words in parts."""
+    return len(re.findall(r"[^\W\d_]+|\d|[^\w\s]", text))
 
 
 def read_sentences(path: Path) -> dict[str, str]:

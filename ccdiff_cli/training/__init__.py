@@ -36,7 +36,7 @@ from ..models.resamplers import CoResampler, DualResampler
 from ..prepare.captions import caption_of
 from ..recipes import EncodersConfig, Recipe
 from ..references import WORDS, ReferenceBank
-from ..retrieval import open_similarity
+from ..retrieval import OWN, EmbeddingSimilarity, open_similarity
 from ..scene import SYMMETRIES, Scene, symmetric_scene
 from .autoencoder import load_pixels, train_autoencoder
 from .denoiser import batch_source, cache_features, train_denoiser, training_items
@@ -93,6 +93,16 @@ def train(
         progress = None
     set_seed(recipe.seed)
     bank = ReferenceBank.read(prepared.root)
+
+    def similarity(pipe: CCDiffPipeline | None = None) -> EmbeddingSimilarity:
+        with accelerator.main_process_first():  # the first writes the index, the others read it
+            return open_similarity(
+                recipe.retrieval, prepared, pipe=pipe, style=recipe.caption_style, where="recipe key retrieval",
+                device=str(accelerator.device), progress=progress,
+            )  # fmt: skip
+
+    if recipe.retrieval not in (WORDS, OWN):  # before hours of training: it may not be there
+        bank.similarity = similarity()
     with _tensorboard(work / "logs", accelerator) as write:
         if start:
             pipe = CCDiffPipeline.from_pretrained(str(start))
@@ -103,14 +113,10 @@ def train(
         for part in (pipe.vae, pipe.text_encoder, pipe.image_encoder):
             part.eval().requires_grad_(False).to(accelerator.device)
         items = training_items(scenes, recipe)
-        if recipe.retrieval != WORDS:
-            with accelerator.main_process_first():  # the first writes the index, the others read it
-                similarity = open_similarity(
-                    recipe.retrieval, prepared, pipe=pipe, style=recipe.caption_style, where="recipe key retrieval",
-                    device=str(accelerator.device), progress=progress,
-                )  # fmt: skip
-            similarity.remember([item.caption for item in items], progress)
-            bank.similarity = similarity
+        if recipe.retrieval == OWN:
+            bank.similarity = similarity(pipe)
+        if isinstance(bank.similarity, EmbeddingSimilarity):
+            bank.similarity.remember([item.caption for item in items], progress)
         features = cache_features(
             pipe, items, scenes, list(prepared.classes), bank, recipe, work / "cache", accelerator,
             encoders_key=encoders_key, autoencoder_key=autoencoder_key, progress=progress,

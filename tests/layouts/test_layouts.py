@@ -157,3 +157,13 @@ def test_a_crowded_layout_is_quick():
     made = augment_layout(scene, np.random.default_rng(0))
     assert len(made.instances) == 420 and made.provenance["layout"]["jittered"] > 0
     assert dataclasses.replace(scene, provenance=made.provenance) != made
+
+
+@pytest.mark.parametrize("source", ["set", "augmented"])
+def test_a_scene_sentence_stays_with_every_layout(source):
+    box = Instance.from_hbb("ship", (20, 20, 60, 50))
+    said = {"sentence": "A quay in fog.", "offset": [0, 0]}
+    pictures = PictureSet(Path("d"), CLASSES, (Scene("a.png", 128, 128, (box,), source="a", provenance=said),), {})
+    for layout in plan_layouts(pictures, 3, seed=0, source=source, caption_style="short"):
+        assert layout.caption == "A quay in fog. 1 ship." and layout.provenance["sentence"] == "A quay in fog."
+        assert layout.provenance.keys() == {"sentence", "layout"}

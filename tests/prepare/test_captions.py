@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.geometry import le90_to_corners
-from ccdiff_cli.prepare.captions import MAX_WORDS, PLACES, caption_of, direction_of, place_of, read_sentences
+from ccdiff_cli.prepare.captions import DIRECTIONS, MAX_TOKENS, PLACES, caption_of, count_tokens, direction_of, place_of, read_sentences
 from ccdiff_cli.scene import Instance, Scene
 
 
@@ -63,7 +63,7 @@ def test_long_accounts_lose_directions_then_places():
     spots = [(x, y) for x in (20, 200, 380) for y in (20, 200, 380)]
     crowded = Scene("a.png", 400, 400, tuple(at(x, y, n) for x, y in spots for n in names))
     assert caption_of(crowded) == "This is an aerial image of bridges. 9 bridges, 9 harbors, 9 ships, 9 vehicles."
-    two = Scene("a.png", 400, 400, tuple(at(x, y, n) for x, y in spots for n in names[:2]))
+    two = Scene("a.png", 400, 400, tuple(at(x, y, n) for x, y in spots[:8] for n in names[:2]))
     assert "east-west" not in caption_of(two) and "top left: 1 ship, 1 vehicle;" in caption_of(two)
 
 
@@ -77,10 +77,35 @@ def test_captions_stay_short_count_everything_and_do_not_depend_on_order(items):
     instances = tuple(at(x, y, c, degrees=d) for x, y, c, d in items)
     scene = Scene("a.png", 400, 400, instances)
     text = caption_of(scene)
-    assert len(text.split()) <= MAX_WORDS
+    assert count_tokens(text) <= MAX_TOKENS
     assert sum(int(w) for w in text.split() if w.isdigit()) == len(items)
     assert caption_of(scene.replace(instances=instances[::-1])) == text
     assert len(PLACES) == 9
+
+
+def test_the_account_of_the_protocol():
+    """Every class in each of the nine places, counted beyond ten, in each of the four directions."""
+    spots = {place_of(x, y, 400, 400): (x, y) for x in (40, 200, 360) for y in (40, 200, 360)}
+    assert set(spots) == set(PLACES)
+    for place, (x, y) in spots.items():
+        for direction, degrees in zip(DIRECTIONS, (0, 45, 90, 135), strict=True):
+            for count in (1, 2, 10, 11, 12, 137):
+                text = caption_of(Scene("a.png", 400, 400, (at(x, y, degrees=degrees),) * count))
+                name = "ship" if count == 1 else "ships"
+                assert text == f"This is an aerial image of ships. {place}: {count} {name} {direction}."
+
+
+def test_tokens_are_counted_as_clip_counts_them():
+    """25 tokens of CLIP's own vocabulary (measured): digits and hyphens stand alone."""
+    assert count_tokens("This is an aerial image of ships. center: 12 ground track fields northwest-southeast; top left: 1 ship.") == 25
+    assert count_tokens("") == 0
+
+
+def test_a_noted_sentence_stays_with_a_scene():
+    scene = Scene("a.png", 400, 400, (at(200, 200),), provenance={"sentence": "This is an aerial image of a coast."})
+    assert caption_of(scene, "short") == "This is an aerial image of a coast. 1 ship."
+    assert caption_of(scene, "short", sentence="A quay.") == "A quay. 1 ship."
+    assert caption_of(scene, "short", place="a harbor") == "This is an aerial image of a harbor. 1 ship."
 
 
 def test_sentences_from_json_and_csv(tmp_path):

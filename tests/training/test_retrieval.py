@@ -67,6 +67,13 @@ def test_by_own_encoders(recipe_file: Path, prepared: Path, tmp_path: Path, monk
         path.unlink()
 
 
+def test_a_clip_that_is_not_there_is_noticed_before_anything_is_trained(recipe_file: Path, prepared: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file, {"retrieval": str(tmp_path / "none")})
+    with pytest.raises(CCDiffError, match="recipe key retrieval: no such folder"):
+        train(recipe, prepared, tmp_path / "g", cpu=True)
+    assert not list((tmp_path / "g" / "train").rglob("*.safetensors"))
+
+
 def test_by_a_clip(generator: Path, prepared: Path, tmp_path: Path) -> None:
     clip = str(tiny_clip(tmp_path / "clip"))
     made = synthesize(generator, prepared, tmp_path / "s", 4, num_processes=1, retrieval=clip, top_k=1)
