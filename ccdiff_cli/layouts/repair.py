@@ -19,7 +19,7 @@ import shapely
 from ..geometry import quadrilaterals, touching_pairs
 from ..scene import Instance, Scene
 
-ROUNDS = 40
+ROUNDS = 20
 SHRINK = 0.85
 SHRINKS = 6
 LEAST = 2.0

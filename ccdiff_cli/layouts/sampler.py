@@ -2,14 +2,14 @@
 
 What is learned, and how a layout is drawn from it:
 
-* **Which classes, how many**: the classes of one picture; of each a count that pictures with just these classes have.
+* **Which classes, how many**: those of a picture; how many of each, about how large and how close together is taken from one real
+  picture of the same classes (they go together: a crowded harbour has small ships), and varied.
 * **Sizes and shapes**: the objects of a class, sorted by size.  The sizes of one picture go together (Gaussian copula with the
-  class's intraclass correlation, one effect a picture: it stands for the ground sample distance); shape, and the border that cuts the
-  object, if any, come from a real object of about that size.
-* **Where, which way**: the first object of a class stands where one of its size did, or beside an object of another class as such pairs
-  do.  Every further one stands beside one of its own class: offset, in the frame and the size of its neighbour, and difference of
-  angles are those of a real pair of nearest neighbours.  So ships lie side by side in a harbour and tanks form rows.
-* **Overlap**: no more than usual for the two classes (``repair.Overlaps``); what finds no place is pushed to one, or left out.
+  class's intraclass correlation); shape, and the border that cuts the object, if any, come from a real object of about that size.
+* **Where, which way**: the first object stands where one of its size did.  Every further one stands beside one that is there already:
+  offset, in the frame and the size of its neighbour, and difference of angles are those of a real object and its nearest neighbour, of
+  its own class or another.  So ships lie side by side along a pier and tanks form rows.
+* **Overlap**: as much and as often as the two classes do (``repair.Overlaps``); what finds no place is pushed to one, or left out.
 """
 
 from __future__ import annotations
@@ -34,10 +34,7 @@ WINDOW = 0.04
 """Shapes are taken from objects within this share of the class next in size."""
 NEAR_LAST = 0.5
 """Chance that the neighbour is the object placed last: rows go on."""
-BESIDE_OTHER = 0.7
-"""Chance that the first object of a class takes its place from an object of another class, where such pairs are known."""
-ENOUGH_PAIRS = 5
-SIZE_JITTER, RATIO_JITTER, PLACE_JITTER = 0.05, 0.05, 0.06
+SIZE_JITTER, RATIO_JITTER, OFFSET_JITTER, PLACE_JITTER = 0.05, 0.05, 0.05, 0.06
 COUNT_JITTER, COUNT_FROM = 0.15, 5
 """Counts from COUNT_FROM on are spread by this deviation of their logarithm."""
 STRAIGHT = math.radians(0.2)
@@ -60,10 +57,25 @@ class _Objects:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Nearest neighbours: offset in the frame of the first over its size, angle of the second less that of the first."""
+    """Objects of one class and the nearest object of each: the neighbour's class, the offset from it in its frame and over its size, and
+    the angle less the neighbour's."""
 
+    anchor: np.ndarray
     offset: np.ndarray
     turn: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[str, float, float, float]]) -> _Pairs:
+        return cls(np.array([r[0] for r in rows], object), np.array([r[1:3] for r in rows]), np.array([r[3] for r in rows]))
+
+
+@dataclass(frozen=True)
+class _Habits:
+    """Of one real picture: how many of each class, how large (mean normal score of the sizes), how they stand to their neighbours."""
+
+    counts: Counter[str]
+    level: dict[str, float]
+    pairs: dict[str, _Pairs]
 
 
 class Sampler:
@@ -77,15 +89,15 @@ class Sampler:
         if not any(scene.instances for scene in pool):
             raise ValueError("no objects to learn from")
         self.allowed, self.fill = Overlaps(pool), fill_of(pool)
-        self.counts: dict[tuple[str, ...], list[Counter[str]]] = {}
+        counts: dict[int, Counter[str]] = {}
+        own_pairs: dict[int, dict[str, _Pairs]] = {}
         rows: dict[str, list[tuple[float, ...]]] = {}
-        pairs: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+        pairs: dict[str, list[tuple[str, float, float, float]]] = {}
         member: dict[str, list[int]] = {}
         for number, scene in enumerate(pool):
             if not scene.instances:
                 continue
-            counted = Counter(scene.categories())
-            self.counts.setdefault(tuple(sorted(counted)), []).append(counted)
+            counts[number] = Counter(scene.categories())
             boxes = np.array([corners_to_le90(i.corners) for i in scene.instances])
             unit = math.sqrt(scene.width * scene.height)
             for instance, (cx, cy, w, h, angle) in zip(scene.instances, boxes, strict=True):
@@ -96,27 +108,44 @@ class Sampler:
                     (size, w / max(h, 1e-6), angle, cx / scene.width, cy / scene.height, border, *flags)
                 )
                 member.setdefault(instance.category, []).append(number)
-            _collect_pairs(scene, boxes, pairs)
+            found_pairs = _pairs_of(scene, boxes)
+            own_pairs[number] = {name: _Pairs.of(some) for name, some in found_pairs.items()}
+            for key, some in found_pairs.items():
+                pairs.setdefault(key, []).extend(some)
+        level: dict[int, dict[str, float]] = {}
         self.objects: dict[str, _Objects] = {}
         self.correlation: dict[str, float] = {}
         for name, found in rows.items():
             table, pictures = np.array(found), np.array(member[name])
             order = np.argsort(table[:, 0], kind="stable")
-            self.correlation[name] = _intraclass(order, pictures)
+            scores = np.empty(len(order))
+            scores[order] = norm.ppf((np.arange(len(order)) + 0.5) / len(order))
+            self.correlation[name] = _intraclass(scores, pictures)
+            for number in np.unique(pictures).tolist():
+                level.setdefault(number, {})[name] = float(scores[pictures == number].mean())
             t = table[order]
             self.objects[name] = _Objects(t[:, 0], t[:, 1], t[:, 2], t[:, 3:5], t[:, 5].astype(int), t[:, 6] > 0, t[:, 7] > 0)
-        self.pairs = {key: _Pairs(np.array(v)[:, :2], np.array(v)[:, 2]) for key, v in pairs.items()}
+        self.pairs = {key: _Pairs.of(v) for key, v in pairs.items()}
+        self.habits: dict[tuple[str, ...], list[_Habits]] = {}
+        for number, counted in counts.items():
+            habits = _Habits(counted, level[number], own_pairs[number])
+            self.habits.setdefault(tuple(sorted(counted)), []).append(habits)
         self.typical = {name: float(np.median(o.size)) for name, o in self.objects.items()}
 
     def draw(self, scene: Scene, rng: np.random.Generator) -> Scene:
         """A layout with the classes of ``scene`` (nothing else is taken from it but the picture's size)."""
         size = np.array([scene.width, scene.height], np.float64)
-        effect = float(rng.normal())
+        known = tuple(sorted(set(scene.categories()) & self.objects.keys()))
+        like = self.habits.get(known) or [h for names, some in self.habits.items() if set(known) <= set(names) for h in some]
+        habits = like[int(rng.integers(len(like)))] if like else _Habits(Counter(scene.categories()), {}, {})
         placed: list[Instance] = []
         squeezed = 0
-        for name, count in self._composition(scene, rng):
+        for name in sorted(known, key=lambda n: (-self.typical[n], n)):
+            count, effect = habits.counts[name], self._effect(name, habits, rng)
+            spread = math.exp(COUNT_JITTER * float(rng.normal()))
+            count = max(1, round(count * spread)) if count >= COUNT_FROM else count
             for _ in range(count):
-                made, free = self._place(name, placed, effect, size, rng)
+                made, free = self._place(name, placed, effect, habits.pairs.get(name), size, rng)
                 placed.append(made)
                 squeezed += not free
         layout = scene.replace(instances=tuple(placed))
@@ -126,30 +155,30 @@ class Sampler:
             counts = {"moved": 0, "shrunk": 0, "left_out": 0}
         return layout.replace(provenance={**scene.provenance, "layout": counts})
 
-    def _composition(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, int]]:
-        names = tuple(sorted(set(scene.categories())))
-        like = self.counts.get(names) or [Counter(scene.categories())]
-        chosen = []
-        for name in sorted(names, key=lambda n: (-self.typical.get(n, 0.0), n)):
-            if name not in self.objects:
-                continue
-            count = like[int(rng.integers(len(like)))][name]
-            spread = math.exp(COUNT_JITTER * float(rng.normal()))
-            chosen.append((name, max(1, round(count * spread)) if count >= COUNT_FROM else count))
-        return chosen
+    def _effect(self, name: str, habits: _Habits, rng: np.random.Generator) -> float:
+        """How large the objects of this class are in this layout: a normal score whose variance is the class's correlation.
+
+        The level of the real picture, shrunk as far as its few objects make it uncertain, and that uncertainty (best linear prediction).
+        """
+        rho, count = self.correlation[name], max(1, habits.counts[name])
+        trust = rho / max(rho + (1 - rho) / count, 1e-9)
+        return trust * habits.level.get(name, 0.0) + math.sqrt(rho * (1 - trust)) * float(rng.normal())
 
     def _place(
-        self, name: str, placed: Sequence[Instance], effect: float, size: np.ndarray, rng: np.random.Generator
+        self,
+        name: str,
+        placed: Sequence[Instance],
+        effect: float,
+        habit: _Pairs | None,
+        size: np.ndarray,
+        rng: np.random.Generator,
     ) -> tuple[Instance, bool]:
         """An object of a class beside those that stand already, and whether its place is free.
 
         Its size, shape and border are drawn once, whatever becomes of the places tried: what fits easily would else be drawn too often.
         """
-        objects, own = self.objects[name], [i for i in placed if i.category == name]
-        anchor, pairs = self._anchor(name, own, placed, rng)
-        angle: float | None = None  # that a neighbour of the class suggests
-        if anchor is not None and pairs is not None and anchor.category == name:
-            angle = corners_to_le90(anchor.corners)[4] + float(pairs.turn[int(rng.integers(len(pairs.turn)))])
+        objects = self.objects[name]
+        anchor, offset, angle = self._beside(name, placed, habit, rng)
         model, (w, h) = self._shape(name, effect, angle, math.sqrt(float(size.prod())), rng)
         border = int(objects.border[model])
         if border or angle is None or not objects.oriented[model]:
@@ -162,13 +191,13 @@ class Sampler:
         }
         made: Instance | None = None
         for attempt in range(TRIES):
-            if border or anchor is None or pairs is None:
+            if border or anchor is None:
                 centre = objects.place[model] * size + rng.normal(0, PLACE_JITTER, 2) * size
             else:
-                if attempt and own:
-                    anchor = own[int(rng.integers(len(own)))]
-                centre = _beside(anchor, pairs.offset[int(rng.integers(len(pairs.turn)))], rng)
-                if attempt < TRIES // 2 and any(_nearer(centre, other, anchor) for other in own):
+                if attempt:
+                    anchor, offset, _ = self._beside(name, placed, habit, rng)
+                centre = _offset_from(anchor, offset * math.exp(OFFSET_JITTER * float(rng.normal())), rng)
+                if attempt < TRIES // 2 and any(_nearer(centre, other, anchor) for other in placed):
                     continue  # the anchor would not be its nearest neighbour
             if attempt >= 2 * TRIES // 3:
                 centre = rng.random(2) * size
@@ -194,7 +223,7 @@ class Sampler:
         """The real object that lends its shape and its border, and the sides of the new one, pixels."""
         objects, rho = self.objects[name], self.correlation[name]
         last = len(objects.size) - 1
-        rank = float(norm.cdf(math.sqrt(rho) * effect + math.sqrt(1 - rho) * float(rng.normal()))) * last
+        rank = float(norm.cdf(effect + math.sqrt(1 - rho) * float(rng.normal()))) * last
         side = float(np.interp(rank, np.arange(last + 1), objects.size)) * unit * math.exp(SIZE_JITTER * float(rng.normal()))
         reach = max(1, round(WINDOW * last))
         near = np.arange(max(0, round(rank) - reach), min(last, round(rank) + reach) + 1)
@@ -205,16 +234,20 @@ class Sampler:
         ratio = max(1.0, float(objects.ratio[model]) * math.exp(RATIO_JITTER * float(rng.normal())))
         return model, (side * math.sqrt(ratio), side / math.sqrt(ratio))
 
-    def _anchor(
-        self, name: str, own: Sequence[Instance], placed: Sequence[Instance], rng: np.random.Generator
-    ) -> tuple[Instance | None, _Pairs | None]:
-        if own and (pairs := self.pairs.get((name, name))) is not None:
-            return (own[-1] if rng.random() < NEAR_LAST else own[int(rng.integers(len(own)))]), pairs
-        others = [i for i in placed if len(getattr(self.pairs.get((i.category, name)), "turn", ())) >= ENOUGH_PAIRS]
-        if not own and others and rng.random() < BESIDE_OTHER:
-            anchor = others[int(rng.integers(len(others)))]
-            return anchor, self.pairs[anchor.category, name]
-        return None, None
+    def _beside(
+        self, name: str, placed: Sequence[Instance], habit: _Pairs | None, rng: np.random.Generator
+    ) -> tuple[Instance | None, np.ndarray, float | None]:
+        """An object to stand beside, the offset from it (see :class:`_Pairs`), and the angle that it suggests; None where there is none."""
+        present = {i.category for i in placed}
+        for pairs in (habit, self.pairs.get(name)):
+            usable = np.flatnonzero([a in present for a in pairs.anchor]) if pairs is not None else np.zeros(0, int)
+            if pairs is None or not len(usable):
+                continue
+            pick = int(usable[int(rng.integers(len(usable)))])
+            like = [i for i in placed if i.category == pairs.anchor[pick]]
+            anchor = like[-1] if rng.random() < NEAR_LAST else like[int(rng.integers(len(like)))]
+            return anchor, pairs.offset[pick], corners_to_le90(anchor.corners)[4] + float(pairs.turn[pick])
+        return None, np.zeros(2), None
 
     def _instance(self, objects: _Objects, model: int, name: str, corners: np.ndarray, size: np.ndarray) -> Instance:
         flat, difficult = tuple(float(v) for v in np.clip(corners, 0, size).ravel()), bool(objects.difficult[model])
@@ -274,7 +307,7 @@ def _moved_in(corners: np.ndarray, size: np.ndarray) -> np.ndarray:
     return made - np.maximum(0, made.max(0) - (size - 1.05 * BORDER))
 
 
-def _beside(anchor: Instance, offset: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _offset_from(anchor: Instance, offset: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The centre that lies so from the anchor: along and across its long side, in units of its size."""
     x, y, w, h, angle = corners_to_le90(anchor.corners)
     side = 1.0 if rng.random() < 0.5 else -1.0  # le90 has no front: both ways are alike
@@ -297,35 +330,26 @@ def _off_axis(angle: float) -> float:
     return abs((angle + math.pi / 4) % (math.pi / 2) - math.pi / 4)
 
 
-def _collect_pairs(scene: Scene, boxes: np.ndarray, pairs: dict[tuple[str, str], list[tuple[float, float, float]]]) -> None:
-    """For every object its nearest neighbour of each class of the picture (:class:`_Pairs`)."""
-    names = np.array(scene.categories())
-    whole = np.array([not touches_border(i, scene.width, scene.height) for i in scene.instances])
-    for a in sorted(set(names.tolist())):
-        for b in sorted(set(names.tolist())):
-            from_, to = np.flatnonzero((names == a) & whole), np.flatnonzero((names == b) & whole)
-            k = 2 if a == b else 1
-            if not len(from_) or len(to) < k:
-                continue
-            _, near = cKDTree(boxes[to, :2]).query(boxes[from_, :2], k=k)
-            near = near.reshape(len(from_), k)
-            for i, row in zip(from_, near, strict=True):
-                others = [int(to[j]) for j in row if to[j] != i]
-                if not others:
-                    continue
-                j = others[0]
-                angle, unit = boxes[i, 4], math.sqrt(max(boxes[i, 2] * boxes[i, 3], 1e-6))
-                dx, dy = (boxes[j, :2] - boxes[i, :2]) / unit
-                along = math.cos(angle) * dx + math.sin(angle) * dy
-                across = -math.sin(angle) * dx + math.cos(angle) * dy
-                pairs.setdefault((a, b), []).append((along, across, float(boxes[j, 4] - angle)))
+def _pairs_of(scene: Scene, boxes: np.ndarray) -> dict[str, list[tuple[str, float, float, float]]]:
+    """For every whole object of a picture its nearest whole neighbour: rows of :class:`_Pairs` by class."""
+    pairs: dict[str, list[tuple[str, float, float, float]]] = {}
+    whole = np.array([k for k, i in enumerate(scene.instances) if not touches_border(i, scene.width, scene.height)], int)
+    if len(whole) < 2:
+        return pairs
+    _, near = cKDTree(boxes[whole, :2]).query(boxes[whole, :2], k=2)
+    for place, k in enumerate(whole.tolist()):
+        j = int(whole[near[place, 0] if near[place, 0] != place else near[place, 1]])
+        angle, unit = boxes[j, 4], math.sqrt(max(boxes[j, 2] * boxes[j, 3], 1e-6))
+        dx, dy = (boxes[k, :2] - boxes[j, :2]) / unit
+        along, across = math.cos(angle) * dx + math.sin(angle) * dy, math.cos(angle) * dy - math.sin(angle) * dx
+        row = (scene.instances[j].category, along, across, float(boxes[k, 4] - angle))
+        pairs.setdefault(scene.instances[k].category, []).append(row)
+    return pairs
 
 
-def _intraclass(order: np.ndarray, pictures: np.ndarray) -> float:
-    """Intraclass correlation of the normal scores of size ranks: how alike the sizes of one picture are (one-way ANOVA)."""
-    n = len(order)
-    scores = np.empty(n)
-    scores[order] = norm.ppf((np.arange(n) + 0.5) / n)
+def _intraclass(scores: np.ndarray, pictures: np.ndarray) -> float:
+    """Intraclass correlation of normal scores: how alike the objects of one picture are (one-way ANOVA)."""
+    n = len(scores)
     groups, index, sizes = np.unique(pictures, return_inverse=True, return_counts=True)
     if n <= len(groups) or len(groups) < 2:
         return 0.5

@@ -1,0 +1,124 @@
+"""What filtering does to layout adherence and to diversity.
+
+    ccdiff synthesize --n 400 -c GENERATOR -l runs/vhr10 --out runs/plain
+    ccdiff synthesize --n 400 -c GENERATOR -l runs/vhr10 --out runs/objects --filter objects
+    ccdiff synthesize --n 400 -c GENERATOR -l runs/vhr10 --out runs/pictures --filter pictures
+    python -m benchmarks.filter_study --real runs/vhr10 --sets runs/plain runs/objects runs/pictures
+
+Adherence is measured by a detector of another seed than the filter's: one that judged the pictures cannot be asked again.  Diversity is
+the mean cosine distance between pictures, and between objects of one class, in the features of that detector's backbone; beside it what
+the filter leaves of each class, and how large and how many the objects are that stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ccdiff_cli.console import progress_bars
+from ccdiff_cli.dataset import read_set
+from ccdiff_cli.detectors import DetectorConfig, fit
+from ccdiff_cli.detectors.samples import load_picture
+from ccdiff_cli.layouts.llm import cache_folder
+from ccdiff_cli.metrics.average_precision import evaluate
+from ccdiff_cli.references import reference_window
+from ccdiff_cli.scene import Scene
+
+CROP = 64
+
+
+@torch.no_grad()
+def features(detector: Any, pictures: Sequence[torch.Tensor]) -> np.ndarray:
+    """(N, C) unit vectors: the coarsest level of the detector's feature pyramid, averaged over the picture."""
+    rows = []
+    for start in range(0, len(pictures), 16):
+        images, _ = detector.model.transform([p.to(detector.device).float() / 255 for p in pictures[start : start + 16]])
+        levels = list(detector.model.backbone(images.tensors).values())
+        rows.append(torch.nn.functional.normalize(levels[3].mean((2, 3)), dim=1).cpu().numpy())
+    return np.concatenate(rows)
+
+
+def spread(vectors: np.ndarray) -> float:
+    """Mean cosine distance of two different rows."""
+    n = len(vectors)
+    return float(1 - (np.square(vectors.sum(0)).sum() - n) / (n * (n - 1)))
+
+
+def crops(scenes: Sequence[Scene], limit: int = 300) -> dict[str, list[torch.Tensor]]:
+    """Object crops of each class, resized to one size."""
+    found: dict[str, list[torch.Tensor]] = {}
+    for scene in scenes:
+        picture = load_picture(scene)
+        for instance in scene.instances:
+            mine = found.setdefault(instance.category, [])
+            if len(mine) < limit:
+                x1, y1, x2, y2 = reference_window(instance, scene.width, scene.height)
+                crop = picture[None, :, y1:y2, x1:x2].float()
+                mine.append(torch.nn.functional.interpolate(crop, (CROP, CROP), mode="bilinear")[0])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real", type=Path, required=True)
+    parser.add_argument("--sets", type=Path, nargs="+", required=True)
+    parser.add_argument("--seed", type=int, default=1, help="of the detector that measures; the filter's has seed 0")
+    options = parser.parse_args()
+    real = read_set(options.real)
+    with progress_bars() as progress:
+        home = cache_folder() / "detectors"
+        detector: Any = fit(real.split("train"), real.classes, DetectorConfig(), home, options.seed, progress)
+    rows: dict[str, list[str]] = {}
+    shares: dict[str, Counter[str]] = {}
+    named = {"real test pictures": real.split("test"), **{path.name: read_set(path).scenes for path in options.sets}}
+    for name, scenes in named.items():
+        labelled = [s for s in scenes if s.instances]
+        result = evaluate(labelled, detector.predict(labelled), real.classes).summary
+        objects = [i for s in labelled for i in s.instances]
+        sizes = [np.sqrt((i.hbb[2] - i.hbb[0]) * (i.hbb[3] - i.hbb[1])) for i in objects]
+        by_class = crops(labelled)
+        within = [(spread(features(detector, v)), len(v)) for v in by_class.values() if len(v) > 4]
+        shares[name] = Counter(i.category for i in objects)
+        rows[name] = [
+            str(len(labelled)),
+            str(len(objects)),
+            f"{result['AP50']:.1f}",
+            f"{result['mAP']:.1f}",
+            f"{spread(features(detector, [load_picture(s) for s in labelled])):.3f}",
+            f"{np.average([w for w, _ in within], weights=[n for _, n in within]):.3f}",
+            f"{np.median(sizes):.1f}",
+            f"{len(objects) / len(labelled):.2f}",
+        ]
+    columns = [
+        "set",
+        "pictures",
+        "objects",
+        "AP50",
+        "mAP",
+        "distance of pictures",
+        "of objects of a class",
+        "median size, px",
+        "objects a picture",
+    ]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for name, values in rows.items():
+        print(f"| {name} | {' | '.join(values)} |")
+    print(f"\n| objects | {' | '.join(named)} |\n|{'---|' * (len(named) + 1)}")
+    for category in real.classes:
+        print(f"| {category} | {' | '.join(str(shares[name][category]) for name in named)} |")
+    for path in options.sets:
+        if (result := read_set(path).manifest.get("filter")) is not None:
+            found = ", ".join(f"{c} {v['found']}" for c, v in result["real"].items())
+            print(
+                f"\n{path.name}: {result['result']['pictures']}; share of real validation objects that the filter's detector finds: {found}"
+            )
+
+
+if __name__ == "__main__":
+    main()
