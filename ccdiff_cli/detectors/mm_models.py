@@ -246,7 +246,11 @@ def _two_stages(config: DetectorConfig, classes: int, weights: dict[str, Any]) -
     overlap = {"rpn": {"type": "mmdet.BboxOverlaps2D"}, "rcnn": {"type": "mmdet.BboxOverlaps2D"}}
     if oriented:  # proposals and boxes are compared as what they are, anchors with the horizontal boxes around the objects
         overlap = {"rpn": {"type": "RBbox2HBboxOverlaps2D"}, "rcnn": {"type": "RBboxOverlaps2D" if midpoint else "RBbox2HBboxOverlaps2D"}}
-    proposals: dict[str, Any] = {"nms_pre": 2 * config.proposals, "max_per_img": config.proposals, "min_bbox_size": 0}
+    proposals: dict[str, Any] = {
+        "nms_pre": max(config.proposals, min(2 * config.proposals, 2000)),
+        "max_per_img": config.proposals,
+        "min_bbox_size": 0,
+    }
     proposals["nms"] = {"type": "nms", "iou_threshold": 0.8 if midpoint else 0.7}
 
     def assigner(stage: str, positive: float, negative: float, keep_best: bool) -> dict[str, Any]:
