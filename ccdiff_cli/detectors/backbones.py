@@ -249,16 +249,16 @@ def read_weights(weights: dict[str, Any]) -> dict[str, Tensor]:
     return state
 
 
-def load_weights(body: nn.Module, state: dict[str, Tensor], weights: dict[str, Any]) -> None:
-    """Load a classifier's weights; its head is not needed, everything else must be there."""
+def load_weights(body: nn.Module, state: dict[str, Tensor], weights: dict[str, Any], head: str = "fc.") -> None:
+    """Load a classifier's weights (or a detector's); its head is not needed, everything else must be there."""
     own = body.state_dict()
     fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    missing = [k for k in own if k not in fits and not k.startswith("fc.") and not k.endswith("num_batches_tracked")]
+    missing = [k for k in own if k not in fits and not k.startswith(head) and not k.endswith("num_batches_tracked")]
     if missing:
         raise CCDiffError(
             f"the backbone weights do not fit: {len(missing)} of {len(own)} tensors are missing or of another shape (first: {missing[0]})",
             where=weights["file"],
-            fix="give the ImageNet weights of the same backbone, named as torchvision names them",
+            fix="give the weights of the same network, named as its library names them",
         )
     body.load_state_dict(fits, strict=False)
 

@@ -35,6 +35,7 @@ from ..scene import ClassList
 from . import mmcv_ops
 from .backbones import CHANNELS, build_body, load_weights, read_weights
 from .config import DetectorConfig
+from .samples import rectangles_to_le90
 from .training import Found, normalisation_of, picture_transform
 
 NEEDS = ("mmcv", "mmengine", "mmdet", "mmrotate")
@@ -154,17 +155,6 @@ class MMNetwork:
         names = sorted(name for name in parts if "loss" in name)
         assert len(names) == len(self.columns), f"{names} are not {self.columns}"
         return names
-
-
-def rectangles_to_le90(corners: Tensor) -> Tensor:
-    """le90 (N, 5) of the corners (N, 4, 2) of rectangles, as :func:`ccdiff_cli.geometry.corners_to_le90` but for many at once."""
-    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 1]
-    a, b = first.norm(dim=1), second.norm(dim=1)
-    side = torch.where((a >= b)[:, None], first, second)
-    angle = torch.atan2(side[:, 1], side[:, 0])
-    half_turn = torch.pi
-    angle = (angle + half_turn / 2) % half_turn - half_turn / 2
-    return torch.cat((corners.mean(1), torch.stack((torch.maximum(a, b), torch.minimum(a, b), angle), 1)), 1)
 
 
 def _total(value: Any) -> Tensor:

@@ -123,6 +123,17 @@ def turned_points(points: Tensor, width: int, height: int, flip: bool, turns: in
     return torch.stack((x.amin(1), y.amin(1), x.amax(1), y.amax(1)), dim=1)
 
 
+def rectangles_to_le90(corners: Tensor) -> Tensor:
+    """le90 (N, 5) of the corners (N, 4, 2) of rectangles, as :func:`ccdiff_cli.geometry.corners_to_le90` but for many at once."""
+    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 1]
+    a, b = first.norm(dim=1), second.norm(dim=1)
+    side = torch.where((a >= b)[:, None], first, second)
+    angle = torch.atan2(side[:, 1], side[:, 0])
+    half_turn = torch.pi
+    angle = (angle + half_turn / 2) % half_turn - half_turn / 2
+    return torch.cat((corners.mean(1), torch.stack((torch.maximum(a, b), torch.minimum(a, b), angle), 1)), 1)
+
+
 def collate(batch: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Lists, not stacks: pictures may differ in size."""
     return [picture for picture, _ in batch], [target for _, target in batch]

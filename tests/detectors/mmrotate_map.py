@@ -15,6 +15,7 @@ import torch
 
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.detectors import Detections, mm_models
+from ccdiff_cli.detectors.samples import rectangles_to_le90
 from ccdiff_cli.detectors.store import read_detections
 from ccdiff_cli.geometry import corners_to_le90
 from ccdiff_cli.metrics.average_precision import evaluate
@@ -35,7 +36,7 @@ def mmrotate_ap(
     found = []
     for d in detections:
         assert d.corners is not None
-        boxes = mm_models.rectangles_to_le90(torch.from_numpy(d.corners).double().reshape(-1, 4, 2)).numpy()
+        boxes = rectangles_to_le90(torch.from_numpy(d.corners).double().reshape(-1, 4, 2)).numpy()
         table = np.column_stack((boxes, d.scores)).reshape(-1, 6)
         found.append([table[d.labels == k] for k in range(len(classes))])
     truth = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ccdiff_cli.detectors import DetectorConfig
+from ccdiff_cli.detectors import FAMILIES, DetectorConfig
+from ccdiff_cli.detectors.config import PUBLISHED, SETTINGS, SMALL
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.trainability import load_detector_config
 
@@ -36,6 +37,14 @@ def test_settings_from_a_file_and_overrides(tmp_path):
         ("steps: 10", "warmup_steps .50. must be smaller than steps .10."),
         ("backbone: vgg", "backbone: "),
         ("anchor_sizes: [8, 16, 32, 64, 128]", "one size per level"),
+        ("kind: cascade", "kind: .*'faster-rcnn'"),
+        ("kind: fcos\nanchor_sizes: [8]", "anchor_sizes: fcos has no such setting; it has: kind, preset, backbone, "),
+        ("kind: faster-rcnn\nboxes: obb", "boxes: faster-rcnn has no such setting"),
+        ("kind: yolo\nbackbone: resnet50", "backbone: yolo has no such setting"),
+        ("kind: fcos\nfpn_channels: 48", "must be 64, 96"),
+        ("kind: retinanet\nanchor_sizes: [8, 16, 32, 64]", "one size per level: 5 for retinanet"),
+        ("backbone: cspnext", "cspnext belongs to rtmdet-r"),
+        ("preset: published", "steps: the published preset needs them: 12 epochs"),
         ("[1, 2]", "a mapping of keys, found list"),
         ("a: [", "not valid YAML"),
     ],
@@ -48,3 +57,19 @@ def test_bad_settings_name_the_key(tmp_path, text, message):
     assert str(path) in str(caught.value)
     with pytest.raises(CCDiffError, match="cannot read"):
         load_detector_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_both_presets_of_every_family(kind):
+    """They are whole, they go to a file and back, and hold nothing that the family does not use."""
+    assert set(SMALL[kind]) <= SETTINGS[kind] and set(PUBLISHED[kind]) <= SETTINGS[kind]
+    small = DetectorConfig(kind=kind)
+    published = DetectorConfig.published(1000, kind=kind)
+    for config in (small, published):
+        record = config.model_dump(mode="json")
+        assert set(record) == SETTINGS[kind] and DetectorConfig.model_validate(record) == config
+        assert "preset" not in config.training_record() and "device" not in config.training_record()
+    assert published.input_size == 800 and published.steps == {"rtmdet-r": 36, "yolo": 50}.get(kind, 12) * -(-1000 // published.batch)
+    assert DetectorConfig(kind=kind, preset="published", steps=3).warmup_steps == 2
+    assert small.oriented == (kind in ("oriented-rcnn", "rotated-faster-rcnn", "rtmdet-r", "yolo"))
+    assert not DetectorConfig(kind="yolo", boxes="hbb").oriented

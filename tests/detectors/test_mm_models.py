@@ -242,16 +242,6 @@ def test_nothing_of_the_cures_stays_behind():
     assert not hasattr(collections, "Sequence")
 
 
-@pytest.mark.parametrize("w", [30.0, 12.0])
-def test_rectangles_to_le90_is_the_geometry_modules(w):
-    boxes = [(50.0, 20.0, w, 12.0, a) for a in np.linspace(-1.55, 1.55, 17)]
-    corners = torch.tensor([le90_to_corners(b) for b in boxes], dtype=torch.float64).reshape(-1, 4, 2)
-    for turned in (corners, corners.roll(1, 1), corners.flip(1)):  # whichever corner comes first, in either direction
-        for found, c in zip(mm_models.rectangles_to_le90(turned).tolist(), corners, strict=True):
-            assert np.allclose(sorted(np.reshape(le90_to_corners(found), (4, 2)).round(6).tolist()), sorted(c.round(decimals=6).tolist()))
-            assert found[2] >= found[3] - 1e-9 and -np.pi / 2 <= found[4] < np.pi / 2
-
-
 def test_without_the_extra_the_error_says_how_to_get_it(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(mm_models, "NEEDS", ("mmcv", "a_package_that_is_not_there"))
     mm_models.backend.cache_clear()

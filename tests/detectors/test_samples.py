@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ccdiff_cli.detectors.samples import Draws, count_unusable, draw_turn, scene_targets, turned, turned_points
+from ccdiff_cli.detectors.samples import Draws, count_unusable, draw_turn, rectangles_to_le90, scene_targets, turned, turned_points
 from ccdiff_cli.geometry import corners_to_le90, le90_to_corners
 from ccdiff_cli.scene import ClassList, Instance, Scene
 
@@ -80,3 +80,13 @@ def test_labels_of_another_resolution_are_brought_to_the_picture(tmp_path):
     )
     a, b = (Draws([s], ClassList(CLASSES.names), 0, 1, "none")[0][1]["boxes"] for s in (scene, doubled))
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("w", [30.0, 12.0])
+def test_rectangles_to_le90_is_the_geometry_modules(w):
+    boxes = [(50.0, 20.0, w, 12.0, a) for a in np.linspace(-1.55, 1.55, 17)]
+    corners = torch.tensor([le90_to_corners(b) for b in boxes], dtype=torch.float64).reshape(-1, 4, 2)
+    for around in (corners, corners.roll(1, 1), corners.flip(1)):  # whichever corner comes first, in either direction
+        for found, c in zip(rectangles_to_le90(around).tolist(), corners, strict=True):
+            assert np.allclose(sorted(np.reshape(le90_to_corners(found), (4, 2)).round(6).tolist()), sorted(c.round(decimals=6).tolist()))
+            assert found[2] >= found[3] - 1e-9 and -np.pi / 2 <= found[4] < np.pi / 2

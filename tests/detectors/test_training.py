@@ -164,5 +164,7 @@ def test_learning_rate_schedules():
     cosine = TINY.model_copy(update={"steps": 100, "warmup_steps": 10})
     factors = [room.learning_rate_factor(s, cosine) for s in range(100)]
     assert factors[0] == pytest.approx(1 / 11) and factors[10] == 1 and factors[-1] < 0.001 and max(factors) == 1
+    flat = cosine.model_copy(update={"schedule": "flat-cosine"})
+    assert [round(room.learning_rate_factor(s, flat), 3) for s in (10, 50, 75, 99)] == [1, 1, 0.525, 0.051]
     step = cosine.model_copy(update={"schedule": "step", "steps": 120})
     assert [round(room.learning_rate_factor(s, step), 4) for s in (10, 79, 80, 109, 110)] == [1, 1, 0.1, 0.1, 0.01]
