@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -412,7 +412,7 @@ def evaluate(
     clip: Annotated[
         str | None, typer.Option(help="CLIP scores by MODEL@FILE or MODEL@TAG; published: ViT-L-14@laion2b_s32b_b82k. None unless given.")
     ] = None,
-    crops: Annotated[str, typer.Option(help="Crops of CLIP-L: hbb (as published) or obb (turned upright).")] = "hbb",
+    crops: Annotated[Literal["hbb", "obb"], typer.Option(help="Crops of CLIP-L: hbb (as published) or obb (turned upright).")] = "hbb",
     detector: Annotated[
         Path | None, typer.Option(help="YAML file of detector settings for YOLOScore; a small Faster R-CNN unless given.")
     ] = None,
@@ -434,19 +434,17 @@ def evaluate(
     from .report.evaluation import terminal_tables
     from .trainability import load_detector_config
 
-    if crops not in ("hbb", "obb"):
-        raise CCDiffError(f"--crops {crops!r}", fix="hbb or obb")
     config = load_detector_config(detector, _overrides(override))
     with progress_bars(quiet=as_json) as progress:
         made = run(
             real, synthetic, out, floor=floor, reference=reference, extractors=extractor or ["efficientnet-lite0"], clip=clip,
             crops=crops, detector=config, yoloscore=yoloscore, trainings=trainings, bootstrap=bootstrap, batch=batch_size,
             device=device, seed=seed, dry_run=dry_run, progress=progress,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
     if dry_run:
         finish(made, as_json=as_json, lines=[*(f"{k}: {v}" for k, v in made.items()), "nothing was written (--dry-run)"])
         return
-    lines = [*terminal_tables(made), *(f"warning: {text}" for text in made["warnings"])]
+    lines: list[Any] = [*terminal_tables(made), *(f"warning: {text}" for text in made["warnings"])]
     lines += [f"report: {out}/report.html (rows: {out}/table.md, {out}/table.tex)"]
     lines += [f"next: ccdiff eval-trainability --real {real} --synthetic {synthetic[0]} --out runs/trainability"]
     finish(made, as_json=as_json, lines=lines)

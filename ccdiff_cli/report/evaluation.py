@@ -84,7 +84,9 @@ def table_rows(results: Mapping[str, Any]) -> list[tuple[str, str, list[Mapping[
             listed.append((f"{name}, labels exchanged (floor)", "floor", [c.of(swapped) for c in wanted]))
     published = results["published"]
     for method, values in (published or {"rows": {}})["rows"].items():
-        cells = [{"value": values[c.published], "low": None, "high": None} if c.published in values else None for c in wanted]
+        cells: list[Mapping[str, Any] | None] = [
+            {"value": values[c.published], "low": None, "high": None} if c.published in values else None for c in wanted
+        ]
         if any(cells):
             listed.append((f"{method} (published)", "published", cells))
     return listed
