@@ -154,7 +154,7 @@ def main() -> None:
             for name in runs
         }
     print(json.dumps({"pictures": len(scenes), "detections": sum(map(len, found)), "objects": sum(len(s.instances) for s in scenes),
-                      "thresholds": len(IOU_THRESHOLDS), "machine": platform.processor() or platform.machine(), **rows}, indent=1))  # fmt: skip
+                      "thresholds": len(IOU_THRESHOLDS), "machine": platform.machine(), **rows}, indent=1))  # fmt: skip
 
 
 def _attribute(module: str, path: str) -> Any:

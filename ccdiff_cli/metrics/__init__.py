@@ -1,1 +1,1 @@
-"""Measures: of detectors (:mod:`.average_precision`)."""
+"""Measures: of detectors (:mod:`.average_precision`), of pictures (:mod:`.distances`, :mod:`.clip_score`, :mod:`.colours`)."""
