@@ -19,9 +19,9 @@ def result_lines(made: Mapping[str, Any], out: Path) -> list[RenderableType]:
 
 def _plan(plan: Mapping[str, Any], out: Path) -> list[RenderableType]:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("arm")
+    table.add_column("arm", no_wrap=True)
     for name in ("pictures", "steps", "epochs", "trainings", "finished", "minutes"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for name, row in plan["arms"].items():
         table.add_row(name, *(f"{row[k]:,}" for k in ("pictures", "steps")), f"{row['epochs']:.1f}", str(row["trainings"]),
                       str(row["finished"]), f"{row['minutes']:.1f}")  # fmt: skip
@@ -40,9 +40,9 @@ def _plan(plan: Mapping[str, Any], out: Path) -> list[RenderableType]:
 
 def _results(made: Mapping[str, Any], out: Path) -> list[RenderableType]:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("trained on")
+    table.add_column("trained on", no_wrap=True)
     for name in ("pictures", "mAP", "AP50", "AP75", "gain in mAP", "95 % interval", "P(gain)"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for name, arm in made["arms"].items():
         gain = arm.get("gain", {}).get("mAP")
         found = gain and gain["interval"]

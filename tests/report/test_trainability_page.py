@@ -10,12 +10,13 @@ import pytest
 from defusedxml import ElementTree
 
 from ccdiff_cli.detectors import Detections
-from ccdiff_cli.report import Example, figures, trainability_page
+from ccdiff_cli.report import Change, Example, figures, trainability_page
 from ccdiff_cli.scene import ClassList
 
 from ..detectors.small import make_set
 
 NASTY = ClassList(("<b>ship</b>", "pla$ne & co"))
+REAL, ADDED = "real", "real + <i>1x</i> synthetic"
 
 
 def spread(*values):
@@ -24,56 +25,94 @@ def spread(*values):
     return {"mean": float(np.mean(values)), "sd": float(np.std(values)), "min": min(values), "max": max(values), "per_seed": list(values)}
 
 
-def results():
+def arm(kind="real", ratio=None, fraction=100.0, pictures=10):
     metrics = {m: spread(40.0, 42.0) for m in ("mAP", "AP50", "AP75")}
     none = {m: spread(None, None) for m in ("mAP", "AP50", "AP75")}
     rows = [[10, 2.0, 1, 0.5, 0.3, 0.2], [20, 1.0, 0.5, 0.2, 0.2, 0.1]]
     training = {"seed": 0, "key": "k", "seconds": 60.0, "pictures_per_second": 9.0, "device": "cpu", "losses": {"rows": rows}}
-    arm = {
-        "pictures": 10,
-        "objects": 20,
-        "epochs": 2.0,
+    found = {
+        "kind": kind, "ratio": ratio, "fraction": fraction, "pictures": pictures, "added": 0, "objects": 20, "steps": 20, "epochs": 2.0,
         **metrics,
         "per_class": {NASTY.names[0]: {**metrics, "test_objects": 5}, NASTY.names[1]: {**none, "test_objects": 0}},
+        "per_size": {"small": {**metrics, "test_objects": 4}, "large": {**none, "test_objects": 0}},
         "trainings": [training, training],
         "precision_at_recall": {NASTY.names[0]: list(np.linspace(1, 0, 101))},
-    }
-    gain = {**spread(-1.0, 3.0), "interval": {"low": -2.0, "high": 4.0, "above_zero": 0.7}}
+    }  # fmt: skip
+    return found if kind == "real" else {**found, "baseline": REAL, "gain": {m: gain() for m in ("mAP", "AP50", "AP75")}}
+
+
+def gain():
+    return {**spread(-1.0, 3.0), "interval": {"low": -2.0, "high": 4.0, "above_zero": 0.7, "sd_pictures": 0.5, "sd_seeds": 1.5}}
+
+
+def results():
+    metrics = {m: spread(40.0, 42.0) for m in ("mAP", "AP50", "AP75")}
+    none = {m: {**spread(None, None), "interval": None} for m in ("mAP", "AP50", "AP75")}
     detector = {"kind": "faster-rcnn", "backbone": "efficientnet-lite0", "input_size": 64, "batch": 2, "optimizer": "adamw", "lr": 0.1}
+    counts = {"objects": 5, "both": 2, "learned": 1, "lost": 1, "neither": 1}
     return {
-        "verdict": "gain +1.0 mAP50",
+        "verdict": "+1.0 mAP",
+        "headline": {"arm": ADDED, "baseline": REAL},
         "warnings": ["classes <i>few</i>"],
-        "gain": {m: gain for m in ("mAP", "AP50", "AP75")},
-        "per_class_gain": {NASTY.names[0]: {m: spread(-1.0, 3.0) for m in ("mAP", "AP50", "AP75")}, NASTY.names[1]: none},
-        "arms": {"real": arm, "real + synthetic": {**arm, "pictures": 14}},
+        "gain": {m: gain() for m in ("mAP", "AP50", "AP75")},
+        "per_class_gain": {NASTY.names[0]: {m: gain() for m in ("mAP", "AP50", "AP75")}, NASTY.names[1]: none},
+        "arms": {REAL: arm(), ADDED: arm("synthetic", 1.0, pictures=20)},
+        "rivals": [],
+        "failed": [],
+        "objects": {"score": 0.5, "per_class": {NASTY.names[0]: counts, NASTY.names[1]: counts}},
+        "published": None,
         "adherence": {"scores": {"real test pictures (ceiling)": metrics, "synthetic pictures": metrics}},
         "protocol": {
+            "experiment": {"name": "x"},
             "detector": {**detector, "schedule": "cosine"},
             "backbone_weights": {"note": "backbone weights: none"},
             "seeds": [0, 1],
             "steps": 20,
+            "match": "steps",
             "evaluation": "AP",
-            "max_dets": [1, 100, 1000],
             "difficult": "ignored",
-            "test": {"pictures": 2, "objects": 5, "difficult_ignored": 0, "not_evaluated": [NASTY.names[1]]},
+            "test": {"pictures": 2, "sources": 2, "objects": 5, "difficult_ignored": 0, "not_evaluated": [NASTY.names[1]]},
             "interval": "95 %",
         },
-        "leak_check": {"checks": ["fine"], "unknown": ["not said"]},
-        "sets": {"real": {"folder": "/a&b", "pictures": 12, "content": "c"}},
+        "leak_check": {"checks": ["fine"], "unknown": ["not said"], "leaks": [{"what": "2 leaked", "count": 2, "pictures": ["<u>p</u>"]}]},
+        "sets": {"real": {"folder": "/a&b", "pictures": 12, "content": "c", "generator": None}},
         "versions": {"ccdiff": "0"},
     }
 
 
+def many_arms():
+    made = results()
+    made["arms"] = {}
+    for fraction in (25.0, 100.0):
+        made["arms"][f"{fraction} real"] = arm(fraction=fraction, pictures=int(fraction))
+        for kind in ("synthetic", "copy-paste", "mi$gc"):
+            for ratio in (0.5, 1.0, 2.0):
+                made["arms"][f"{fraction} {kind} {ratio}"] = arm(kind, ratio, fraction)
+        for kind in ("pretrain", "synthetic-only"):
+            made["arms"][f"{fraction} {kind}"] = arm(kind, None, fraction)
+    made["headline"] = {"arm": "100.0 synthetic 1.0", "baseline": "100.0 real"}
+    made["rivals"] = [{"arm": "100.0 synthetic 1.0", "over": "100.0 copy-paste 1.0", "gain": {m: gain() for m in ("mAP", "AP50")}}]
+    rows = {m: {"mAP": 50.0, "AP50": 75.0, "AP75": 54.0} for m in ("real only", "CC-Diff++")}
+    made["published"] = {"data_set": "DIOR-RSVG", "rows": rows}
+    return made
+
+
 @pytest.fixture
-def page(tmp_path):
+def parts(tmp_path):
     scenes = make_set(tmp_path, {"test": 1, "train": 1}).scenes
     scenes = [s.replace(instances=tuple(i.__class__.from_hbb(NASTY.names[0], i.hbb) for i in s.instances)) for s in scenes]
     found = Detections(np.array([[1, 2, 30, 40], [5, 5, 9, 9]], np.float32), np.array([0.9, 0.2], np.float32), np.array([0, 1]))
-    return trainability_page(results(), NASTY, [Example(scenes[0], found, found)], scenes[1:])
+    example = Example(scenes[0], found, found)
+    return [example], scenes[1:], {"learned": [Change(example, scenes[0].instances[0], (0, 2))], "lost": []}
+
+
+@pytest.fixture
+def page(parts):
+    return trainability_page(results(), NASTY, *parts)
 
 
 def test_names_from_the_data_set_are_escaped(page):
-    assert "<b>" not in page and "<i>" not in page
+    assert "<b>s" not in page and "<i>" not in page and "<u>" not in page
     assert "&lt;b&gt;ship&lt;/b&gt;" in page and "pla$ne" in page
 
 
@@ -82,28 +121,63 @@ def test_shows_only_confident_detections_with_their_scores(page):
     assert 'points="1.0,2.0 30.0,2.0 30.0,40.0 1.0,40.0"' in page
 
 
-def test_what_was_not_evaluated_is_a_dash_and_what_is_unknown_a_question_mark(page):
-    assert "<td>\N{EN DASH}</td>" in page and "? not said" in page
+def test_oriented_detections_are_drawn_by_their_corners(parts):
+    examples, samples, changes = parts
+    corners = np.array([[10, 0, 20, 10, 10, 20, 0, 10], [0, 0, 1, 0, 1, 1, 0, 1]], np.float32)
+    before = examples[0].before
+    found = Detections(before.boxes, before.scores, before.labels, corners)
+    page = trainability_page(results(), NASTY, [Example(examples[0].scene, found, found)], samples, changes)
+    assert 'points="10.0,0.0 20.0,10.0 10.0,20.0 0.0,10.0"' in page
+
+
+def test_what_was_not_evaluated_is_a_dash_and_what_leaked_is_named(page):
+    assert "<td>\N{EN DASH}</td>" in page and "<b>?</b>not said" in page and "2 leaked: &lt;u&gt;p&lt;/u&gt; and 1 more" in page
 
 
 def test_every_reference_leads_into_the_page(page):
-    targets = set(re.findall(r'id="((?:example|sample)\d+)"', page))
-    assert set(re.findall(r'<use href="#(\w+)"', page)) == targets == {"example1", "sample1"}
+    targets = set(re.findall(r'id="((?:example|sample|learned|lost)\d+)"', page))
+    assert set(re.findall(r'<use href="#(\w+)"', page)) == targets == {"example1", "sample1", "learned1"}
 
 
-@pytest.mark.parametrize("draw", [figures.class_gains, figures.adherence, figures.precision_recall, figures.losses])
-def test_figures_are_valid_svg_and_the_same_every_time(draw):
-    first = draw(results())
+def test_many_arms_have_curves_rivals_and_the_published_rows_of_their_set(parts):
+    page = trainability_page(many_arms(), NASTY, *parts)
+    for text in ("<h2>Dose</h2>", "<h2>Fewer real pictures</h2>", "Published on DIOR-RSVG", "100.0 synthetic 1.0 over 100.0 copy-paste 1.0"):
+        assert text in page
+    assert page.count("<tr") > 2 * (1 + 9 + 2)
+    few = trainability_page(results(), NASTY, *parts)
+    assert not any(text in few for text in ("<h2>Dose</h2>", "<h2>Fewer real pictures</h2>", "Published on", "Against the other ways"))
+
+
+DRAWINGS = {
+    "gains": figures.gains,
+    "dose": figures.dose_curve,
+    "fractions": figures.fraction_curve,
+    "classes": figures.class_gains,
+    "adherence": figures.adherence,
+    "curves": lambda r: figures.precision_recall(r, list(r["arms"])),
+    "losses": lambda r: figures.losses(r, list(r["arms"])),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_figures_are_valid_svg_and_the_same_every_time(name):
+    first = DRAWINGS[name](many_arms())
     ElementTree.fromstring(first)
-    assert draw(results()) == first
+    assert DRAWINGS[name](many_arms()) == first
 
 
-def test_one_seed_has_no_spread():
+def test_other_sets_get_colours_of_their_own():
+    kinds = ["real", "synthetic", "a", "b"]
+    assert len({figures.arm_colour(k, kinds) for k in kinds}) == 4
+
+
+def test_one_seed_has_no_spread(parts):
     one = copy.deepcopy(results())
-    for arm in one["arms"].values():
-        arm["trainings"] = arm["trainings"][:1]
-        arm["AP50"] = {**spread(40.0), "sd": None}
-    one["gain"]["AP50"]["per_seed"] = [1.0]
+    for entry in one["arms"].values():
+        entry["trainings"] = entry["trainings"][:1]
+        for metric in ("mAP", "AP50", "AP75"):
+            entry[metric] = {**spread(40.0), "sd": None}
+    one["gain"]["mAP"]["per_seed"] = [1.0]
     one["protocol"]["seeds"] = [0]
-    page = trainability_page(one, NASTY, [], [])
-    assert "over 1 seed;" in page and "gain per seed" not in page
+    page = trainability_page(one, NASTY, *parts)
+    assert "over 1 seed." in page and "what the seed brings is not known from one" in page
