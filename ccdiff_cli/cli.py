@@ -70,7 +70,11 @@ def prepare(
     size: Annotated[int | None, typer.Option(help="Resize every tile or picture to a square of this side, pixels.")] = None,
     splits: Annotated[Path | None, typer.Option(help="Folder with train.txt, val.txt, test.txt; the data set's own unless given.")] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Class file: one class a line, in the order wanted; `THEIRS = OURS` renames one.")
+        Path | None,
+        typer.Option(
+            help="Class file (one class a line, in the order wanted; `THEIRS = OURS` renames one), pairs such as car=vehicle, "
+            "or a known list: dior, vhr10, dota10, dota15, dota20, hrsc, hrsc2, hrsc3."
+        ),
     ] = None,
     keep_share: Annotated[float, typer.Option(help="An object is kept where at least this share of it is inside the tile.")] = 0.7,
     difficult_share: Annotated[float, typer.Option(help="Down to this share it is kept as difficult; below, left out and counted.")] = 0.2,

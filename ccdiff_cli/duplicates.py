@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .pictures import UnreadablePicture, open_picture, to_rgb
+from .prepare import windows
 
 SIDE = 32
 """Side of the thumbnails, pixels."""
@@ -55,8 +56,12 @@ def look_at(path: str) -> Look:
     try:
         with open_picture(path) as image:
             size = image.size
-            image.draft("L", (2 * SIDE, 2 * SIDE))  # JPEG decodes at a reduced scale, several times as fast
-            small = image if image.mode in ("L", "RGB") else to_rgb(image)
+            if size[0] * size[1] > windows.WHOLE and image.format != "JPEG":
+                narrow = [band.resize((SIDE, band.height), Image.Resampling.BOX) for _, band in windows.read_bands(path)]
+                small = Image.fromarray(np.concatenate([np.asarray(part) for part in narrow]))
+            else:
+                image.draft("L", (2 * SIDE, 2 * SIDE))  # JPEG decodes at a reduced scale, several times as fast
+                small = image if image.mode in ("L", "RGB") else to_rgb(image)
             grey = small.resize((SIDE, SIDE), Image.Resampling.BOX).convert("L")
     except UnreadablePicture as error:
         return Look((0, 0), np.zeros((SIDE, SIDE), np.uint8), 0, error.what)

@@ -12,7 +12,8 @@ Notable here:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -117,13 +118,40 @@ def polygon(points: Sequence[float]) -> BaseGeometry:
     if len(points) < 6:
         return shapely.Polygon()
     shape = shapely.Polygon(np.asarray(points, np.float64).reshape(-1, 2))
-    return shape if shape.is_valid else shapely.make_valid(shape)
+    return shape if shape.is_valid else _untangled(shape)
+
+
+def _untangled(shape: BaseGeometry) -> BaseGeometry:
+    """What has an area of an outline that crosses itself, on a grid of ``_GRID`` pixels; the lines that hang on it are left out."""
+    snapped = shapely.make_valid(shapely.transform(shape, lambda points: np.round(points / _GRID) * _GRID))
+    parts = [g for g in shapely.get_parts(snapped) if g.geom_type in ("Polygon", "MultiPolygon")]
+    return parts[0] if len(parts) == 1 else _overlaid(shapely.union_all, parts)
 
 
 def union(polygons: Iterable[Sequence[float]]) -> BaseGeometry:
     """One geometry of several outlines."""
     shapes = [polygon(p) for p in polygons]
-    return shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)
+    return shapes[0] if len(shapes) == 1 else _overlaid(shapely.union_all, shapes)
+
+
+_GRID = 1e-6
+
+
+def _overlaid(operation: Callable[..., Any], *shapes: Any) -> Any:
+    """An overlay of shapely; where its exact one fails, the robust one on a grid of ``_GRID`` pixels.
+
+    The exact one is the faster, and fails for outlines that are degenerate by less than a double can tell.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        try:
+            return operation(*shapes)
+        except shapely.GEOSException:
+            return operation(*shapes, grid_size=_GRID)
+
+
+def intersections(a: Any, b: Any) -> Any:
+    """The common parts of two geometries, or of the geometries of two arrays one by one."""
+    return _overlaid(shapely.intersection, a, b)
 
 
 def outlines(shape: BaseGeometry) -> tuple[tuple[float, ...], ...]:
@@ -141,13 +169,13 @@ def outlines(shape: BaseGeometry) -> tuple[tuple[float, ...], ...]:
 
 def clip(shape: BaseGeometry, window: Sequence[float]) -> BaseGeometry:
     """The part of a geometry inside ``window`` (x1 y1 x2 y2)."""
-    return shape.intersection(shapely.box(*window))
+    return intersections(shape, shapely.box(*window))
 
 
 def polygon_iou(a: Sequence[float], b: Sequence[float]) -> float:
     """IoU of two outlines x1 y1 x2 y2 ... (rotated IoU when they are four corners)."""
     shape_a, shape_b = polygon(a), polygon(b)
-    inter = shape_a.intersection(shape_b).area
+    inter = intersections(shape_a, shape_b).area
     union_area = shape_a.area + shape_b.area - inter
     return inter / union_area if union_area > 0 else 0.0
 
@@ -195,7 +223,7 @@ def quadrilaterals(corners: np.ndarray) -> np.ndarray:
     """(N, 8) corners as an array of N valid geometries; a self-crossing one is untangled, a flat one has no area."""
     shapes = shapely.polygons(np.asarray(corners, np.float64).reshape(-1, 4, 2))
     broken = ~shapely.is_valid(shapes)
-    shapes[broken] = shapely.make_valid(shapes[broken])
+    shapes[broken] = [_untangled(shape) for shape in shapes[broken]]
     return shapes
 
 
@@ -209,7 +237,7 @@ def touching_pairs(shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """IoU of geometry ``a[k]`` with ``b[k]``, (N,); 0 where neither has an area."""
-    inter = shapely.area(shapely.intersection(a, b))
+    inter = shapely.area(intersections(a, b))
     total = shapely.area(a) + shapely.area(b) - inter
     return np.divide(inter, total, out=np.zeros_like(inter), where=total > 0)
 
@@ -243,7 +271,7 @@ def fit_rectangle(shape: BaseGeometry, window: Sequence[float], angle: float) ->
 
 def _iou_with(shape: BaseGeometry, corners: Corners) -> float:
     other = polygon(corners)
-    inter = shape.intersection(other).area
+    inter = intersections(shape, other).area
     total = shape.area + other.area - inter
     return inter / total if total > 0 else 0.0
 
@@ -262,7 +290,7 @@ def _shrink_into(corners: Corners, window: Sequence[float]) -> Corners:
     centre = p.mean(0)
     low, high = np.asarray(window[:2], np.float64), np.asarray(window[2:], np.float64)
     offset = p - centre
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         room = np.where(offset > 0, (high - centre) / offset, np.where(offset < 0, (low - centre) / offset, np.inf))
     p = centre + offset * min(1.0, max(0.0, float(room.min())))
     return tuple(float(v) for v in np.clip(p, low, high).ravel())  # type: ignore[return-value]

@@ -217,6 +217,16 @@ def test_alike_is_what_comparing_all_pairs_one_by_one_finds(monkeypatch):
     assert alike([]) == ([], 0)
 
 
+def test_a_large_picture_is_looked_at_band_by_band(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (300, 200, 3), np.uint8)).resize((200, 300)).save(tmp_path / "a.png")
+    before = look_at(str(tmp_path / "a.png"))
+    monkeypatch.setattr("ccdiff_cli.prepare.windows.WHOLE", 1000)
+    monkeypatch.setattr("ccdiff_cli.prepare.windows.BAND", 16 * 200)
+    after = look_at(str(tmp_path / "a.png"))
+    assert after.size == before.size and np.abs(after.thumbnail.astype(int) - before.thumbnail).max() <= 1
+
+
 def test_pictures_that_do_not_decode_or_lie_about_their_size(plain, tmp_path):
     path = plain.root / "images" / "b.png"
     path.write_bytes(path.read_bytes()[:200])

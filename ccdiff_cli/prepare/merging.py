@@ -26,7 +26,7 @@ from ..dataset import ANNOTATIONS, read_set
 from ..detectors import Detections
 from ..errors import CCDiffError
 from ..files import read_json, write_json
-from ..geometry import hbb_corners, hbb_of, min_area_corners, paired_iou, quadrilaterals, touching_pairs
+from ..geometry import hbb_corners, hbb_of, intersections, min_area_corners, paired_iou, quadrilaterals, touching_pairs
 from ..scene import ClassList, Scene
 
 IOU = 0.5
@@ -155,13 +155,13 @@ def _same_objects(shapes: np.ndarray, windows: np.ndarray, tile: np.ndarray, cut
     i, j, seen, apart = (a[~apart | (seen[:, :2] < seen[:, 2:]).all(1)] for a in (i, j, seen, apart))
     a, b = shapes[i], shapes[j]
     common = shapely.box(*seen[apart].T)
-    a[apart], b[apart] = shapely.intersection(a[apart], common), shapely.intersection(b[apart], common)
+    a[apart], b[apart] = intersections(a[apart], common), intersections(b[apart], common)
     agree = paired_iou(a, b) > iou
     # the share of each that the other's tile sees; a sliver of a neighbour is no part of it
     area, area_a, area_b = shapely.area(shapes), shapely.area(a), shapely.area(b)
     share_a, share_b = (np.divide(x, area[k], out=np.zeros_like(x), where=area[k] > 0) for x, k in ((area_a, i), (area_b, j)))
     part = apart & ((cut[i] & (share_a > SEEN) & (share_b > SLIVER)) | (cut[j] & (share_b > SEEN) & (share_a > SLIVER)))
-    agree[part] |= shapely.area(shapely.intersection(a[part], b[part])) > iou * np.minimum(area_a, area_b)[part]
+    agree[part] |= shapely.area(intersections(a[part], b[part])) > iou * np.minimum(area_a, area_b)[part]
     same: dict[int, list[int]] = {}
     for one, other in zip(i[agree].tolist(), j[agree].tolist(), strict=True):
         same.setdefault(one, []).append(other)

@@ -133,7 +133,7 @@ def _inflated(path: Path, width: int, height: int, depth: int, colour: int) -> I
             del raw, band  # before the next are made
 
 
-def _png_of(raw: bytes, width: int, depth: int, colour: int, palette: bytes) -> Image.Image:
+def _png_of(raw: bytes | bytearray, width: int, depth: int, colour: int, palette: bytes) -> Image.Image:
     """The picture of some rows as they lie in a PNG, each with its filter."""
     height = len(raw) // (1 + width * _CHANNELS[colour] * depth // 8)
     header = _written(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))

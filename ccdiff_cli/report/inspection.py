@@ -93,8 +93,8 @@ def _sample(scene: Scene, classes: ClassList) -> dict[str, str]:
     x, y = (int(v) for v in np.clip(np.round(centres[int(np.argmax(crowd))] - side / 2), 0, room))
     window = (x, y, min(scene.width, x + side), min(scene.height, y + side))
     ((_, crop),) = read_windows(str(scene.path), [window])
-    inside = (boxes[:, :2] < window[2:]).all(1) & (boxes[:, 2:] > window[:2]).all(1)
-    moved = tuple(_moved(i, x, y) for i, here in zip(scene.instances, inside, strict=True) if here)
+    inside = np.flatnonzero((boxes[:, :2] < window[2:]).all(1) & (boxes[:, 2:] > window[:2]).all(1))
+    moved = tuple(_moved(scene.instances[k], x, y) for k in inside.tolist())
     return {"picture": _embedded(crop, Scene("", *crop.size, moved), classes), "part": f"{crop.width} x {crop.height} px at {x}, {y}"}
 
 

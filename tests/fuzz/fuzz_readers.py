@@ -5,8 +5,9 @@
 
 The first argument is the folder of inputs: it is filled with the sound files of ``seeds.py``, grows by whatever reaches new code, and is
 used again by the next run.  An input is one byte that picks target and file, then the bytes of that file; the rest of the set stays sound.
-An input whose reader raises anything but CCDiffError, or makes what cannot be trusted, ends the run and is written as ``crash-...`` to
-the working folder; ``python -m tests.fuzz.fuzz_readers crash-...`` shows its traceback again.  Other options are those of libFuzzer.
+An input whose reader raises anything but CCDiffError, or makes what cannot be trusted, ends the run and is written as
+``runs/fuzz-crash-...``; ``python -m tests.fuzz.fuzz_readers runs/fuzz-crash-...`` shows its traceback again.  Other options are those of
+libFuzzer.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main() -> None:
                 (corpus / f"seed-{name}-{k}").write_bytes(bytes([k]) + sound[path])
         dictionary = top / "words.dict"
         dictionary.write_text("".join(f'"{"".join(f"{chr(92)}x{b:02x}" for b in word)}"\n' for word in TOKENS if 0 < len(word) < 64))
-        arguments = [str(corpus), *arguments, f"-dict={dictionary}", "-max_len=4000"]
+        arguments = [str(corpus), f"-artifact_prefix={corpus}-", f"-dict={dictionary}", "-max_len=4000", *arguments]
     atheris.Setup([sys.argv[0], *arguments], once)
     atheris.Fuzz()
 

@@ -24,6 +24,7 @@ from ccdiff_cli.formats import READERS, detect_format, read_raw
 from ccdiff_cli.pictures import UnreadablePicture, picture_size
 from ccdiff_cli.prepare import windows
 from ccdiff_cli.prepare.merging import merge_file
+from ccdiff_cli.prepare.tiling import cut_scene
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from tests.rawsets import coco, dior, hbb_xml, obb_xml, picture, vhr10, voc_xml
 
@@ -165,6 +166,7 @@ def _check_scenes(scenes: Sequence[Scene], classes: ClassList, root: Path) -> No
             assert instance.category in classes and len(instance.corners) == 8
             numbers = [*instance.hbb, *instance.corners, *(v for p in instance.mask for v in p)]
             assert all(math.isfinite(v) and abs(v) < 1e11 for v in numbers), instance
+        cut_scene(scene.replace(width=96, height=64), (10, 5), 40, 0.5, keep=0.7, difficult=0.2)  # what `prepare` does next
         json.dumps(scene_record(scene), allow_nan=False, ensure_ascii=False).encode("utf-8")
     assert len({s.file_name for s in scenes}) == len(scenes)
 

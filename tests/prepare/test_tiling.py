@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.geometry import corners_to_le90, hbb_of, le90_to_corners, polygon
+from ccdiff_cli.geometry import clip_hbb, corners_to_le90, hbb_of, le90_to_corners, polygon
 from ccdiff_cli.prepare.tiling import cut_scene, offsets, pad_and_resize, tile_origins
 from ccdiff_cli.scene import Instance, Scene
 
@@ -112,3 +112,29 @@ def test_padding_mirrors_only_what_carries_no_label():
     edged, how = pad_and_resize(image, (0, 0), 100, 100, [Instance.from_hbb("ship", (2, 40, 9, 50))])
     assert how == "edge" and (np.asarray(edged)[60:, :80] == pixels[59]).all()
     assert pad_and_resize(image.crop((10, 0, 60, 50)), (10, 0), 50, 25, [])[0].size == (25, 25)
+
+
+_number = st.one_of(
+    st.floats(-1e9, 1e9), st.integers(-10, 110).map(float), st.floats(-1, 101), st.sampled_from([0.0, 1e9, -1e9, 1e-300, 64.0, 96.0])
+)
+_ring = st.lists(_number, min_size=3, max_size=14).filter(lambda v: len(v) % 2 == 0).map(tuple)
+_flat = (0.0, 0.0, 1.0, 1.0, 0.0, 1e-300, 0.0, 1.0, 0.0, 1.0, 1.0, -1.0)
+"""An outline for which the overlay of shapely fails."""
+
+
+@given(st.lists(st.tuples(st.tuples(*[_number] * 4), st.tuples(*[_number] * 8), st.lists(_ring, max_size=3), st.booleans()), max_size=2))
+@example([((0.0, 0.0, 1.0, 1.0), (0.0,) * 8, [_flat], False)])
+@settings(max_examples=150, deadline=None)
+def test_whatever_a_reader_lets_through_can_be_cut(objects):
+    """Masks and corners of any finite numbers: degenerate, crossing, far outside."""
+    made = []
+    for (x1, y1, x2, y2), corners, mask, oriented in objects:
+        hbb = clip_hbb((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), (0, 0, 96, 64))
+        if hbb is not None:
+            made.append(Instance.from_corners("ship", corners, hbb, mask=tuple(mask)) if oriented else
+                        Instance.from_hbb("ship", hbb, mask=tuple(mask)))  # fmt: skip
+    for origin in ((0, 0), (10, 5), (60, 30)):
+        kept, _ = cut_scene(Scene("a", 96, 64, tuple(made)), origin, 40, 0.5, keep=0.7, difficult=0.2)
+        for instance in kept:
+            assert all(-1e-3 <= v <= 20.001 for v in (*instance.hbb, *instance.corners))
+            assert all(math.isfinite(v) for ring in instance.mask for v in ring)
