@@ -119,8 +119,10 @@ def prepare(
     lines = [f"{split}: {c['pictures']} pictures, {c['objects']} objects" for split, c in counts["per_split"].items()]
     for key, title in (("skipped", "left out"), ("notes", "note"), ("cutting", "cutting")):
         lines += [f"{title}: {what}: {count}" for what, count in (made.manifest.get(key) or {}).items()]
+    bank = made.manifest["references"]
+    lines.append(f"reference crops: {bank['instances']}; masks: {', '.join(f'{k} {v}' for k, v in bank.get('masks', {}).items())}")
     lines += [f"prepared set: {out}", f"next: ccdiff train --recipe tiny --data {out} --out runs/generator"]
-    said = {key: made.manifest.get(key) for key in ("skipped", "notes", "cutting", "quarantined")}
+    said = {key: made.manifest.get(key) for key in ("skipped", "notes", "cutting", "quarantined", "references")}
     finish({"set": str(out), **counts, **said}, as_json=as_json, lines=lines)
 
 

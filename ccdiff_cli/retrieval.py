@@ -1,7 +1,7 @@
 """Backgrounds by embedding: the training pictures that look most like what a caption says.
 
-    similarity = open_similarity("own", prepared, pipe=pipe)        # or a folder or hub name of a CLIP
-    bank = ReferenceBank.read(prepared.root, similarity)
+    bank = ReferenceBank.read(prepared.root)
+    bank.similarity = open_similarity("own", prepared, pipe=pipe)        # or a folder or hub name of a CLIP
 
 ``D/references/index-KEY.safetensors`` holds the embeddings (float16, unit length) of the train pictures and of the set's captions; KEY is
 a key of the set and of the encoders, so another set or encoder makes another file and the same ones never compute it again.  The search
@@ -14,6 +14,7 @@ is one exact matrix product: at 100,000 pictures it takes milliseconds (``docs/r
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from .references import REFERENCES
 from .scene import Scene
 
 OWN = "own"
+ROWS = 1024
+"""Pictures of a part of the index, after which an interrupted run goes on."""
 RIDGE = 0.01
 """Regularisation of the linear map, relative to the mean square of an embedding's channel."""
 Progress = Callable[[str, int, int], None]
@@ -103,12 +106,16 @@ def open_similarity(
 
     Args:
         retrieval: "own" (the encoders of ``pipe``), or folder or hub name of a CLIP.
-        style: of the captions that will be asked for: "stored", or one of ``prepare.captions``. Those of the set's scenes are in the index.
+        style: of the captions that will be asked for: "stored", or one of ``prepare.captions``. Those of the set's scenes are in the
+            index, and a generator's own encoders are joined by them.
         where: the option or recipe key that ``retrieval`` came from, for messages.
 
     Raises:
-        CCDiffError: not a CLIP, a train picture does not decode, the folder of the set cannot be written.
+        CCDiffError: not a CLIP, no train pictures, one that does not decode, the folder of the set cannot be written.
     """
+    train = prepared.split("train")
+    if not train:
+        raise CCDiffError("the set has no pictures in its train split to retrieve", where=prepared.root, fix="prepare it with other splits")
     if retrieval == OWN:
         if pipe is None:
             raise CCDiffError("there is no generator whose own encoders could be used", where=where, fix="give a CLIP folder")
@@ -119,38 +126,55 @@ def open_similarity(
     path = prepared.root / REFERENCES / f"index-{key}.safetensors"
     said = {scene.file_name: scene.caption if style == "stored" else caption_of(scene, style) for scene in prepared.scenes}
     captions = sorted(set(said.values()))
-    train = prepared.split("train")
-    stored = _read(path, len(train), len(captions))
+    stored = _read(path, pictures=len(train), captions=len(captions))
     if stored is None:
-        stored = _embed(encoders, train, [said[scene.file_name] for scene in train], captions, progress)
-        with os_errors(path, "write the retrieval index"):
-            path.parent.mkdir(exist_ok=True)
+        stored = _embed(encoders, train, [said[scene.file_name] for scene in train], captions, path.with_suffix(""), progress)
         write_bytes(path, safetensors.numpy.save(stored))
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     pictures, texts = (stored[name].astype(np.float32) for name in ("pictures", "captions"))
     return EmbeddingSimilarity(pictures, dict(zip(captions, texts, strict=True)), encoders.text, key)
 
 
-def _read(path: Path, pictures: int, captions: int) -> dict[str, np.ndarray] | None:
-    """The index, or None where there is none that is whole."""
+def _read(path: Path, **rows: int) -> dict[str, np.ndarray] | None:
+    """Arrays of these lengths, or None where there is no file that holds them whole."""
     if not path.is_file():
         return None
     try:
         stored = safetensors.numpy.load_file(path)
-        whole = len(stored["pictures"]) == pictures and len(stored["captions"]) == captions
-    except (KeyError, ValueError, OSError, safetensors.SafetensorError):
+    except (ValueError, OSError, safetensors.SafetensorError):
         return None
-    return stored if whole else None
+    return stored if {name: len(array) for name, array in stored.items()} == rows else None
 
 
 def _embed(
-    encoders: Clip | OwnEncoders, train: Sequence[Scene], said: Sequence[str], captions: Sequence[str], progress: Progress | None
+    encoders: Clip | OwnEncoders,
+    train: Sequence[Scene],
+    said: Sequence[str],
+    captions: Sequence[str],
+    folder: Path,
+    progress: Progress | None,
 ) -> dict[str, np.ndarray]:
-    """Embeddings of the train pictures, whose captions are ``said``, and of all ``captions``."""
+    """Embeddings of the train pictures, whose captions are ``said``, and of all ``captions``.
+
+    Pictures are embedded in parts that are kept in ``folder``, so an interrupted run goes on.
+    """
     report = progress or (lambda stage, done, total: None)
-    found, texts = [], {}
-    for start in range(0, len(train), BATCH):
-        found.append(encoders.pictures([read_rgb(str(scene.path)) for scene in train[start : start + BATCH]]))
-        report("indexing pictures", min(start + BATCH, len(train)), len(train))
+    with os_errors(folder, "make the retrieval index"):
+        folder.mkdir(parents=True, exist_ok=True)
+    found: list[np.ndarray] = []
+    for first in range(0, len(train), ROWS):
+        part, file = train[first : first + ROWS], folder / f"{first // ROWS:06d}.safetensors"
+        made = _read(file, pictures=len(part))
+        if made is None:
+            batches = []
+            for start in range(0, len(part), BATCH):
+                batches.append(encoders.pictures([read_rgb(str(scene.path)) for scene in part[start : start + BATCH]]))
+                report("indexing pictures", first + start, len(train))
+            made = {"pictures": np.concatenate(batches)}
+            write_bytes(file, safetensors.numpy.save(made))
+        found.append(made["pictures"])
+        report("indexing pictures", first + len(part), len(train))
+    texts = {}
     for done, caption in enumerate(captions, start=1):
         texts[caption] = encoders.text(caption)
         report("indexing captions", done, len(captions))

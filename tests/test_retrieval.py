@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
+from ccdiff_cli import retrieval
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.prepare import prepare_dataset
@@ -68,6 +69,28 @@ def test_the_index_is_made_once_and_again_where_it_does_not_fit(root, clip_folde
     assert opened(tiny_clip(tmp_path / "same"))[0].key == first.key  # the same weights in another folder
 
 
+def test_an_interrupted_index_goes_on(root, clip_folder, monkeypatch):
+    monkeypatch.setattr(retrieval, "ROWS", 10)
+    prepared, seen, pictures = read_set(root), [], Clip.pictures
+
+    def stop(stage, done, total):
+        if (stage, done) == ("indexing pictures", 20):
+            raise KeyboardInterrupt
+
+    def opened(**options):
+        return open_similarity(str(clip_folder), prepared, style="short", **options)
+
+    whole = opened()
+    path = root / "references" / f"index-{whole.key}.safetensors"
+    data = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(Clip, "pictures", lambda self, images: seen.append(len(images)) or pictures(self, images))
+    with pytest.raises(KeyboardInterrupt):
+        opened(progress=stop)
+    assert opened().key == whole.key and path.read_bytes() == data
+    assert sum(seen) == len(prepared.split("train")) == 25 and not path.with_suffix("").exists()
+
+
 def test_never_the_picture_itself_or_a_tile_of_its_source(root, clip_folder):
     prepared, bank = read_set(root), ReferenceBank.read(root)
     bank.similarity = open_similarity(str(clip_folder), prepared)
@@ -93,6 +116,7 @@ def test_the_published_way_takes_the_best_and_ours_draws_among_the_best(root, cl
     assert words.instances == bank.choose(scene, seed=5, top_k=3).instances  # crops are found as ever
 
 
+@pytest.mark.filterwarnings("ignore:a text of")
 def test_own_encoders_are_joined_by_a_linear_map(root):
     prepared, pipe = read_set(root), make_pipeline()
     similarity = open_similarity("own", prepared, pipe=pipe, style="short")

@@ -401,7 +401,7 @@ def _same_plan(before: Any, plan: dict[str, Any], out: Path) -> None:
     if before == plan:
         return
     old = before.get("options", {}) if isinstance(before, dict) else {}
-    changed = [f"{k}: {old.get(k)!r} before, {v!r} now" for k, v in plan["options"].items() if old.get(k) != v]
+    changed = [f"{k}: {old.get(k)!r} before, {v!r} now" for k, v in {**dict.fromkeys(old), **plan["options"]}.items() if old.get(k) != v]
     what = "; ".join(changed) or "the source's pictures, labels or splits changed"
     raise CCDiffError(f"the folder holds a set made differently ({what})", where=out, fix="choose another output folder, or empty this one")
 

@@ -75,7 +75,7 @@ def test_masks_of_a_set(tmp_path, sam_folder):
         alpha = np.asarray(Image.open(tmp_path / "out/references" / entry["file"]).getchannel("A"))
         assert (alpha.min() < 255) == (entry["mask"] == "sam")
         assert entry["aspect_ratio"] == round(entry["width"] / entry["height"], 4) and entry["source"] in SPLITS["train"]
-    with pytest.raises(CCDiffError, match="made differently"):
+    with pytest.raises(CCDiffError, match=r"made differently \(masks: {.*} before, None now\)"):
         prepare_dataset(raw, tmp_path / "out")
 
 
@@ -160,3 +160,13 @@ def test_u2netp_finds_what_stands_out(tmp_path):
     ImageDraw.Draw(true).ellipse((0, 0, 80, 60), fill=255)
     wanted = np.asarray(true) > 0
     assert (mask & wanted).sum() / (mask | wanted).sum() > 0.8
+
+
+@pytest.mark.slow
+def test_u2netp_in_several_processes_makes_the_same_set(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("rembg")
+    raw = vhr10(tmp_path / "raw", BOXES, splits=SPLITS)
+    for processes in (1, 2):
+        prepare_dataset(raw, tmp_path / str(processes), masks="u2netp", processes=processes)
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
