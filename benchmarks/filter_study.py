@@ -38,8 +38,8 @@ def features(detector: Any, pictures: Sequence[torch.Tensor]) -> np.ndarray:
     """(N, C) unit vectors: the coarsest level of the detector's feature pyramid, averaged over the picture."""
     rows = []
     for start in range(0, len(pictures), 16):
-        images, _ = detector.model.transform([p.to(detector.device).float() / 255 for p in pictures[start : start + 16]])
-        levels = list(detector.model.backbone(images.tensors).values())
+        images, _ = detector.network.net.transform([p.to(detector.device).float() / 255 for p in pictures[start : start + 16]])
+        levels = list(detector.network.net.backbone(images.tensors).values())
         rows.append(torch.nn.functional.normalize(levels[3].mean((2, 3)), dim=1).cpu().numpy())
     return np.concatenate(rows)
 

@@ -331,7 +331,9 @@ def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bo
 def export(
     source: Annotated[Path, typer.Argument(help="A prepared or synthetic set.")],
     out: Out,
-    format: Annotated[str, typer.Option("--format", "-f", help="coco, dota, yolo, yolo-obb, voc, or metadata (CC-Diff's jsonl).")],
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="coco, dota, yolo, yolo-obb, voc, metadata (CC-Diff's jsonl), huggingface or webdataset.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Write a set in the folders that other tools read."""

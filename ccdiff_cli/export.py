@@ -1,4 +1,4 @@
-"""Writers: any set on disk as a COCO, DOTA, YOLO, YOLO-OBB, VOC or CC-Diff (``metadata.jsonl``) folder.
+"""Writers: any set on disk as COCO, DOTA, YOLO, YOLO-OBB, VOC, CC-Diff (``metadata.jsonl``), Hugging Face or webdataset files.
 
 ``export_set`` links (or, across file systems, copies) the pictures and writes the labels in the format's own terms; what a format cannot
 hold is counted and said.  The receipt ``export.json`` is written last: a folder without one is unfinished and is completed by the same
@@ -6,16 +6,19 @@ command.
 
 Sources of the formats: the COCO data format page; the DOTA label description (`imagesource:`, `gsd:`, then `x1 y1 ... x4 y4 class
 difficult`); the detection and OBB dataset pages of ultralytics (`images/SPLIT`, `labels/SPLIT`, `data.yaml`); the VOC development kit's
-`Annotations/NAME.xml` with DIOR-R's `robndbox` beside the `bndbox`; the interchange file of CC-Diff.
+`Annotations/NAME.xml` with DIOR-R's `robndbox` beside the `bndbox`; the interchange file of CC-Diff; the `imagefolder` page of Hugging
+Face's datasets; the README of webdataset.
 
 NOTE: coordinates are rounded: to 1/1000 pixel in DOTA and VOC, to six decimals of the picture's side in YOLO, eight in `metadata.jsonl`.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import tarfile
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,7 +31,7 @@ import yaml
 
 from .dataset import SPLITS, PictureSet, coco_of_scenes, polygon_area, read_set
 from .errors import CCDiffError, os_errors
-from .files import TEMPORARY_PREFIX, inside, read_json, write_bytes, write_json
+from .files import TEMPORARY_PREFIX, atomic_write, inside, read_json, write_bytes, write_json
 from .geometry import clip_hbb, hbb_of
 from .scene import ClassList, Instance, Scene
 
@@ -65,7 +68,7 @@ def export_set(
 
     Args:
         source: a prepared or synthetic set.
-        format: "coco", "dota", "yolo", "yolo-obb", "voc" or "metadata".
+        format: a key of :data:`FORMATS`.
         splits: the splits to write.
         progress: called as ``progress("exporting", done, total)``.
 
@@ -90,8 +93,8 @@ def export_set(
     folder, write_labels, finish = FORMATS[format]
     for done, (scene, stem) in enumerate(zip(scenes, stems, strict=True), start=1):
         picture = Path(str(scene.path))
-        target = inside(out, folder(scene, stem + picture.suffix), where=data.root)
-        _place(picture, target)
+        if name := folder(scene, stem + picture.suffix):
+            _place(picture, inside(out, name, where=data.root))
         write_labels(out, scene, stem, data.classes, lost)
         lost["folders in file names"] += "/" in scene.file_name
         if progress is not None:
@@ -422,6 +425,86 @@ def _finish_metadata(out: Path, scenes: Sequence[Scene], stems: Sequence[str], c
     return "." if len(lines) > 1 else f"{next(iter(lines))}/metadata.jsonl"
 
 
+# -------------------------------------------------------------------------------------------- Hugging Face, webdataset
+
+
+def _split_folder(scene: Scene, name: str) -> str:
+    return f"{scene.split}/{name}"
+
+
+def _example(scene: Scene, name: str, classes: ClassList) -> dict[str, Any]:
+    """What `datasets` and training scripts written for it expect of a picture for detection; boxes in pixels, the rest as we have it."""
+    objects = {
+        "bbox": [[i.hbb[0], i.hbb[1], i.hbb[2] - i.hbb[0], i.hbb[3] - i.hbb[1]] for i in scene.instances],
+        "category": [classes.index(i.category) for i in scene.instances],
+        "name": scene.categories(),
+        "corners": [list(i.corners) for i in scene.instances],
+        "oriented": [i.oriented for i in scene.instances],
+        "difficult": [i.difficult for i in scene.instances],
+        "area": [polygon_area(i.corners) for i in scene.instances],
+    }
+    return {
+        "file_name": name,
+        "width": scene.width,
+        "height": scene.height,
+        "text": scene.caption,
+        "source": scene.source,
+        "objects": objects,
+    }
+
+
+_KEPT = ("captions", "sources", "orientations", "marks that an orientation is unknown", "horizontal boxes other than the OBB's")
+
+
+def _count_examples(out: Path, scene: Scene, stem: str, classes: ClassList, lost: Counter[str]) -> None:
+    _count_lost(scene, stem, lost, (*_KEPT, "difficult flags"))
+
+
+def _finish_huggingface(out: Path, scenes: Sequence[Scene], stems: Sequence[str], classes: ClassList, lost: Counter[str]) -> str:
+    """`imagefolder` of Hugging Face's datasets: ``SPLIT/metadata.jsonl`` beside the pictures; ``classes.txt``."""
+    lines: dict[str, list[str]] = {}
+    for scene, stem in zip(scenes, stems, strict=True):
+        example = _example(scene, stem + Path(str(scene.path)).suffix, classes)
+        lines.setdefault(scene.split, []).append(json.dumps(example, ensure_ascii=False) + "\n")
+    for split, members in lines.items():
+        _write_label(out / split / "metadata.jsonl", "".join(members))
+    _write_label(out / "classes.txt", "".join(f"{name}\n" for name in classes))
+    return "."
+
+
+SHARD_PICTURES = 1000
+
+
+def _nowhere(scene: Scene, name: str) -> str:
+    """Pictures stand in the shards alone."""
+    return ""
+
+
+def _finish_webdataset(out: Path, scenes: Sequence[Scene], stems: Sequence[str], classes: ClassList, lost: Counter[str]) -> str:
+    """``SPLIT-000000.tar``, each of at most ``SHARD_PICTURES`` pictures: ``KEY.png`` (or as it is) and ``KEY.json``; ``classes.txt``.
+
+    Keys are numbers, for a dot in a key would end it.  The bytes of a shard depend on its pictures and labels alone.
+    """
+    for split in SPLITS:
+        members = [scene for scene in scenes if scene.split == split]
+        for first in range(0, len(members), SHARD_PICTURES):
+            with (
+                atomic_write(out / f"{split}-{first // SHARD_PICTURES:06d}.tar") as stream,
+                tarfile.open(fileobj=stream, mode="w") as shard,
+            ):
+                for number, scene in enumerate(members[first : first + SHARD_PICTURES], start=first):
+                    picture = Path(str(scene.path))
+                    with os_errors(picture, "read the picture"):
+                        data = picture.read_bytes()
+                    label = json.dumps(_example(scene, scene.file_name, classes), ensure_ascii=False).encode("utf-8")
+                    for suffix, content in ((picture.suffix, data), (".json", label)):
+                        entry = tarfile.TarInfo(f"{number:08d}{suffix}")
+                        entry.size = len(content)
+                        shard.addfile(entry, io.BytesIO(content))
+    _write_label(out / "classes.txt", "".join(f"{name}\n" for name in classes))
+    return "."
+
+
 _Folder = Callable[[Scene, str], str]
 _Labels = Callable[[Path, Scene, str, ClassList, "Counter[str]"], None]
 _Finish = Callable[[Path, Sequence[Scene], Sequence[str], ClassList, "Counter[str]"], str]
@@ -432,7 +515,9 @@ FORMATS: dict[str, tuple[_Folder, _Labels, _Finish]] = {
     "yolo-obb": (_yolo_folder, _yolo_obb_labels, _finish_yolo),
     "voc": (_voc_folder, _voc_labels, _finish_voc),
     "metadata": (_metadata_folder, _metadata_labels, _finish_metadata),
+    "huggingface": (_split_folder, _count_examples, _finish_huggingface),
+    "webdataset": (_nowhere, _count_examples, _finish_webdataset),
 }
-"""Format -> where a picture goes, how its labels are written, what is written at the end."""
+"""Format -> where a picture goes ("": nowhere), how its labels are written, what is written at the end."""
 
 __all__ = ["FORMATS", "Export", "export_set"]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import defusedxml.ElementTree
@@ -238,6 +239,47 @@ def rich(tmp_path):
     return write_set(tmp_path / "rich", scenes, CLASSES, kind="prepared", details={}, picture_hashes=hashes)
 
 
+def test_huggingface_folders(data, tmp_path):
+    done = export_set(data, tmp_path / "out", "huggingface")
+    lines = [json.loads(line) for line in (done.root / "train" / "metadata.jsonl").read_text().splitlines()]
+    assert [line["file_name"] for line in lines] == ["a.png", "b.jpg"] and lines[0]["text"] == "This is it."
+    objects = lines[0]["objects"]
+    assert objects["bbox"][1] == [5, 5, 20.5, 20.25] and objects["category"] == [0, 1, 0] and objects["difficult"] == [False, True, False]
+    assert objects["corners"][0] == list(SLANTED) and lines[1]["objects"]["bbox"] == []
+    assert {p.name for p in (done.root / "val").iterdir()} == {"c.png", "metadata.jsonl"}
+    assert done.lost == {"masks": 3}
+    for line in lines:  # the rule of `imagefolder`: every picture has its line, every line its picture
+        assert (done.root / "train" / line["file_name"]).is_file()
+
+
+@pytest.mark.slow
+def test_huggingface_datasets_reads_the_folder_and_webdataset_the_shards(data, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
+    webdataset = pytest.importorskip("webdataset", reason="the package webdataset is not installed")
+    export_set(data, tmp_path / "hf", "huggingface")
+    found = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "hf"), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 2, "validation": 1, "test": 1}
+    row = found["train"][0]
+    assert row["image"].size == (96, 64) and row["objects"]["category"] == [0, 1, 0]
+    export_set(data, tmp_path / "wds", "webdataset")
+    samples = list(webdataset.WebDataset(str(tmp_path / "wds" / "train-000000.tar"), shardshuffle=False).decode("pil"))
+    assert len(samples) == 2 and samples[0]["png"].size == (96, 64) and samples[0]["json"]["objects"]["category"] == [0, 1, 0]
+
+
+def test_webdataset_shards(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("ccdiff_cli.export.SHARD_PICTURES", 1)
+    done = export_set(data, tmp_path / "out", "webdataset")
+    shards = sorted(p.name for p in done.root.glob("*.tar"))
+    assert shards == ["test-000000.tar", "train-000000.tar", "train-000001.tar", "val-000000.tar"]
+    with tarfile.open(done.root / "train-000001.tar") as shard:
+        assert shard.getnames() == ["00000001.jpg", "00000001.json"]
+        assert shard.extractfile("00000001.jpg").read() == (data.root / "images" / "b.jpg").read_bytes()
+    with tarfile.open(done.root / "train-000000.tar") as shard:
+        label = json.loads(shard.extractfile("00000000.json").read())
+    assert label["file_name"] == "a.png" and label["objects"]["name"] == ["ship", "storage tank", "ship"]
+    assert not list(done.root.glob("*.png"))
+
+
 @pytest.mark.parametrize("format", sorted(FORMATS.keys() & READERS.keys()))
 def test_round_trip_through_our_own_reader(rich, tmp_path, format):
     done = export_set(rich, tmp_path / "out", format)
@@ -275,7 +317,7 @@ def test_a_set_itself_is_read_as_coco(rich):
     assert raw.scenes == list(rich.scenes)
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
+@pytest.mark.parametrize("format", sorted(FORMATS.keys() - {"webdataset"}))
 def test_pictures_are_linked_and_a_second_run_writes_nothing(data, tmp_path, format):
     done = export_set(data, tmp_path / "out", format)
     linked = [p for p in done.root.rglob("*") if p.suffix in (".png", ".jpg")]

@@ -196,6 +196,7 @@ class Sampler:
             else:
                 if attempt:
                     anchor, offset, _ = self._beside(name, placed, habit, rng)
+                assert anchor is not None  # there was one at first
                 centre = _offset_from(anchor, offset * math.exp(OFFSET_JITTER * float(rng.normal())), rng)
                 if attempt < TRIES // 2 and any(_nearer(centre, other, anchor) for other in placed):
                     continue  # the anchor would not be its nearest neighbour
