@@ -42,7 +42,9 @@ def load_pretrained(model: Any, processor: Any, source: str | Path, *, where: st
     kind, wanted = model.__name__, model.config_class.model_type
     fix = f"give a folder with config.json, preprocessor files and model.safetensors of a {kind}, or a hub name where the network is there"
     name = str(source)
-    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+    # "runs/clip" has the form of a hub name: it counts as a folder where there is a folder "runs"
+    local = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir()
+    if local and not Path(name).is_dir():
         raise CCDiffError(f"no such folder, and not a hub name (OWNER/NAME): {name!r}", where=where, fix=fix)
     try:
         with _quiet():
