@@ -45,7 +45,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/.made
 
 $(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "Installing into $(VENV): the first time this fetches PyTorch and may take some minutes."
-	$(INSTALL) --editable '.[cpu-detector,dev]'
+	$(INSTALL) --editable '.[cpu-detector,evaluate,mmrotate,dev]'
 	@touch $(VENV)/.ready $@
 
 clean:
