@@ -99,7 +99,7 @@ class DetectorConfig(BaseModel):
         if not isinstance(values, dict):
             return values
         kind, preset = values.get("kind", "faster-rcnn"), values.get("preset", "small")
-        if kind not in SETTINGS or preset not in ("small", "published"):
+        if not isinstance(kind, str) or kind not in SETTINGS or preset not in ("small", "published"):
             return values  # the check of the types says what is known
         for name in values:
             if name in cls.model_fields and name not in SETTINGS[kind]:
