@@ -3,7 +3,7 @@
 Notable: EfficientNet-Lite0 (Tan & Le 2019, https://arxiv.org/abs/1905.11946; "lite": ReLU6, no squeeze-and-excitation, fixed stem) is
 written here in a page, with TensorFlow's "same" padding so that the published ImageNet weights fit.  Those weights come from the optional
 extra ``ccdiff[cpu-detector]`` (an Apache-2.0 package that holds the file); their SHA-256 is checked before they are read.  Nothing is
-ever downloaded: without weights the backbone starts from scratch and says so.
+downloaded unless a hub name is given: without weights the backbone starts from scratch and says so.
 """
 
 from __future__ import annotations
@@ -204,6 +204,8 @@ def find_weights(config: DetectorConfig) -> dict[str, Any]:
             "note": f"backbone weights: ImageNet ({LITE0_DISTRIBUTION})",
         }
     path = Path(asked).expanduser()
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", asked) and not path.exists() and not path.parent.is_dir():
+        return _hub_weights(asked)
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".pth", ".pt"))
         if len(files) != 1:
@@ -216,6 +218,21 @@ def find_weights(config: DetectorConfig) -> dict[str, Any]:
             "the file of backbone weights does not exist", where=path, fix="set detector.backbone_weights to a file, to auto or to none"
         )
     return {"name": path.name, "file": str(path), "sha256": sha256_file(path), "note": f"backbone weights: {path.name}"}
+
+
+def _hub_weights(name: str) -> dict[str, Any]:
+    """``model.safetensors`` of a hub's model; ResNets of timm are named as torchvision's."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(name, "model.safetensors")
+    except Exception as error:  # no network, no such model, no such file: each library version has its own kinds
+        raise CCDiffError(
+            f"no such file, and the hub gives no model.safetensors of {name!r}: {str(error).splitlines()[0]}",
+            where="detector.backbone_weights",
+            fix="name a file, or a hub name where the network is there (resnet50: timm/resnet50.tv_in1k)",
+        ) from error
+    return {"name": name, "file": path, "sha256": sha256_file(path), "note": f"backbone weights: {name} (hub)"}
 
 
 def _lite0_file() -> Path | None:

@@ -40,8 +40,8 @@ class DetectorConfig(BaseModel):
     backbone_weights: str = Field(
         "auto",
         min_length=1,
-        description="ImageNet weights: a file (or a folder with one), auto (efficientnet-lite0: those of the extra ccdiff[cpu-detector] "
-        "if installed; else none) or none (from scratch). Never downloaded; said in the report.",
+        description="ImageNet weights: a file (or a folder with one), a hub name (timm/resnet50.tv_in1k), auto (efficientnet-lite0: those "
+        "of the extra ccdiff[cpu-detector] if installed; else none; never downloads) or none (from scratch). Said in the report.",
     )
     frozen_stages: int = Field(
         2,
@@ -99,7 +99,7 @@ class DetectorConfig(BaseModel):
         if not isinstance(values, dict):
             return values
         kind, preset = values.get("kind", "faster-rcnn"), values.get("preset", "small")
-        if kind not in SETTINGS or preset not in ("small", "published"):
+        if not isinstance(kind, str) or kind not in SETTINGS or preset not in ("small", "published"):
             return values  # the check of the types says what is known
         for name in values:
             if name in cls.model_fields and name not in SETTINGS[kind]:
@@ -123,9 +123,7 @@ class DetectorConfig(BaseModel):
         if self.backbone == "cspnext" and self.kind != "rtmdet-r":
             raise ValueError(f"backbone cspnext belongs to rtmdet-r; {self.kind} has resnet50 or efficientnet-lite0")
         if self.kind == "fcos" and (self.fpn_channels % 32 or self.fpn_channels < 64):
-            raise ValueError(
-                f"fpn_channels ({self.fpn_channels}) must be 64, 96, ... for fcos, whose head normalises 32 groups"
-            )
+            raise ValueError(f"fpn_channels ({self.fpn_channels}) must be 64, 96, ... for fcos, whose head normalises 32 groups")
         if "anchor_sizes" in SETTINGS[self.kind]:
             if any(size <= 0 for size in self.anchor_sizes) or any(ratio <= 0 for ratio in self.anchor_ratios):
                 raise ValueError("anchor_sizes and anchor_ratios must be positive")

@@ -317,7 +317,10 @@ def _two_stages(config: DetectorConfig, classes: int, weights: dict[str, Any]) -
 
 
 def _rtmdet(config: DetectorConfig, classes: int, weights: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """RTMDet-R: a single stage at strides 8, 16 and 32, trained on the rotated IoU itself."""
+    """RTMDet-R: a single stage at strides 8, 16 and 32, trained on the rotated IoU itself.
+
+    Its authors test an average of the weights over the training (EMA); here the last ones are kept, as in all families.
+    """
     if config.backbone == "cspnext":
         own, channels = PretrainedCSPNeXt(config, weights), list(CSPNEXT)
         backbone: dict[str, Any] = {"type": lambda: own}

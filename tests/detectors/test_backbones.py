@@ -85,6 +85,27 @@ def test_resnet50_takes_torchvisions_file(tmp_path, suffix):
     assert len(backbone(torch.zeros(1, 3, 64, 64))) == 5
 
 
+def test_a_hub_name_is_fetched_and_a_missing_file_is_not(tmp_path, monkeypatch):
+    save_file(resnet50().state_dict(), tmp_path / "model.safetensors")
+    asked = []
+
+    def fetch(name: str, file: str) -> str:
+        asked.append((name, file))
+        if name != "timm/resnet50.tv_in1k":
+            raise OSError("no network")
+        return str(tmp_path / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    weights = find_weights(R50.model_copy(update={"backbone_weights": "timm/resnet50.tv_in1k"}))
+    assert weights["note"] == "backbone weights: timm/resnet50.tv_in1k (hub)" and build_backbone(R50, weights)
+    with pytest.raises(CCDiffError, match=r"the hub gives no model.safetensors of 'no/one': no network"):
+        find_weights(R50.model_copy(update={"backbone_weights": "no/one"}))
+    for local in (str(tmp_path / "none.pth"), "tests/none.pth"):
+        with pytest.raises(CCDiffError, match="does not exist"):
+            find_weights(R50.model_copy(update={"backbone_weights": local}))
+    assert len(asked) == 2
+
+
 def test_weights_that_do_not_fit_or_hold_code_are_refused(tmp_path):
     def weights(name):
         return find_weights(R50.model_copy(update={"backbone_weights": str(tmp_path / name)}))

@@ -38,6 +38,7 @@ def test_settings_from_a_file_and_overrides(tmp_path):
         ("backbone: vgg", "backbone: "),
         ("anchor_sizes: [8, 16, 32, 64, 128]", "one size per level"),
         ("kind: cascade", "kind: .*'faster-rcnn'"),
+        ("kind: [fcos]", "kind: "),
         ("kind: fcos\nanchor_sizes: [8]", "anchor_sizes: fcos has no such setting; it has: kind, preset, backbone, "),
         ("kind: faster-rcnn\nboxes: obb", "boxes: faster-rcnn has no such setting"),
         ("kind: yolo\nbackbone: resnet50", "backbone: yolo has no such setting"),
