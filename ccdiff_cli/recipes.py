@@ -193,8 +193,8 @@ def recipe_folders() -> list[Path]:
     return [Path("recipes"), here.parent / "recipes", Path(sys.prefix) / "share" / "ccdiff" / "recipes"]
 
 
-def find_recipe(name: str | Path) -> Path:
-    """The file of a recipe given by path or by name ("tiny").
+def find_recipe(name: str | Path, *, experiment: bool = False) -> Path:
+    """The file of a recipe given by path or by name ("tiny"); an ``experiment`` is a recipe of ``eval-trainability``.
 
     Raises:
         CCDiffError: there is none; lists the known names.
@@ -203,15 +203,16 @@ def find_recipe(name: str | Path) -> Path:
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
             return path
-        raise CCDiffError("no such recipe file", where=path, fix=_known())
+        raise CCDiffError("no such recipe file", where=path, fix=_known(experiment))
     for folder in recipe_folders():
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    raise CCDiffError(f"no recipe named {str(name)!r}", fix=_known())
+    raise CCDiffError(f"no recipe named {str(name)!r}", fix=_known(experiment))
 
 
-def _known() -> str:
+def _known(experiment: bool) -> str:
     names = sorted({p.stem for folder in recipe_folders() if folder.is_dir() for p in folder.glob("*.yaml")})
+    names = [name for name in names if name.startswith("trainability-") == experiment]
     return f"known recipes: {', '.join(names)}; or give the path of a .yaml file" if names else "give the path of a .yaml file"
 
 

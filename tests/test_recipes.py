@@ -7,7 +7,8 @@ import pytest
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.recipes import find_recipe, load_recipe
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+EVERY = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+RECIPES = [path for path in EVERY if not path.stem.startswith("trainability-")]  # those: trainability/test_config.py
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -20,7 +21,7 @@ def test_a_recipe_is_found_by_name() -> None:
 
 
 def test_every_key_of_the_shipped_recipes_is_commented() -> None:
-    for path in RECIPES:
+    for path in EVERY:
         seen = set()
         for line in path.read_text().splitlines():
             key = line.strip().split(":")[0]

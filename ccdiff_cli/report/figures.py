@@ -167,8 +167,15 @@ def class_gains(results: Mapping[str, Any]) -> str:
         axes.grid(axis="x", color=FAINT, zorder=0)
         axes.set_axisbelow(True)
         axes.set_xlabel("gain in AP50, points (lines: 95 % interval, dots: seeds)")
-        axes.margins(x=0.08)
+        reach = 3 * max((abs(v) for gain in gains.values() for v in gain["per_seed"]), default=1.0) + 1  # long intervals leave the plot
+        ends = [v for gain in gains.values() for v in _extent(gain) if abs(v) <= reach] or [-1.0, 1.0]
+        axes.set_xlim(min(0.0, *ends) - 0.04 * reach, max(0.0, *ends) + 0.04 * reach)
         return svg_text(figure)
+
+
+def _extent(gain: Mapping[str, Any]) -> list[float]:
+    found = gain.get("interval")
+    return [*gain["per_seed"], *((found["low"], found["high"]) if found else ())]
 
 
 def adherence(results: Mapping[str, Any]) -> str:

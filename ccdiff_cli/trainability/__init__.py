@@ -25,8 +25,8 @@ from ..dataset import PictureSet, read_set
 from ..detectors import Detections, DetectorConfig, Progress, seconds_per_step
 from ..errors import CCDiffError
 from ..files import read_json, write_json, write_text
-from ..geometry import hbb_iou
-from ..metrics.average_precision import Evaluation, evaluate
+from ..geometry import hbb_iou, rotated_iou
+from ..metrics.average_precision import Boxes, evaluate
 from ..scene import ClassList, Scene
 from .adherence import adherence_scores, layout_adherence, swap_labels
 from .arms import REAL, Arm, copies_wanted, fraction_of, make_arms, trainings_of
@@ -145,26 +145,28 @@ def eval_trainability(
             raise CCDiffError("a prediction is gone", where=look.path(out, last[name, seed]), fix="run the same command again")
         return made
 
-    boxes = _boxes(config.detector)
-    evaluations: dict[str, list[Evaluation]] = {}
-    for arm in arms:
-        evaluations[arm.name] = [evaluate(test, found(arm.name, seed, looked_at[0]), classes) for seed in config.seeds]
+    boxes: Boxes = "obb" if config.detector.oriented else "hbb"
+    on_test = {arm.name: [found(arm.name, seed, looked_at[0]) for seed in config.seeds] for arm in arms}
+    evaluations = {name: [evaluate(test, seen, classes, boxes) for seen in per_seed] for name, per_seed in on_test.items()}
+    horizontal = {
+        name: [evaluate(test, seen, classes).summary for seen in per_seed] for name, per_seed in on_test.items() if boxes == "obb"
+    }
     seen = {seed: {look.what: found(baseline.name, seed, look) for look in for_adherence} for seed in config.seeds}
     pictures = {look.what: look.scenes for look in for_adherence}
-    compared = {a.name: [found(a.name, seed, looked_at[0]) for seed in config.seeds] for a in (baseline, chosen)}
-    objects = [_objects_found(test, compared[a.name], classes, boxes) for a in (baseline, chosen)]
+    objects = [_objects_found(test, on_test[a.name], classes, boxes) for a in (baseline, chosen)]
     changes = object_changes(test, classes, *objects)
     details = {
-        "adherence": adherence_scores(pictures, seen, evaluations[baseline.name], classes),
+        "adherence": adherence_scores(pictures, seen, evaluations[baseline.name], classes, boxes),
         "leak_check": leaks,
         "failed": failures,
+        "horizontal": horizontal,
         "objects": {"score": SHOWN_SCORE, "per_class": changes["per_class"]},
     }
     trained = {a.name: [_account(out, plan[a.name, seed]) for seed in config.seeds] for a in arms}
     results = summarise(sets, arms, config, evaluations, details, trained)
     from ..report import Change, Example, trainability_page
 
-    both = [Example(test[i], compared[baseline.name][0][i], compared[chosen.name][0][i]) for i in range(len(test))]
+    both = [Example(test[i], on_test[baseline.name][0][i], on_test[chosen.name][0][i]) for i in range(len(test))]
     examples = [both[i] for i in _spread([i for i, scene in enumerate(test) if scene.instances], EXAMPLES)]
     changed = {
         state: [
@@ -261,7 +263,8 @@ def _without_failures(
     Raises:
         CCDiffError: without the headline's two arms there is nothing to report.
     """
-    failures, bad = [], set()
+    failures: list[dict[str, Any]] = []
+    bad: set[str] = set()
     for (name, _), trainings in plan.items():
         for training in trainings:
             if training.key in failed:
@@ -271,7 +274,7 @@ def _without_failures(
     kept = [a for a in arms if a.name not in bad]
     real = {a.fraction for a in kept if a.kind == REAL}
     kept = [a for a in kept if a.fraction in real]
-    if chosen not in kept or baseline not in kept:
+    if not {chosen.name, baseline.name} <= {a.name for a in kept}:
         first = failures[0]
         raise CCDiffError(
             f"{len(failures)} of {len(plan)} trainings failed (first: {first['training']}: {first['error']}); the others are finished and "
@@ -287,23 +290,24 @@ def _account(out: Path, trainings: Sequence[Any]) -> dict[str, Any]:
     return {**infos[-1], "seconds": round(sum(i["seconds"] for i in infos), 1)}
 
 
-def _boxes(detector: DetectorConfig) -> str:
-    return "obb" if getattr(detector, "oriented", False) else "hbb"
-
-
-def _objects_found(scenes: Sequence[Scene], per_seed: Sequence[Sequence[Detections]], classes: ClassList, boxes: str) -> list[np.ndarray]:
+def _objects_found(scenes: Sequence[Scene], per_seed: Sequence[Sequence[Detections]], classes: ClassList, boxes: Boxes) -> list[np.ndarray]:
     """For every picture (seeds, objects): is there a detection of its class with IoU 0.5 and the score shown?"""
     found = []
     for i, scene in enumerate(scenes):
         label = np.array([classes.index(c) for c in scene.categories()], np.int64)
-        truth = np.array([x.hbb for x in scene.instances], np.float64).reshape(-1, 4)
+        truth = np.array([x.hbb if boxes == "hbb" else x.corners for x in scene.instances], np.float64)
         rows = []
         for detections in per_seed:
-            sure = detections[i].scores >= SHOWN_SCORE
-            iou = hbb_iou(truth, detections[i].boxes[sure])
-            rows.append(((iou >= 0.5) & (label[:, None] == detections[i].labels[sure][None])).any(axis=1))
+            one = detections[i]
+            sure = one.scores >= SHOWN_SCORE
+            iou = hbb_iou(truth, one.boxes[sure]) if boxes == "hbb" else rotated_iou(truth, _corners(one)[sure])
+            rows.append(((iou >= 0.5) & (label[:, None] == one.labels[sure][None])).any(axis=1))
         found.append(np.array(rows).reshape(len(per_seed), len(label)))
     return found
+
+
+def _corners(found: Detections) -> np.ndarray:
+    return found.corners if found.corners is not None else np.zeros((len(found), 8))  # a picture without any
 
 
 def _one_class_after_the_other(scenes: Sequence[Scene], objects: Sequence[Sequence[int]]) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..detectors import Detections, Detector, Progress
 from ..files import content_key
-from ..metrics.average_precision import METRICS, Evaluation, evaluate
+from ..metrics.average_precision import METRICS, Boxes, Evaluation, evaluate
 from ..scene import ClassList, Instance, Scene
 from .statistics import spread
 
@@ -39,6 +39,7 @@ def adherence_scores(
     found: Mapping[int, Mapping[str, list[Detections]]],
     ceiling: Sequence[Evaluation],
     classes: ClassList,
+    boxes: Boxes = "hbb",
 ) -> dict[str, Any]:
     """mAP and AP50 of the real arm's detectors on real test pictures, synthetic ones, and the floors; per seed, mean and sd.
 
@@ -50,13 +51,15 @@ def adherence_scores(
     swapped = swap_labels(looked_at["synthetic"])
     scores: dict[str, list[dict[str, Any]]] = {
         "real test pictures (ceiling)": [e.summary for e in ceiling],
-        "synthetic pictures": [evaluate(looked_at["synthetic"], f["synthetic"], classes).summary for f in found.values()],
+        "synthetic pictures": [evaluate(looked_at["synthetic"], f["synthetic"], classes, boxes).summary for f in found.values()],
     }
     if swapped is not None:
-        scores["synthetic pictures, labels shuffled (floor)"] = [evaluate(swapped, f["synthetic"], classes).summary for f in found.values()]
+        scores["synthetic pictures, labels shuffled (floor)"] = [
+            evaluate(swapped, f["synthetic"], classes, boxes).summary for f in found.values()
+        ]
     if "floor" in looked_at:
         scores["pictures from shuffled layouts (floor)"] = [
-            evaluate(looked_at["floor"], f["floor"], classes).summary for f in found.values()
+            evaluate(looked_at["floor"], f["floor"], classes, boxes).summary for f in found.values()
         ]
     per_class = {name: spread([s["per_class"][name]["AP50"] for s in scores["synthetic pictures"]]) for name in classes}
     rows = {

@@ -121,7 +121,7 @@ def load_experiment(recipe: str | Path | None = None, overrides: Mapping[str, An
     Raises:
         CCDiffError: naming file, key, what was found and what was expected.
     """
-    path = find_recipe(recipe) if recipe is not None else None
+    path = find_recipe(recipe, experiment=True) if recipe is not None else None
     values = _read(path) if path is not None else {}
     for key, value in (overrides or {}).items():
         *parents, last = key.split(".")
@@ -222,13 +222,16 @@ def _checked(values: dict[str, Any], where: str, inside: str = "") -> Experiment
         return ExperimentConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        location = [str(part) for part in first["loc"] if str(part) not in ("float", "literal['all']", "constrained-float")]
-        model: type[BaseModel] = DetectorConfig if location[:1] == ["detector"] else ExperimentConfig
-        field = model.model_fields.get((location[1:] if model is DetectorConfig else location)[0]) if location[1:] or location else None
-        key = ".".join(location[1:] if inside and location[:1] == [inside] else location)
+        location = [str(part) for part in first["loc"] if str(part) not in ("float", "literal['all']")]
+        model: type[BaseModel] = ExperimentConfig
+        if location[:1] == ["detector"] and (inside or len(location) > 1):
+            model = DetectorConfig
+        group = int(model is DetectorConfig)
+        key = ".".join(location[group if inside else 0 :])
         if first["type"] == "extra_forbidden":
             known = ", ".join(model.model_fields)
             raise CCDiffError(f"{key}: unknown key", where=where, fix=f"known keys: {known}") from error
+        field = model.model_fields.get(location[group]) if location[group:] else None
         found = f" (found {first['input']!r:.80})" if key and not isinstance(first["input"], dict) else ""
         message = first["msg"].removeprefix("Value error, ")
         fix = f"{key}: {field.description}" if field is not None else None

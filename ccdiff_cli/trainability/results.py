@@ -20,6 +20,7 @@ from .config import COPY_PASTE, SYNTHETIC, ExperimentConfig
 from .published import published_rows
 from .statistics import compare, resample, spread, verdict
 
+ALL_METRICS = (*METRICS, "AP50_voc07", "AP50_voc12")
 WHAT = {SYNTHETIC: "the synthetic pictures", COPY_PASTE: "the copy-paste pictures"}
 
 
@@ -45,7 +46,8 @@ def summarise(
 
     Args:
         evaluations: arm -> evaluation on the test pictures, one a seed.
-        details: ``adherence``, ``leak_check``, ``failed``, ``objects``: taken over as they are.
+        details: ``adherence``, ``leak_check``, ``failed``, ``objects``: taken over as they are; ``horizontal``: arm -> summaries by
+            horizontal boxes, of an oriented detector.
         trained: arm -> the account of its trainings, one a seed.
     """
     test, classes, seeds = sets["real"].split("test"), sets["real"].classes, config.seeds
@@ -56,6 +58,8 @@ def summarise(
     gains: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for arm in arms:
         table[arm.name] = _arm(arm, evaluations[arm.name], classes, seeds, config, trained[arm.name])
+        if arm.name in details["horizontal"]:
+            table[arm.name]["HBB"] = {m: spread([s[m] for s in details["horizontal"][arm.name]]) for m in METRICS}
         if arm.kind != REAL:
             other = baseline[arm.fraction]
             gains[arm.name] = compare(evaluations[other], evaluations[arm.name], drawn[other], drawn[arm.name])
@@ -82,8 +86,8 @@ def summarise(
             "seeds": list(seeds),
             "steps": config.detector.steps,
             "match": config.match,
-            "boxes": first.get("boxes", "hbb"),
-            "evaluation": _evaluation_text(first.get("boxes", "hbb")),
+            "boxes": first["boxes"],
+            "evaluation": _evaluation_text(first["boxes"]),
             "max_dets": first["max_dets"],
             "difficult": "trained on as normal objects; in the evaluation neither right nor wrong",
             "test": {k: first[k] for k in ("pictures", "objects", "difficult_ignored", "not_evaluated")}
@@ -141,17 +145,17 @@ def _arm(
         "objects_unusable": trained[0]["objects_unusable"],
         "steps": arm.steps + arm.first_steps,
         "epochs": epochs_of(arm, config),
-        **{metric: spread([s[metric] for s in summaries]) for metric in (*METRICS, *_more_metrics(summaries[0]))},
+        **{metric: spread([s[metric] for s in summaries]) for metric in ALL_METRICS},
         "per_size": {
             size: {
                 **{metric: spread([s["per_size"][size][metric] for s in summaries]) for metric in ("mAP", "AP50")},
                 "test_objects": entry["objects"],
             }
-            for size, entry in summaries[0].get("per_size", {}).items()
+            for size, entry in summaries[0]["per_size"].items()
         },
         "per_class": {
             name: {
-                **{metric: spread([s["per_class"][name][metric] for s in summaries]) for metric in METRICS},
+                **{metric: spread([s["per_class"][name][metric] for s in summaries]) for metric in ALL_METRICS},
                 "test_objects": summaries[0]["per_class"][name]["objects"],
             }
             for name in classes
@@ -171,10 +175,6 @@ def _arm(
 def epochs_of(arm: Arm, config: ExperimentConfig) -> float:
     """How often each picture is seen; of two stages the second's."""
     return round(arm.steps * config.detector.batch / max(1, len(arm.scenes)), 2)
-
-
-def _more_metrics(summary: Mapping[str, Any]) -> list[str]:
-    return [m for m in ("AP50_voc07", "AP50_voc12") if m in summary]
 
 
 def _rivals(arms: Sequence[Arm], evaluations: Mapping[str, Sequence[Evaluation]], drawn: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from ..metrics.average_precision import METRICS, Evaluation, average_precision
 
@@ -68,7 +69,7 @@ def over_classes(draws: np.ndarray) -> np.ndarray:
     return mean
 
 
-def interval(per_seed: Sequence[float], draws: np.ndarray, *, seed: int = 0) -> dict[str, float] | None:
+def interval(per_seed: Sequence[float], draws: np.ndarray, *, seed: int = 0) -> dict[str, float | None] | None:
     """95 % interval of a mean gain.
 
     Args:
@@ -76,8 +77,8 @@ def interval(per_seed: Sequence[float], draws: np.ndarray, *, seed: int = 0) -> 
         draws: (samples, n) the gains on the drawn pictures.
 
     Returns:
-        {"low", "high", "above_zero": share of draws with a gain, "sd_pictures", "sd_seeds": what pictures and seeds bring to the
-        uncertainty of the mean (0 with one seed, which says nothing of it)}; None where no draw could be evaluated.
+        {"low", "high", "above_zero": share of draws with a gain, "by_pictures", "by_seeds": half the interval that either would give
+        alone (None with one seed, which says nothing of it)}; None where no draw could be evaluated.
     """
     of_pictures = draws.mean(axis=1)
     of_pictures = of_pictures[~np.isnan(of_pictures)]
@@ -88,13 +89,13 @@ def interval(per_seed: Sequence[float], draws: np.ndarray, *, seed: int = 0) -> 
     total = np.repeat(of_pictures, NOISE)
     if n > 1:
         total = total + sd_seeds * np.random.default_rng([seed, n]).standard_t(n - 1, size=len(total))
-    low, high = np.percentile(total, [2.5, 97.5])
+    low, high = np.clip(np.percentile(total, [2.5, 97.5]), -100, 100)
     return {
         "low": round(float(low), 3),
         "high": round(float(high), 3),
         "above_zero": round(float(((total > 0) + 0.5 * (total == 0)).mean()), 4),
-        "sd_pictures": round(float(of_pictures.std()), 3),
-        "sd_seeds": round(sd_seeds, 3),
+        "by_pictures": round(float(np.subtract(*np.percentile(of_pictures, [97.5, 2.5]))) / 2, 3),
+        "by_seeds": round(float(scipy.stats.t.ppf(0.975, n - 1)) * sd_seeds, 3) if n > 1 else None,
     }
 
 

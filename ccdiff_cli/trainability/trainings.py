@@ -13,13 +13,15 @@ Notable:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
-import queue
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -73,7 +75,8 @@ def carry_out(
     left: dict[str, Task] = {}
     for task in tasks:  # arms of different fractions may share a training
         known = left.get(task.training.key)
-        left[task.training.key] = task if known is None else Task(known.training, tuple(dict.fromkeys(known.looks + task.looks)))
+        looks = {look.path(out, task.training.key): look for look in (*(known.looks if known else ()), *task.looks)}
+        left[task.training.key] = Task(known.training if known else task.training, tuple(looks.values()))
     left = {key: task for key, task in left.items() if not is_done(task, out)}
     failed: dict[str, CCDiffError] = {}
     for stage in ([t for t in left.values() if t.training.start is None], [t for t in left.values() if t.training.start is not None]):
@@ -140,81 +143,73 @@ def _devices(tasks: Sequence[Task], processes: int | None) -> list[str]:
 def _in_processes(
     tasks: Sequence[Task], classes: ClassList, out: Path, devices: Sequence[str], progress: Progress | None
 ) -> dict[str, CCDiffError]:
-    """Hand the tasks out one at a time; a process that dies takes only its task with it."""
+    """Hand the tasks out one at a time, over a pipe to each process: one that dies takes only its task with it."""
     context = multiprocessing.get_context("spawn")
-    todo, said = context.Queue(), context.Queue()
-    threads = max(1, (os.cpu_count() or 1) // len(devices)) if "OMP_NUM_THREADS" not in os.environ else 0
-    workers: list[Any] = []
-    for k, device in enumerate(devices):
-        workers.append(context.Process(target=_work, args=(k, todo, said, classes, out, device, threads), daemon=True))
-        workers[-1].start()
-    for n in range(len(tasks)):
-        todo.put((n, tasks[n]))
-    for _ in devices:
-        todo.put(None)
-    busy: dict[int, int] = {}
-    ended: set[int] = set()
-    failed: dict[str, CCDiffError] = {}
+    threads = 0 if "OMP_NUM_THREADS" in os.environ else max(1, (os.cpu_count() or 1) // len(devices))
+    workers: dict[Connection, BaseProcess] = {}
+    for device in devices:
+        ours, theirs = context.Pipe()
+        workers[ours] = context.Process(target=_work, args=(theirs, classes, out, device, threads), daemon=True)
+        workers[ours].start()
+        theirs.close()
+    todo, failed = list(reversed(tasks)), {}
+    busy: dict[Connection, Task] = {}
     try:
-        while len(ended) < len(tasks):
-            try:
-                who, what, value = said.get(timeout=1.0)
-            except queue.Empty:
-                alive = [k for k, worker in enumerate(workers) if worker.is_alive()]
-                for k in [k for k in busy if k not in alive]:
-                    n = busy.pop(k)
-                    ended.add(n)
-                    failed[tasks[n].training.key] = CCDiffError(
-                        f"its process ended with code {workers[k].exitcode}",
-                        fix="it was killed, most likely for lack of memory: use fewer --processes; run the same command again to go on",
+        for pipe in list(workers):
+            _hand_out(pipe, todo, busy)
+        while busy:
+            for pipe in cast("list[Connection]", wait(list(busy))):
+                try:
+                    what, value = pipe.recv()
+                except (EOFError, OSError):
+                    workers[pipe].join()
+                    failed[busy.pop(pipe).training.key] = CCDiffError(
+                        f"its process ended with code {workers[pipe].exitcode}",
+                        fix="it was killed, most likely for lack of memory: use fewer --processes; the same command goes on",
                     )
-                if not alive:
-                    for n in set(range(len(tasks))) - ended:
-                        failed[tasks[n].training.key] = CCDiffError("no process was left to run it", fix="run the same command again")
-                    break
-                continue
-            if what == "start":
-                busy[who] = value
-            elif what == "progress" and progress is not None:
-                progress(*value)
-            elif what in ("end", "failed"):
-                busy.pop(who, None)
-                ended.add(value if what == "end" else value[0])
+                    continue
+                if what == "progress":
+                    if progress is not None:
+                        progress(*value)
+                    continue
+                task = busy.pop(pipe)
                 if what == "failed":
-                    n, error, fatal = value
+                    error, fatal = value
                     if fatal:
                         raise error
-                    failed[tasks[n].training.key] = error
+                    failed[task.training.key] = error
+                _hand_out(pipe, todo, busy)
+        for task in todo:  # every process is gone
+            failed[task.training.key] = CCDiffError("no process was left to run it", fix="the same command goes on")
     finally:
-        for worker in workers:
+        for worker in workers.values():
             worker.terminate()
-        for worker in workers:
+        for worker in workers.values():
             worker.join()
     return failed
 
 
-def _work(who: int, todo: Any, said: Any, classes: ClassList, out: Path, device: str, threads: int) -> None:
-    """One process: trainings on one device until none is left."""
+def _hand_out(pipe: Connection, todo: list[Task], busy: dict[Connection, Task]) -> None:
+    if todo:
+        with contextlib.suppress(OSError):  # a process that is gone is noticed when it is listened to
+            pipe.send(todo[-1])
+        busy[pipe] = todo.pop()
+
+
+def _work(pipe: Connection, classes: ClassList, out: Path, device: str, threads: int) -> None:
+    """One process: trainings on one device until it is ended."""
     if threads:
         torch.set_num_threads(threads)
-    with contextlib.suppress(KeyboardInterrupt):  # the parent says it
-        while (item := todo.get()) is not None:
-            n, task = item
-            said.put((who, "start", n))
-            training = task.training
-            placed = Training(
-                training.name,
-                training.key,
-                training.scenes,
-                training.config.model_copy(update={"device": device}),
-                training.seed,
-                training.start,
-            )
+    with contextlib.suppress(KeyboardInterrupt, EOFError):  # the parent says it
+        while True:
+            task: Task = pipe.recv()
+            config = task.training.config.model_copy(update={"device": device})
+            placed = Task(dataclasses.replace(task.training, config=config), task.looks)
             try:
-                _do(Task(placed, task.looks), classes, out, lambda *a: said.put((who, "progress", a)))
-                said.put((who, "end", n))
+                _do(placed, classes, out, lambda *a: pipe.send(("progress", a)))
+                pipe.send(("end", None))
             except CCDiffError as error:
-                said.put((who, "failed", (n, error, isinstance(error.__cause__, OSError))))
+                pipe.send(("failed", (error, isinstance(error.__cause__, OSError))))
             except Exception as error:
                 fix = "run the same command with --processes 1 to see where"
-                said.put((who, "failed", (n, CCDiffError(f"{type(error).__name__}: {error}", fix=fix), False)))
+                pipe.send(("failed", (CCDiffError(f"{type(error).__name__}: {error}", fix=fix), False)))

@@ -42,7 +42,7 @@ def arm(kind="real", ratio=None, fraction=100.0, pictures=10):
 
 
 def gain():
-    return {**spread(-1.0, 3.0), "interval": {"low": -2.0, "high": 4.0, "above_zero": 0.7, "sd_pictures": 0.5, "sd_seeds": 1.5}}
+    return {**spread(-1.0, 3.0), "interval": {"low": -2.0, "high": 4.0, "above_zero": 0.7, "by_pictures": 0.5, "by_seeds": 1.5}}
 
 
 def results():
@@ -69,6 +69,7 @@ def results():
             "seeds": [0, 1],
             "steps": 20,
             "match": "steps",
+            "boxes": "hbb",
             "evaluation": "AP",
             "difficult": "ignored",
             "test": {"pictures": 2, "sources": 2, "objects": 5, "difficult_ignored": 0, "not_evaluated": [NASTY.names[1]]},
@@ -92,6 +93,9 @@ def many_arms():
             made["arms"][f"{fraction} {kind}"] = arm(kind, None, fraction)
     made["headline"] = {"arm": "100.0 synthetic 1.0", "baseline": "100.0 real"}
     made["rivals"] = [{"arm": "100.0 synthetic 1.0", "over": "100.0 copy-paste 1.0", "gain": {m: gain() for m in ("mAP", "AP50")}}]
+    made["protocol"]["boxes"] = "obb"
+    for entry in made["arms"].values():
+        entry |= {"AP50_voc07": spread(1.0), "AP50_voc12": spread(2.0), "HBB": {m: spread(3.0) for m in ("mAP", "AP50", "AP75")}}
     rows = {m: {"mAP": 50.0, "AP50": 75.0, "AP75": 54.0} for m in ("real only", "CC-Diff++")}
     made["published"] = {"data_set": "DIOR-RSVG", "rows": rows}
     return made
@@ -141,11 +145,18 @@ def test_every_reference_leads_into_the_page(page):
 
 def test_many_arms_have_curves_rivals_and_the_published_rows_of_their_set(parts):
     page = trainability_page(many_arms(), NASTY, *parts)
-    for text in ("<h2>Dose</h2>", "<h2>Fewer real pictures</h2>", "Published on DIOR-RSVG", "100.0 synthetic 1.0 over 100.0 copy-paste 1.0"):
+    for text in (
+        "<h2>Dose</h2>",
+        "<h2>Fewer real pictures</h2>",
+        "Published on DIOR-RSVG",
+        "OBB, AP50 (VOC07)",
+        "100.0 synthetic 1.0 over 100.0 copy-paste 1.0",
+    ):
         assert text in page
     assert page.count("<tr") > 2 * (1 + 9 + 2)
     few = trainability_page(results(), NASTY, *parts)
-    assert not any(text in few for text in ("<h2>Dose</h2>", "<h2>Fewer real pictures</h2>", "Published on", "Against the other ways"))
+    absent = ("<h2>Dose</h2>", "<h2>Fewer real pictures</h2>", "Published on", "Against the other ways", "VOC07")
+    assert not any(text in few for text in absent)
 
 
 DRAWINGS = {
@@ -177,7 +188,7 @@ def test_one_seed_has_no_spread(parts):
         entry["trainings"] = entry["trainings"][:1]
         for metric in ("mAP", "AP50", "AP75"):
             entry[metric] = {**spread(40.0), "sd": None}
-    one["gain"]["mAP"]["per_seed"] = [1.0]
+    one["gain"]["mAP"] |= {"per_seed": [1.0], "interval": {**gain()["interval"], "by_seeds": None}}
     one["protocol"]["seeds"] = [0]
     page = trainability_page(one, NASTY, *parts)
     assert "over 1 seed." in page and "what the seed brings is not known from one" in page

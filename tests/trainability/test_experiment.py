@@ -1,0 +1,459 @@
+"""The experiment end to end on tiny sets: resuming, caching, arms, processes, what is refused, what fails, what is written."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+
+import numpy as np
+import pytest
+
+from ccdiff_cli.dataset import read_set, write_set
+from ccdiff_cli.detectors import fit
+from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.metrics.average_precision import METRICS
+from ccdiff_cli.references import write_bank
+from ccdiff_cli.scene import ClassList, Instance, Scene
+from ccdiff_cli.trainability import BOTH, REAL, ExperimentConfig, eval_trainability, layout_adherence, swap_labels
+from ccdiff_cli.trainability.arms import Training
+from ccdiff_cli.trainability.published import METHODS, PUBLISHED, published_rows
+from ccdiff_cli.trainability.trainings import Task
+
+from ..detectors.small import CLASSES, TINY, make_set
+from .fake import FakeFits
+from .test_copy_paste import crop
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    real = make_set(root / "real", {"train": 6, "test": 5})
+    layout = {"layout": {"source": "augmented", "picture": "a-train-001.png"}, "references": {"instances": ["k1"]}}
+    details = {"generator": {"key": "g", "trained_on": real.key()}}
+    make_set(root / "synthetic", {"train": 6}, kind="synthetic", tag="s", seed=1, provenance=layout, details=details)
+    make_set(root / "floor", {"train": 4}, kind="floor", tag="f", seed=2, provenance=layout)
+    return root
+
+
+@pytest.fixture(scope="module")
+def compared(sets, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    stages = []
+    results = eval_trainability(
+        sets / "real", sets / "synthetic", out, TINY, seeds=(0, 1), floor=sets / "floor", progress=lambda s, d, t: stages.append((s, d, t))
+    )
+    return out, results, stages
+
+
+def test_results_hold_both_arms_all_seeds_and_classes(compared):
+    out, results, stages = compared
+    assert json.loads((out / "results.json").read_text()) == results
+    assert results["arms"][REAL]["pictures"] == 6 and results["arms"][BOTH]["pictures"] == 12
+    assert {t["losses"]["rows"][-1][0] for arm in results["arms"].values() for t in arm["trainings"]} == {TINY.steps}
+    for metric in METRICS:
+        gain = results["gain"][metric]
+        before, after = (results["arms"][arm][metric]["per_seed"] for arm in (REAL, BOTH))
+        assert gain["per_seed"] == pytest.approx([a - b for a, b in zip(after, before, strict=True)], abs=2e-3)
+        assert gain["mean"] == pytest.approx(np.mean(gain["per_seed"]), abs=2e-3) and gain["sd"] == pytest.approx(
+            np.std(gain["per_seed"], ddof=1), abs=2e-3
+        )
+    assert list(results["per_class_gain"]) == ["ship", "plane"]
+    assert any("2 seeds: too few" in w for w in results["warnings"]) and any("test split is small" in w for w in results["warnings"])
+    assert any("backbone weights: none" in w for w in results["warnings"])
+    assert results["leak_check"]["unknown"] == [] and "this very set" in " ".join(results["leak_check"]["checks"])
+    assert results["headline"] == {"arm": BOTH, "baseline": REAL} and results["arms"][BOTH]["gain"] == results["gain"]
+    assert (
+        sum(results["objects"]["per_class"]["ship"][k] for k in ("both", "learned", "lost", "neither"))
+        == (results["objects"]["per_class"]["ship"]["objects"])
+    )
+    assert results["arms"][REAL]["per_size"]["COCO small"]["test_objects"] > 0 and results["published"] is None
+    assert len(results["adherence"]["scores"]) == 4
+    assert [s for s, d, t in stages if d == t][-1] == "compare" and ("train real, seed 1", 4, 4) in stages
+
+
+def test_report_stands_alone(compared):
+    out, results, _ = compared
+    page = (out / "report.html").read_text()
+    assert results["verdict"] in html.unescape(page)
+    assert not re.search(r"(?:src|href)=\"(?!#|data:)", page) and "<script" not in page and "url(" not in re.sub(r"url\(#", "", page)
+    changes = re.findall(r'<image id="(?:learned|lost)', page)
+    assert page.count("data:image/jpeg") == 5 + 6 + len(changes)  # every test picture and every synthetic one, each once
+    assert page.count("<svg") >= 4 + 3 * 5 + 6
+
+
+def test_again_trains_and_predicts_nothing_and_gives_the_same_bytes(compared, sets, monkeypatch):
+    out, results, _ = compared
+    page = (out / "report.html").read_bytes()
+    monkeypatch.setattr("ccdiff_cli.detectors.training._step", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr("ccdiff_cli.detectors.training.TrainedDetector.predict", lambda *a: pytest.fail("looked again"))
+    assert eval_trainability(sets / "real", sets / "synthetic", out, TINY, seeds=(0, 1), floor=sets / "floor") == results
+    assert (out / "report.html").read_bytes() == page
+
+
+def test_a_stopped_experiment_goes_on_and_gives_the_same_figures(compared, sets, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill(stage: str, done: int, total: int) -> None:
+        if stage.startswith("train real + synthetic, seed 0") and done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        eval_trainability(sets / "real", sets / "synthetic", tmp_path, TINY, seeds=(0, 1), progress=kill)
+    assert not (tmp_path / "results.json").exists() and not (tmp_path / "report.html").exists()
+    stages = []
+    results = eval_trainability(
+        sets / "real", sets / "synthetic", tmp_path, TINY, seeds=(0, 1), progress=lambda stage, *_: stages.append(stage)
+    )
+    assert "train real, seed 0" not in stages  # that one was finished
+    assert results["gain"] == compared[1]["gain"] and results["per_class_gain"] == compared[1]["per_class_gain"]
+
+
+def test_dry_run_writes_nothing_and_knows_what_is_finished(compared, sets, tmp_path):
+    plan = eval_trainability(sets / "real", sets / "synthetic", tmp_path / "new", TINY, seeds=(0, 1, 2), dry_run=True)
+    assert not (tmp_path / "new").exists()
+    assert plan["trainings"] == 6 and plan["trainings already finished"] == 0 and plan["estimated minutes"] >= 0
+    row = plan["arms"][BOTH]
+    assert (row["pictures"], row["epochs"], row["steps"], row["trainings"], row["finished"]) == (12, round(8 / 12, 2), TINY.steps, 3, 0)
+    plan = eval_trainability(sets / "real", sets / "synthetic", compared[0], TINY, seeds=(0, 1, 2), dry_run=True)
+    assert plan["trainings already finished"] == 4
+    json.dumps(plan)
+
+
+def refused(message: str, real, synthetic, out, **kwargs) -> None:
+    with pytest.raises(CCDiffError, match=message):
+        eval_trainability(real, synthetic, out, TINY, **{"seeds": (0,), **kwargs})
+    assert not out.exists()
+
+
+def test_classes_that_differ(sets, tmp_path):
+    make_set(tmp_path / "one", {"train": 3}, classes=ClassList(("ship",)), kind="synthetic")
+    refused("the synthetic set lacks plane", sets / "real", tmp_path / "one", tmp_path / "out")
+    make_set(tmp_path / "three", {"train": 3}, classes=ClassList(("ship", "plane", "tank")), kind="synthetic")
+    refused("has tank besides", sets / "real", tmp_path / "three", tmp_path / "out")
+    refused("the floor set has tank", sets / "real", sets / "synthetic", tmp_path / "out", floor=tmp_path / "three")
+
+
+def test_a_class_that_only_one_set_holds_objects_of(sets, tmp_path):
+    """The class lists agree, but no synthetic picture shows a plane: said, not refused."""
+    make_set(tmp_path / "ships", {"train": 4}, kind="synthetic", only=("ship",), tag="s")
+    results = eval_trainability(sets / "real", tmp_path / "ships", tmp_path / "out", TINY, seeds=(0,))
+    assert any("hold no plane" in w for w in results["warnings"])
+    assert any("does not say which pictures its generator was trained on" in w for w in results["warnings"])
+    assert results["gain"]["AP50"]["sd"] is None and "1 seed" in results["verdict"]
+
+
+def test_a_class_without_test_objects_is_not_evaluated(sets, tmp_path):
+    make_set(tmp_path / "real", {"train": 4, "test": 4}, only=("ship",))
+    results = eval_trainability(tmp_path / "real", sets / "synthetic", tmp_path / "out", TINY, seeds=(0,))
+    assert results["per_class_gain"]["plane"]["AP50"]["mean"] is None
+    assert results["protocol"]["test"]["not_evaluated"] == ["plane"]
+    assert "<td>\N{EN DASH}</td>" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_missing_splits_and_empty_sets(sets, tmp_path):
+    make_set(tmp_path / "no_test", {"train": 3})
+    refused("no test split", tmp_path / "no_test", sets / "synthetic", tmp_path / "out")
+    make_set(tmp_path / "no_train", {"test": 3})
+    refused("no train split", tmp_path / "no_train", sets / "synthetic", tmp_path / "out")
+    refused("holds no training pictures", sets / "real", tmp_path / "no_train", tmp_path / "out")
+    make_set(tmp_path / "bare", {"train": 3}, kind="synthetic", labelled=False)
+    refused("no labelled object", sets / "real", tmp_path / "bare", tmp_path / "out")
+    with pytest.raises(CCDiffError, match="holds no pictures"):
+        make_set(tmp_path / "none", {}, kind="synthetic")
+    refused("holds no pictures", sets / "real", tmp_path / "none", tmp_path / "out")
+    with pytest.raises(CCDiffError, match="no such folder"):
+        eval_trainability(sets / "real", tmp_path / "nowhere", tmp_path / "out", TINY)
+    refused("expected different whole numbers", sets / "real", sets / "synthetic", tmp_path / "out", seeds=(1, 1))
+
+
+def scene(name: str, *boxes: tuple[float, ...], size: int = 64) -> Scene:
+    return Scene(name, size, size, tuple(Instance.from_hbb("ship", b) for b in boxes))
+
+
+def test_swapped_labels_are_a_permutation_without_fixed_points():
+    scenes = [scene(str(k), (0, 0, 10 + k // 2, 9)) for k in range(9)]  # layouts come in equal pairs
+    swapped = swap_labels(scenes)
+    assert swapped == swap_labels(scenes)
+    assert sorted(s.instances[0].hbb for s in swapped) == sorted(s.instances[0].hbb for s in scenes)
+    assert all(a.instances != b.instances and a.file_name == b.file_name for a, b in zip(scenes, swapped, strict=True))
+
+
+def test_swapped_labels_are_stretched_and_impossible_swaps_are_none():
+    small, large = scene("a", (0, 0, 10, 10)), scene("b", (0, 0, 64, 64), size=128)
+    assert [s.instances[0].hbb for s in swap_labels([small, large])] == [(0, 0, 32, 32), (0, 0, 20, 20)]
+    assert swap_labels([small, small, large]) is None and swap_labels([]) is None
+
+
+def test_layout_adherence_tells_right_labels_from_swapped_ones(sets, tmp_path):
+    """A stand-in that finds exactly what the labels say scores 100, and next to nothing on swapped labels."""
+    from ccdiff_cli.detectors import Detections
+
+    class Perfect:
+        classes, info = CLASSES, {}
+
+        def predict(self, scenes, progress=None):
+            found = []
+            for s in scenes:
+                boxes = np.array([i.hbb for i in s.instances], dtype=np.float32).reshape(-1, 4)
+                labels = np.array([CLASSES.index(c) for c in s.categories()], dtype=np.int64)
+                found.append(Detections(boxes, np.ones(len(boxes), np.float32), labels))
+            return found
+
+    scenes = make_set(tmp_path, {"train": 20}).split("train")
+    adherence = layout_adherence(Perfect(), scenes, CLASSES)
+    assert adherence["synthetic"]["AP50"] == 100 and adherence["shuffled labels"]["AP50"] < 30
+    real = read_set(sets / "real")
+    trained = layout_adherence(fit(real.split("train"), CLASSES, TINY, tmp_path / "t", 0), real.split("train"), CLASSES)
+    assert set(trained) == {"synthetic", "shuffled labels"}
+
+
+def test_a_full_disk_is_one_clear_message(sets, tmp_path, monkeypatch):
+    import errno
+
+    def full(*a, **k):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(CCDiffError, match=r"No space left on device(.|\n)*free some space"):
+        eval_trainability(sets / "real", sets / "synthetic", tmp_path / "out", TINY, seeds=(0,))
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+ARMS = {"synthetic": [0.5, 1], "copy-paste": [1], "pretrain": [1], "synthetic-only": [1]}
+
+
+@pytest.fixture(scope="module")
+def banked(sets):
+    """The real set with a reference bank of one crop for each class and source."""
+    real, entries = read_set(sets / "real"), []
+    for source in sorted({s.source for s in real.split("train")}):
+        for name in CLASSES:
+            file = f"{name}/{source}.png"
+            (real.root / "references" / name).mkdir(parents=True, exist_ok=True)
+            crop(16, 10, masked=True).save(real.root / "references" / file)
+            record = {"class": name, "width": 16, "height": 10, "difficult": False, "source": source, "sha256": f"{source}{name}"}
+            entries.append({"file": file, **record})
+    write_bank(real.root, entries, real.scenes)
+    return sets
+
+
+def fakes(monkeypatch, **kwargs) -> FakeFits:
+    return FakeFits(**kwargs).install(monkeypatch)
+
+
+def experiment(**values) -> ExperimentConfig:
+    return ExperimentConfig(detector=TINY, samples=50, **{"seeds": (0, 1), **values})
+
+
+def test_all_arms_at_two_fractions_and_nothing_is_trained_twice(banked, tmp_path, monkeypatch):
+    fake = fakes(monkeypatch)
+    theirs = make_set(tmp_path / "theirs", {"train": 6}, kind="synthetic", tag="t", seed=5)
+    given = {"others": {"theirs": theirs.root}, "floor": banked / "floor"}
+    config, out = experiment(arms=ARMS, fractions=[50, 100]), tmp_path / "out"
+    results = eval_trainability(banked / "real", banked / "synthetic", out, config, **given)
+    arms = results["arms"]
+    assert len(arms) == 2 * (1 + 2 + 1 + 1 + 1 + 2) and "real + 0.5x theirs" in arms  # theirs: at the synthetic arm's ratios
+    assert results["headline"] == {"arm": "real + 1x synthetic", "baseline": "real"}
+    assert {r["over"] for r in results["rivals"] if r["arm"] == "real + 1x synthetic"} == {
+        "real + 1x copy-paste", "1x synthetic, then real", "1x synthetic only (100 %)", "real + 1x theirs"
+    }  # fmt: skip
+    assert len({t["key"] for a in arms.values() for t in a["trainings"]}) == 2 * len(arms)
+    assert len(fake.log) == 2 * (len(arms) + 2)  # and a first stage of the pretraining at either fraction
+    assert {entry["steps"] for entry in arms.values()} == {TINY.steps}
+    assert any("whether the generator of the synthetic set saw the rest" in w for w in results["warnings"])
+    assert any("gains are looked at" in w for w in results["warnings"])
+    page = (out / "report.html").read_text()
+    assert "<h2>Dose</h2>" in page and "<h2>Fewer real pictures</h2>" in page and "Against the other ways" in page
+    done = len(fake.log)
+    assert eval_trainability(banked / "real", banked / "synthetic", out, config, **given) == results
+    assert len(fake.log) == done
+    more = experiment(arms={**ARMS, "synthetic": [0.5, 1, 0.75]}, fractions=[50, 100], seeds=(0, 1, 2))
+    eval_trainability(banked / "real", banked / "synthetic", out, more)
+    new = fake.log[done:]
+    assert sum(seed < 2 for _, _, seed, _ in new) == 2 * 2  # for the old seeds the new ratio alone, at either fraction
+
+
+def test_a_training_that_two_fractions_share_is_trained_once(sets, tmp_path, monkeypatch):
+    fake = fakes(monkeypatch)
+    config = experiment(arms={"synthetic-only": ["all"]}, fractions=[50, 100], seeds=(0,))
+    eval_trainability(sets / "real", sets / "synthetic", tmp_path, config)
+    assert sorted(n for n, *_ in fake.log) == [4, 6, 6]  # two real arms, one synthetic
+
+
+def test_a_part_of_the_real_set_and_a_generator_that_saw_the_rest(sets, tmp_path, monkeypatch):
+    fakes(monkeypatch)
+    details = {"generator": {"key": "g", "sources": ["a-train-0", "a-train-1", "a-train-2"]}}
+    make_set(tmp_path / "s", {"train": 6}, kind="synthetic", tag="s", seed=1, details=details)
+    results = eval_trainability(sets / "real", tmp_path / "s", tmp_path / "out", experiment(fractions=[34, 100]))
+    assert any(
+        "34 % of real: the generator of the synthetic set was trained on 2 of the 2 source pictures" in w for w in results["warnings"]
+    )
+    assert results["sets"]["synthetic"]["generator"]["training_sources"] == 3
+
+
+def test_a_diverging_training_leaves_the_others_finished_and_the_report_made(banked, tmp_path, monkeypatch):
+    def fail(scenes, seed):
+        return seed == 1 and any(s.provenance.get("crops") is not None for s in scenes)
+
+    fake = fakes(monkeypatch, fail=fail)
+    config = experiment(arms={"synthetic": [1], "copy-paste": [1]})
+    with pytest.raises(CCDiffError, match=r"1 of 6 trainings failed \(first: real \+ 1x copy-paste, seed 1: the detector's loss") as caught:
+        eval_trainability(banked / "real", banked / "synthetic", tmp_path, config)
+    assert "lower detector.lr" in str(caught.value) and "kept" in str(caught.value)
+    assert len(fake.log) == 5
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["arms"]) == ["real", "real + 1x synthetic"] and results["failed"][0]["training"] == "real + 1x copy-paste, seed 1"
+    assert "failed and left out" in (tmp_path / "report.html").read_text()
+    fake.fail = lambda scenes, seed: False
+    eval_trainability(banked / "real", banked / "synthetic", tmp_path, config)
+    assert len(fake.log) == 6  # the failed one alone
+
+
+def test_without_the_real_arm_there_is_no_report_but_what_is_finished_is_kept(sets, tmp_path, monkeypatch):
+    fake = fakes(monkeypatch, fail=lambda scenes, seed: len(scenes) == 6)
+    with pytest.raises(CCDiffError, match=r"2 of 4 trainings failed \(first: real, seed 0(.|\n)*no gain to report"):
+        eval_trainability(sets / "real", sets / "synthetic", tmp_path, experiment())
+    assert len(fake.log) == 2 and not (tmp_path / "results.json").exists()
+
+
+def test_a_first_stage_that_fails_takes_the_second_with_it(sets, tmp_path, monkeypatch):
+    fake = fakes(monkeypatch, fail=lambda scenes, seed: {s.file_name[0] for s in scenes} == {"s"})
+    with pytest.raises(CCDiffError, match=r"first stage"):
+        eval_trainability(sets / "real", sets / "synthetic", tmp_path, experiment(arms={"synthetic": [1], "pretrain": [1]}))
+    assert len(fake.log) == 4 and all(start is None for *_, start in fake.log)
+
+
+def test_oriented_detectors_are_evaluated_by_oriented_boxes_and_by_horizontal_ones(sets, tmp_path, monkeypatch):
+    fakes(monkeypatch, oriented=True)
+    monkeypatch.setattr(type(TINY), "oriented", property(lambda self: True))
+    results = eval_trainability(sets / "real", sets / "synthetic", tmp_path, experiment())
+    arm = results["arms"][BOTH]
+    assert results["protocol"]["boxes"] == "obb" and arm["AP50_voc12"]["mean"] > 0 and arm["HBB"]["AP50"]["mean"] > 0
+    assert "OBB, AP50 (VOC07)" in (tmp_path / "report.html").read_text()
+
+
+def test_leaks_stop_the_run_unless_allowed_and_stand_in_the_report(sets, tmp_path, monkeypatch):
+    fakes(monkeypatch)
+    make_set(tmp_path / "s", {"train": 2}, kind="synthetic", tag="s", provenance={"layout": {"picture": "a-test-000.png"}})
+    refused("the test split leaked", sets / "real", tmp_path / "s", tmp_path / "out")
+    results = eval_trainability(sets / "real", tmp_path / "s", tmp_path / "out", TINY, seeds=(0,), allow_leaks=True)
+    assert results["leak_check"]["leaks"][0]["count"] == 2 and results["warnings"][0].startswith("LEAK, allowed")
+    assert "a-test" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_arms_and_ratios_that_cannot_be(sets, tmp_path):
+    for config, others, message in (
+        (experiment(arms={"synthetic": [2]}), {}, "ratio 2 asks for 12 pictures beside 6 real ones, but the set has 6"),
+        (experiment(arms={"migc": [1]}), {}, "arms.migc: no such arm and no such set"),
+        (experiment(), {"synthetic": sets / "floor"}, "cannot name an other set"),
+        (experiment(arms={}), {}, "no arm besides real"),
+        (experiment(arms={"copy-paste": [1]}), {}, None),
+    ):
+        if message:
+            with pytest.raises(CCDiffError, match=message):
+                eval_trainability(sets / "real", sets / "synthetic", tmp_path, config, others=others)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unlabelled_test_pictures_and_classes_missing_in_a_part_are_said(sets, tmp_path, monkeypatch):
+    fakes(monkeypatch)
+    real = make_set(tmp_path / "real", {"train": 6, "test": 5})
+    scenes = [s.replace(instances=()) if s.file_name == "a-test-001.png" else s for s in real.scenes]
+    scenes = [
+        s.replace(instances=tuple(i for i in s.instances if i.category == "ship")) if s.split == "train" and s.source != "a-train-0" else s
+        for s in scenes
+    ]
+    write_set(real.root, scenes, CLASSES, kind="prepared", details={}, picture_hashes=real.manifest["pictures"])
+    results = eval_trainability(real.root, sets / "synthetic", tmp_path / "out", experiment(fractions=[33, 100], draw=1))
+    assert any("1 of 5 test pictures have no labels" in w for w in results["warnings"])
+    assert any("the real training pictures (33 % of real) hold no plane" in w for w in results["warnings"])
+
+
+def test_dry_run_of_every_arm_counts_shared_trainings_once_and_makes_no_copy_paste(sets, tmp_path):
+    config = experiment(arms={**ARMS, "synthetic-only": ["all"]}, fractions=[50, 100])
+    plan = eval_trainability(sets / "real", sets / "synthetic", tmp_path / "new", config, dry_run=True)
+    assert not (tmp_path / "new").exists()
+    assert plan["trainings"] == 2 * (2 * (1 + 2 + 1 + 2) + 1)
+    assert sum(row["trainings"] for row in plan["arms"].values()) == 2 * 2 * (1 + 2 + 1 + 2 + 1)
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_figures_as_one_and_resume_the_same_folder(sets, tmp_path, monkeypatch):
+    """With the threads of each process fixed, to the bit; two stages are run one after the other."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = experiment(arms={"synthetic": [1], "pretrain": [1]}, seeds=(0, 1))
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        stages = []
+        two = eval_trainability(
+            sets / "real", sets / "synthetic", tmp_path / "two", config, processes=2, progress=lambda *a: stages.append(a)
+        )
+        one = eval_trainability(sets / "real", sets / "synthetic", tmp_path / "one", config, processes=1)
+    finally:
+        torch.set_num_threads(threads)
+    assert two["gain"] == one["gain"] and two["per_class_gain"] == one["per_class_gain"] and two["rivals"] == one["rivals"]
+    assert ("train real, seed 1", TINY.steps, TINY.steps) in stages
+    for path in sorted((tmp_path / "one" / "trainings").glob("*/model.safetensors")):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
+def test_a_process_that_is_killed_takes_only_its_training_with_it(sets, tmp_path, monkeypatch):
+    from ccdiff_cli.trainability import trainings
+
+    monkeypatch.setattr(trainings, "_work", dying_worker)
+    done = [Task(Training(name, name, (), TINY, 0), ()) for name in ("a", "killed", "b", "c")]
+    failed = trainings.carry_out(done, CLASSES, tmp_path, processes=2)
+    assert set(failed) == {"killed"} and "ended with code -9" in failed["killed"].what and "--processes" in str(failed["killed"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def dying_worker(pipe, classes, out, device, threads):
+    """Writes a file a task, and is killed by the one of that name."""
+    import os
+    import signal
+
+    while True:
+        key = pipe.recv().training.key
+        if key == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        (out / key).write_text("")
+        pipe.send(("end", None))
+
+
+def test_published_rows_stand_beside_the_same_data_set_alone(sets):
+    from ccdiff_cli.dataset import PictureSet
+    from ccdiff_cli.formats.classes import DIOR, DOTA10, HRSC, VHR10
+
+    def of(format, classes):
+        return published_rows(PictureSet(sets, classes, (), {"source": {"format": format}}))
+
+    assert of("rsvg", DIOR)["rows"]["CC-Diff++"] == {"mAP": 52.62, "AP50": 77.51, "AP75": 58.09}
+    assert (of("dota", DOTA10)["data_set"], of("hrsc", HRSC)["data_set"]) == ("DOTA v1.0", "HRSC2016")
+    assert not any((of("dior", DIOR), of("dota", VHR10), of("coco", DOTA10), published_rows(read_set(sets / "real"))))
+    assert all(len(rows) == len(METHODS) for rows in PUBLISHED.values())
+    best = {name: max(rows)[0] for name, rows in PUBLISHED.items()}
+    assert best == {"DIOR-RSVG": 52.62, "DOTA v1.0": 37.57, "HRSC2016": 46.69}
+
+
+def test_the_command_line_compares_arms_and_prints_the_verdict(banked, tmp_path, monkeypatch, capsys):
+    from ccdiff_cli.cli import main
+
+    fakes(monkeypatch)
+    (tmp_path / "mine.yaml").write_text("arms: {synthetic: [1]}\nseeds: [0]\nsamples: 50\n")
+    common = ["eval-trainability", "--real", str(banked / "real"), "--synthetic", str(banked / "synthetic"), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as end:
+        main([*common, "--recipe", str(tmp_path / "mine.yaml"), "--arm", "synthetic=0.5,1", "--arm", "copy-paste=1", "--seeds", "0,1",
+              "--other", f"theirs={banked / 'floor'}", "--fractions", "50", "--set", "steps=60"])  # fmt: skip
+    assert end.value.code in (0, None)
+    said = capsys.readouterr().out
+    assert "50 % of real + 1x copy-paste" in said and "50 % of real + 0.5x theirs" in said
+    assert "2 seeds: neither" in said and said.rstrip().splitlines()[-1].startswith("report: ")
+    for wrong, message in (("--other", "expected a new NAME=PATH"), ("--arm", "arms.nonsense: no such arm"), ("--match", "match: ")):
+        with pytest.raises(SystemExit) as end:
+            main([*common, wrong, "nonsense"])
+        assert end.value.code == 2 and message in capsys.readouterr().err
