@@ -84,8 +84,8 @@ def test_a_folder_with_one_weights_file(small_clip):
     assert find_clip(f"ViT-tiny-test@{root}", "cpu").key == find_clip(f"ViT-tiny-test@{root / 'weights.pt'}", "cpu").key
 
 
-def test_models_and_weights_that_cannot_be_used(small_clip, tmp_path):
-    root, _ = small_clip
+@pytest.mark.usefixtures("small_clip")
+def test_models_and_weights_that_cannot_be_used(tmp_path):
     with pytest.raises(CCDiffError, match="does not know the model 'nonsense'"):
         find_clip("nonsense@file", "cpu")
     with pytest.raises(CCDiffError, match="names no weights"):
