@@ -426,8 +426,8 @@ def evaluate(
     ] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="Replace a detector setting: steps=800.")] = None,
     yoloscore: Annotated[bool, typer.Option("--yoloscore/--no-yoloscore", help="Train the detector and look for the layouts.")] = True,
-    trainings: Annotated[
-        Path | None, typer.Option(help="Folder of trainings to share: OUT/trainings of eval-trainability, for example.")
+    share: Annotated[
+        Path | None, typer.Option(help="Output folder of eval-trainability on the same set: its detector is not trained again.")
     ] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Bootstrap samples behind the intervals; 0: none.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32,
@@ -446,7 +446,7 @@ def evaluate(
     with progress_bars(quiet=as_json) as progress:
         made = run(
             real, synthetic, out, floor=floor, reference=reference, extractors=extractor or ["efficientnet-lite0"], clip=clip,
-            crops=crops, detector=config, yoloscore=yoloscore, trainings=trainings, bootstrap=bootstrap, batch=batch_size,
+            crops=crops, detector=config, yoloscore=yoloscore, share=share, bootstrap=bootstrap, batch=batch_size,
             device=device, seed=seed, dry_run=dry_run, progress=progress,
         )  # fmt: skip
     if dry_run:

@@ -22,9 +22,9 @@ import numpy as np
 
 from .dataset import PictureSet, read_set, versions
 from .detectors import DetectorConfig, Progress, fit, seconds_per_step, training_key
-from .detectors.store import read_detections, write_detections
+from .detectors.store import write_detections
 from .errors import CCDiffError
-from .files import content_key, write_json, write_text
+from .files import write_json, write_text
 from .metrics.average_precision import evaluate as average_precision
 from .metrics.clip_score import Clip, Crops, clip_rows, find_clip
 from .metrics.colours import colour_rows, colour_summary
@@ -34,8 +34,9 @@ from .metrics.published import published_quality
 from .scene import ClassList, Scene
 from .trainability import _check_classes, _read_added
 from .trainability.adherence import swap_labels
-from .trainability.config import load_detector_config
+from .trainability.config import SYNTHETIC, load_detector_config
 from .trainability.published import published_rows
+from .trainability.trainings import TRAININGS, Look, found_in
 
 REAL = "real pictures"
 FEW = 2000
@@ -58,7 +59,7 @@ def evaluate(
     crops: Crops = "hbb",
     detector: DetectorConfig | None = None,
     yoloscore: bool = True,
-    trainings: str | Path | None = None,
+    share: str | Path | None = None,
     bootstrap: int = 100,
     batch: int = 32,
     device: str = "auto",
@@ -79,7 +80,7 @@ def evaluate(
         clip: CLIP model and weights, see :func:`.metrics.clip_score.find_clip`; None: no CLIP scores.
         detector: settings of the detector behind YOLOScore; None: the small one for a CPU.
         yoloscore: whether to train (or load) it at all.
-        trainings: folder of trainings, to share those of ``eval-trainability``; None: ``out/trainings``.
+        share: output folder of ``eval-trainability``, whose trainings and finds are used and added to; None: ``out``.
         bootstrap: samples behind the intervals; 0 for none.
         dry_run: make and write nothing; return the plan and its cost.
 
@@ -97,9 +98,9 @@ def evaluate(
     judges = {e.name: e for e in (find_extractor(text, device) for text in extractors)}
     speaker = find_clip(clip, device) if clip else None
     config = (detector if detector is not None else load_detector_config()) if yoloscore else None
-    trainings = Path(trainings) if trainings is not None else out / "trainings"
+    share = Path(share) if share is not None else out
     if dry_run:
-        return _plan(sets, train, test, made, judges, speaker, config, trainings, bootstrap, seed)
+        return _plan(sets, train, test, made, judges, speaker, config, share, bootstrap, seed)
 
     classes = sets[REAL].classes
     floors = {name for name in made if floor is not None and name == list(made)[-1]}
@@ -120,7 +121,7 @@ def evaluate(
     }
     for name, found in colours.items():
         rows[name]["colours"] = colour_summary(found, colours[REAL])
-    info = _judge_layouts(sets, train, test, made, classes, config, rows, out, trainings, seed, progress) if config is not None else None
+    info = _judge_layouts(sets, train, test, made, floors, classes, config, rows, share, seed, progress) if config is not None else None
 
     results = {
         "warnings": _warnings(sets, test, made, rows, judged, info, floors),
@@ -301,11 +302,11 @@ def _judge_layouts(
     train: Sequence[Scene],
     test: Sequence[Scene],
     made: Mapping[str, Sequence[Scene]],
+    floors: set[str],
     classes: ClassList,
     config: DetectorConfig,
     rows: dict[str, dict[str, Any]],
-    out: Path,
-    trainings: Path,
+    share: Path,
     seed: int,
     progress: Progress | None,
 ) -> dict[str, Any]:
@@ -314,13 +315,13 @@ def _judge_layouts(
     def staged(stage: str) -> Progress | None:
         return (lambda _, done, total: progress(stage, done, total)) if progress else None
 
-    detector = fit(train, classes, config, trainings, seed, staged("train the detector on real pictures"))
+    detector = fit(train, classes, config, share / TRAININGS, seed, staged("train the detector on real pictures"))
     for name, scenes in {REAL: test, **made}.items():
-        file = out / "predictions" / f"{content_key([detector.info['key'], sets[name].key(), [s.file_name for s in scenes]])}.safetensors"
-        found = read_detections(file, len(scenes))
+        look = Look(scenes[0].split if name == REAL else "floor" if name in floors else SYNTHETIC, sets[name].key(), tuple(scenes))
+        found = found_in(look, share, detector.info["key"])
         if found is None:
             found = detector.predict(scenes, staged(f"look for the layouts, {name}"))
-            write_detections(file, found)
+            write_detections(look.path(share, detector.info["key"]), found)
         kinds = ["hbb", *(["obb"] if any(d.corners is not None for d in found) else [])]
         swapped = swap_labels(scenes, seed) if name != REAL else None
         for kind in kinds:
@@ -396,7 +397,7 @@ def _plan(
     judges: Mapping[str, Extractor],
     clip: Clip | None,
     config: DetectorConfig | None,
-    trainings: Path,
+    share: Path,
     bootstrap: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -421,7 +422,7 @@ def _plan(
         total += each * looked_at * crops / len(some)
         plan["clip pictures per second"] = round(1 / each, 1)
     if config is not None:
-        finished = (trainings / training_key(train, sets[REAL].classes, config, seed) / "detector.json").is_file()
+        finished = (share / TRAININGS / training_key(train, sets[REAL].classes, config, seed) / "detector.json").is_file()
         step = seconds_per_step(train, sets[REAL].classes, config)
         total += (0 if finished else config.steps * step) + looked_at * step / config.batch / 3  # finding: about a third of training
         plan |= {"detector": config.kind, "detector steps": config.steps, "detector already trained": finished}

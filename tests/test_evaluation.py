@@ -130,3 +130,12 @@ def test_broken_inputs_end_in_clear_errors(sets, tmp_path):
     refused("no synthetic set", sets / "real", [], tmp_path)
     refused("unknown feature extractor", sets / "real", [sets / "good"], tmp_path, extractors=["vgg"])
     refused("weights of InceptionV3 do not exist", sets / "real", [sets / "good"], tmp_path, extractors=["inception@nowhere.pth"])
+
+
+def test_the_detector_of_another_run_is_shared(judged, sets, tmp_path, monkeypatch):
+    out, results = judged
+    monkeypatch.setattr(evaluation, "find_extractor", small_extractor)
+    monkeypatch.setattr("ccdiff_cli.detectors.training.TrainedDetector.predict", lambda *a: pytest.fail("looked again"))
+    other = evaluate(sets / "real", [sets / "other"], tmp_path, share=out, extractors=["a"], detector=TINY, bootstrap=0)
+    assert other["rows"]["other"]["yoloscore"] == results["rows"]["other"]["yoloscore"]
+    assert not (tmp_path / "trainings").exists() and not (tmp_path / "predictions").exists()

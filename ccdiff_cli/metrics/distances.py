@@ -6,8 +6,8 @@ Notable:
   bootstrap needs.  FID is biased upward on small sets: compare sets of the same number of pictures only.
 * KID (Bińkowski et al. 2018) is the unbiased estimate over all pairs, where torch-fidelity averages it over random subsets: the same
   expectation without the noise of the subsets.
-* A resampled set holds pictures several times, which alone raises FID; so its interval is that of the deviations from the resamples'
-  mean, laid around the figure.  In KID pairs of a picture with itself are left out, so nothing needs a correction.
+* A resampled set holds pictures (of KID: pictures of one source) several times, which alone raises both; so their interval is that of
+  the deviations from the resamples' mean, laid around the figure.  In KID pairs of a picture with itself are left out.
 * Precision and recall: Kynkäänniemi et al. 2019; density and coverage: Naeem et al. 2020; all with the 5 nearest neighbours.
 """
 
@@ -71,9 +71,9 @@ def compare(
         if progress:
             progress(stage, k + 1, samples)
     value = fid(real, made)
-    result = {"FID": {"value": value, **_interval(np.array(drawn) - np.mean(drawn) + value if samples else [])}}
-    every = _kid(real, made, np.array([np.ones(len(real)), *times_real]), np.array([np.ones(len(made)), *times_made]))
-    result["KID"] = {"value": 1000 * float(every[0]), **_interval(1000 * every[1:])}
+    result = {"FID": {"value": value, **_around(value, np.array(drawn))}}
+    every = 1000 * _kid(real, made, np.array([np.ones(len(real)), *times_real]), np.array([np.ones(len(made)), *times_made]))
+    result["KID"] = {"value": float(every[0]), **_around(float(every[0]), every[1:])}
     for name, (each, of_real) in neighbourhoods(real, made).items():
         weights = times_real if of_real else times_made
         result[name] = {"value": float(each.mean()), **_interval([float(each @ w / w.sum()) for w in weights if w.sum()])}
@@ -129,6 +129,10 @@ def mean_interval(values: np.ndarray, groups: np.ndarray, *, samples: int, seed:
         if times @ number:
             drawn.append(float(times @ total / (times @ number)))
     return {"value": round(float(values.mean()), 5), **{k: v if v is None else round(v, 5) for k, v in _interval(drawn).items()}}
+
+
+def _around(value: float, drawn: np.ndarray) -> dict[str, float | None]:
+    return _interval(drawn - drawn.mean() + value if len(drawn) else drawn)
 
 
 def _interval(drawn: Any) -> dict[str, float | None]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..detectors import DetectorConfig, Progress
 from ..detectors.backbones import EfficientNetLite0, find_weights, load_weights, read_weights
-from ..errors import CCDiffError, os_errors
+from ..errors import CCDiffError
 from ..files import content_key, sha256_file, write_bytes
 from ..pictures import read_rgb
 from ..scene import Scene
@@ -163,23 +163,10 @@ def read_state(path: Path, what: str, hint: str) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CCDiffError(f"the weights of {what} do not exist", where=path, fix=hint)
-    with os_errors(path, f"read the weights of {what}"):
-        try:
-            if path.suffix == ".safetensors":
-                from safetensors.torch import load_file
-
-                state: Any = load_file(path)
-            else:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-        except OSError:
-            raise
-        except Exception as error:  # torn, or a pickle that holds more than tensors
-            raise CCDiffError(f"cannot read the weights of {what}: {str(error).splitlines()[0]}", where=path, fix=hint) from error
-    for name in ("state_dict", "model"):
-        state = state.get(name, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CCDiffError(f"the file holds no weights of {what}: expected a dictionary of tensors", where=path, fix=hint)
-    return state
+    try:
+        return read_weights({"file": path})
+    except CCDiffError as error:
+        raise CCDiffError(f"the weights of {what}: {error.what}", where=path, fix=hint) from error
 
 
 def _load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> None:
@@ -238,14 +225,16 @@ def _lite0(path: Path | None, device: torch.device) -> Extractor:
     model = EfficientNetLite0(lambda channels: nn.BatchNorm2d(channels, eps=1e-3))
     load_weights(model, {re.sub(r"(^|\.)_", r"\1", name): value for name, value in read_weights(weights).items()}, weights)
     model.to(device).eval()
+    last = model.blocks[-1].get_submodule("bn2")
+    scale, shift = last.get_parameter("weight")[:, None, None], last.get_parameter("bias")[:, None, None]
 
     @torch.no_grad()
     def encode(pictures: Sequence[Image.Image]) -> np.ndarray:
-        last = model(_normalised(pictures, (LITE0_SIDE, LITE0_SIDE), [0.5] * 3, [0.5] * 3).to(device))["3"]
-        return last.mean((2, 3)).cpu().numpy()
+        found = model(_normalised(pictures, (LITE0_SIDE, LITE0_SIDE), [0.5] * 3, [0.5] * 3).to(device))["3"]
+        return ((found - shift) / scale).mean((2, 3)).cpu().numpy()  # of unit deviation on ImageNet, so that no channel outweighs the rest
 
-    note = f"EfficientNet-Lite0 (ImageNet), {LITE0_SIDE} px, the 320 features before its head"
-    return Extractor("efficientnet-lite0", content_key(["lite0", LITE0_SIDE, weights["sha256"]]), note, encode)
+    note = f"EfficientNet-Lite0 (ImageNet), {LITE0_SIDE} px, the 320 normalised features before its head"
+    return Extractor("efficientnet-lite0", content_key(["lite0 normalised", LITE0_SIDE, weights["sha256"]]), note, encode)
 
 
 def _timm(name: str, file: str, device: torch.device) -> Extractor:

@@ -113,12 +113,10 @@ def terminal_tables(results: Mapping[str, Any]) -> list[Table]:
         table = Table(title=title, title_justify="left", show_edge=False)
         table.add_column("")
         for k in chosen:
-            table.add_column(f"{re.sub(r' [[].*', '', wanted[k].title)} {wanted[k].better}", justify="right")
+            table.add_column(f"{wanted[k].title.split(' [')[0]} {wanted[k].better}", justify="right")
         for name, _, cells in rows:
             if any(cells[k] for k in chosen):
-                table.add_row(
-                    name, *(_cell(wanted[k], cells[k], interval=wanted[k].title.startswith(("FID", "KID", "CLIP"))) for k in chosen)
-                )
+                table.add_row(name, *(_cell(wanted[k], cells[k], interval=wanted[k].title.startswith(("FID", "CLIP"))) for k in chosen))
         tables.append(table)
     return tables
 
