@@ -264,8 +264,10 @@ def scenes_of_coco(coco: Any, *, where: str | Path) -> tuple[list[Scene], ClassL
                 mask=tuple(tuple(float(v) for v in p) for p in a.get("mask", ())),
                 extra=a.get("extra", {}),
             )
-            if len(corners) != 8 or not instance.is_finite() or not all(math.isfinite(v) for p in instance.mask for v in p):
+            if len(corners) != 8 or not instance.is_finite():
                 raise CCDiffError(f"annotation {a.get('id')}: the box is not made of finite numbers with 4 corners", where=where)
+            if any(len(p) % 2 for p in instance.mask) or not all(math.isfinite(v) for p in instance.mask for v in p):
+                raise CCDiffError(f"annotation {a.get('id')}: the mask is not made of points with finite coordinates", where=where)
             by_image[int(a["image_id"])].append(instance)
         scenes = [
             Scene(
