@@ -152,7 +152,7 @@ def test_what_cannot_be_retrieved_with(root, tmp_path, monkeypatch):
     prepared = read_set(root)
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CCDiffError, match="no such folder, and not a hub name .*'runs/clip'"):  # no network is asked
+    with pytest.raises(CCDiffError, match=r"no such folder, and not a hub name .*'runs/clip'"):  # no network is asked
         open_similarity("runs/clip", prepared)
     with pytest.raises(CCDiffError, match=r"recipe key retrieval: no such folder"):
         open_similarity(str(tmp_path / "none"), prepared, where="recipe key retrieval")

@@ -210,5 +210,6 @@ def sam_windows(boxes: Sequence[Window], width: int, height: int) -> list[tuple[
         window = a, b, min(width, a + side), min(height, b + side)
         held = [k for k in left if boxes[k][0] >= a and boxes[k][1] >= b and boxes[k][2] <= window[2] and boxes[k][3] <= window[3]]
         windows.append((window, held))
-        left = [k for k in left if k not in set(held)]
+        taken = set(held)
+        left = [k for k in left if k not in taken]
     return windows
