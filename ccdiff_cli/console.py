@@ -39,7 +39,10 @@ class _Rate(ProgressColumn):
 
 @contextlib.contextmanager
 def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A function ``progress(stage, done, total)`` that draws one bar a stage; pictures, files or steps count alike."""
+    """A function ``progress(stage, done, total)`` that draws one bar a stage; pictures, files or steps count alike.
+
+    On a terminal it has an attribute ``note(stage, text)``, which puts a few words beside the stage's name.
+    """
     if quiet:
         yield lambda stage, done, total: None
     elif errors.is_terminal:
@@ -55,6 +58,11 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], 
                     tasks[stage] = bars.add_task(stage, total=total, completed=0)
                 bars.update(tasks[stage], completed=done, total=total)
 
+            def note(stage: str, text: str) -> None:
+                if stage in tasks:
+                    bars.update(tasks[stage], description=f"{stage} ({text})")
+
+            show.note = note  # type: ignore[attr-defined]
             yield show
     else:
         yield _plain_lines()

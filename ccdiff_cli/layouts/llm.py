@@ -189,7 +189,9 @@ class LocalModel:
         if self._loaded is None:
             import torch
             from transformers import AutoModelForCausalLM, AutoTokenizer
+            from transformers.utils import logging
 
+            logging.disable_progress_bar()
             gguf = {"gguf_file": self.path.name} if self.path.is_file() else {}
             folder = str(self.path.parent if self.path.is_file() else self.path)
             try:

@@ -60,6 +60,7 @@ from .worker import (
     fixed_arithmetic,
     make_blocks,
     maker_of,
+    memory_of,
     missing_blocks,
     pipeline_from,
     record_path,
@@ -150,7 +151,8 @@ def synthesize(
 
     Returns:
         A summary: ``out``, ``pictures``, ``objects``, ``per_class``, ``objects_per_picture``, ``layouts``, ``references``, ``made``,
-        ``kept``, ``seconds`` (of making pictures), ``pictures_per_second`` and ``content`` (the key of the finished set).
+        ``kept``, ``seconds`` (of making pictures), ``pictures_per_second``, ``workers`` (pictures and memory of each) and ``content`` (the
+        key of the finished set).
 
     Raises:
         CCDiffError: the generator, the layouts or the options are wrong or do not fit together; the folder belongs to another run, or
@@ -227,7 +229,7 @@ def synthesize(
         missing = missing_blocks(out, plan)
         kept = n - sum(len(plan.block(b)) for b in missing)
         start = time.monotonic()
-        report = _counter(plan, kept, progress if rank == 0 else None)
+        report = _Counter(plan, kept, progress if rank == 0 else None)
         work = _Work(out, plan, parts, stop)
         mine = missing if part is None else [b for b in missing if b % part[1] == part[0]]
         if world > 1:
@@ -248,6 +250,7 @@ def synthesize(
             "kept": kept,
             "seconds": round(seconds, 3),
             "pictures_per_second": round(made / seconds, 3) if made and seconds > 0 else None,
+            "workers": report.summary(),
         }
         if part is not None:
             left = sum(len(plan.block(b)) for b in missing_blocks(out, plan))
@@ -265,9 +268,14 @@ class _Work:
     def __init__(self, out: Path, plan: Plan, parts: Parts, stop: Callable[[], bool]) -> None:
         self.out, self.plan, self.parts, self.stop = out, plan, parts, stop
 
-    def make(self, blocks: list[int], index: int, report: Callable[[int], None]) -> None:
+    def make(self, blocks: list[int], index: int, report: _Counter) -> None:
         """Make blocks in this process, on the device of worker ``index``."""
-        make_blocks(self.out, blocks, self.plan, self.parts, device_of(index), report, stop=self.stop)
+        device = device_of(index)
+
+        def done(b: int) -> None:
+            report(b, index, memory_of(device))
+
+        make_blocks(self.out, blocks, self.plan, self.parts, device, done, stop=self.stop)
         self.leave_if_stopped()
 
     def leave_if_stopped(self) -> None:
@@ -367,19 +375,34 @@ def _summary(out: Path, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _counter(plan: Plan, kept: int, progress: Progress | None) -> Callable[[int], None]:
-    state = {"done": kept}
-    lock = threading.Lock()
+class _Counter:
+    """Counts blocks as they are made, by worker; called from several threads."""
 
-    def report(b: int) -> None:
-        with lock:
-            state["done"] += len(plan.block(b))
-            if progress is not None:
-                progress("synthesize", state["done"], len(plan.jobs))
+    def __init__(self, plan: Plan, kept: int, progress: Progress | None) -> None:
+        self.plan, self.done, self.progress = plan, kept, progress
+        self.pictures: dict[int, int] = {}
+        self.memory: dict[int, int] = {}
+        self._lock = threading.Lock()
+        if progress is not None:
+            progress("synthesize", kept, len(plan.jobs))
 
-    if progress is not None:
-        progress("synthesize", kept, len(plan.jobs))
-    return report
+    def __call__(self, b: int, index: int = 0, memory: int = 0) -> None:
+        """Block ``b`` was made by worker ``index``, which has used so many MiB."""
+        with self._lock:
+            count = len(self.plan.block(b))
+            self.done += count
+            self.pictures[index] = self.pictures.get(index, 0) + count
+            self.memory[index] = memory
+            if self.progress is not None:
+                self.progress("synthesize", self.done, len(self.plan.jobs))
+                note = getattr(self.progress, "note", None)
+                if note is not None and memory:
+                    shares = " ".join(f"{k}:{self.pictures[k]}" for k in sorted(self.pictures))
+                    note("synthesize", f"{shares}, {max(self.memory.values()):,} MiB")
+
+    def summary(self) -> list[dict[str, int]]:
+        """Pictures and memory of each worker."""
+        return [{"worker": k, "pictures": self.pictures[k], "memory_mib": self.memory[k]} for k in sorted(self.pictures)]
 
 
 # ---- the folder ----
@@ -475,14 +498,14 @@ def _wait_for_start(world: int) -> None:
         _state().wait_for_everyone()
 
 
-def _one_of_several(work: _Work, missing: list[int], rank: int, world: int, report: Callable[[int], None]) -> None:
+def _one_of_several(work: _Work, missing: list[int], rank: int, world: int, report: _Counter) -> None:
     # by block number, not by place among the missing ones: processes that look a moment later may find fewer of them
     mine = [b for b in missing if b % world == rank]
     if mine:
         work.make(mine, int(os.environ.get("LOCAL_RANK", rank)), report)
 
 
-def _wait_for_others(work: _Work, missing: list[int], report: Callable[[int], None]) -> None:
+def _wait_for_others(work: _Work, missing: list[int], report: _Counter) -> None:
     """The first process finishes the set; it sees from the records when the others are done (their launcher ends it if one fails)."""
     world = int(os.environ["WORLD_SIZE"])
     waiting = [b for b in missing if b % world != 0]
@@ -511,7 +534,7 @@ def _process_count(asked: int | None, blocks: int, threads: int) -> int:
     return max(1, min(cores // threads, blocks // 2))  # a process takes seconds to start
 
 
-def _start_workers(work: _Work, missing: list[int], count: int, report: Callable[[int], None]) -> None:
+def _start_workers(work: _Work, missing: list[int], count: int, report: _Counter) -> None:
     """Start workers and hand each a block whenever it has done one.
 
     Raises:
@@ -570,7 +593,7 @@ def _serve(
     index: int,
     worker: subprocess.Popen[str],
     todo: queue.Queue[int],
-    report: Callable[[int], None],
+    report: _Counter,
     failures: list[CCDiffError],
     deaths: list[str],
     stop: Callable[[], bool],
@@ -597,7 +620,7 @@ def _serve(
         answer = json.loads(line) if line.strip() else {}
         if "done" in answer:
             given.remove(answer["done"])
-            report(answer["done"])
+            report(answer["done"], index, answer["memory"])
             continue
         for b in given:
             todo.put(b)

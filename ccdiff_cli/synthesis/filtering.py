@@ -241,8 +241,10 @@ class _Clip:
     def __init__(self, folder: str | Path, device: str) -> None:
         import torch
         from transformers import CLIPModel, CLIPProcessor
+        from transformers.utils import logging
 
         _clip_files(folder)
+        logging.disable_progress_bar()
         try:
             self.model: Any = CLIPModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True).eval()
             self.processor: Any = CLIPProcessor.from_pretrained(str(folder), local_files_only=True)

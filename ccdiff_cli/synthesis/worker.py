@@ -90,6 +90,17 @@ def device_of(index: int) -> str:
     return f"cuda:{index % count}" if count else "cpu"
 
 
+def memory_of(device: str) -> int:
+    """The most memory that this process has used so far, MiB: of the GPU, else of the machine (0 where the system does not say)."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) >> 20
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform != "darwin" else 1 << 20)
+
+
 @contextlib.contextmanager
 def fixed_arithmetic(threads: int) -> Iterator[None]:
     """Torch settings under which the same block gives the same bytes; put back afterwards."""
@@ -416,7 +427,9 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         plan = read_plan(out)
-        make_blocks(Path(out), _numbers_from_stdin(), plan, parts, device_of(index), lambda b: answer(done=b), failed=refuse)
+        device = device_of(index)
+        numbers = _numbers_from_stdin()
+        make_blocks(Path(out), numbers, plan, parts, device, lambda b: answer(done=b, memory=memory_of(device)), failed=refuse)
     except CCDiffError as error:
         refuse(error)
     return 0

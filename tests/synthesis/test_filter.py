@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import ccdiff_cli.synthesis as room
@@ -14,7 +15,7 @@ from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from ccdiff_cli.synthesis import synthesize, verify_set
-from ccdiff_cli.synthesis.filtering import Judge, calibrate, filter_identity, kept_objects, object_scores
+from ccdiff_cli.synthesis.filtering import Judge, _Clip, calibrate, filter_identity, kept_objects, object_scores
 
 FAKE = "tests.synthesis.fake:load"
 CLASSES = ClassList(("ship", "airplane"))
@@ -183,6 +184,57 @@ def test_wrong_options_are_refused(real, tmp_path):
     for mode, options in (("dreams", {}), ("objects", {"recall": 1.0}), ("objects", {"retries": -1}), (None, {"clip": tmp_path})):
         with pytest.raises(CCDiffError):
             filter_identity(pictures, mode, **{"recall": 0.9, "retries": 2, "detector": None, "clip": None, **options})
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A CLIP model as small as can be, random weights: the machinery alone is tested."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizerFast
+
+    root = tmp_path_factory.mktemp("clip")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (root / "vocab.json").write_text(json.dumps({token: k for k, token in enumerate(tokens)}))
+    (root / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizerFast(str(root / "vocab.json"), str(root / "merges.txt"))
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
+    text = {**size, **ends, "vocab_size": len(tokens), "max_position_embeddings": 77}
+    vision = {**size, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(root)
+    pixels = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(image_processor=pixels, tokenizer=tokenizer).save_pretrained(root)
+    return root
+
+
+def test_clip_scores_are_the_cosines_of_crops_and_names(clip, real):
+    from transformers import CLIPModel, CLIPProcessor
+
+    scene = read_set(real).scenes[5]
+    scores = _Clip(clip, "cpu").scores(scene)
+    model, processor = CLIPModel.from_pretrained(clip).eval(), CLIPProcessor.from_pretrained(clip)
+    picture = Image.open(scene.path).convert("RGB")
+    for instance, score in zip(scene.instances, scores, strict=True):
+        crop = picture.crop(tuple(int(v) for v in instance.hbb))
+        with torch.no_grad():
+            given = processor(text=[f"an aerial photograph of a {instance.category}"], images=[crop], return_tensors="pt")
+            found = model(**given)
+        assert score == pytest.approx(float(found.logits_per_image[0, 0] / model.logit_scale.exp()), abs=1e-5)
+    assert len(scores) == len(scene.instances) > 1
+
+
+def test_both_judges_must_agree(generator, real, tmp_path, bright, clip):
+    make(generator, real, tmp_path / "s", bright, filter_clip=clip)
+    found = read_set(tmp_path / "s")
+    limits = found.manifest["filter"]["thresholds"]
+    assert all(set(limits[name]) == {"detector", "clip"} for name in CLASSES)
+    for scene in found.scenes:
+        for instance in scene.instances:
+            scores = instance.extra["scores"]
+            assert instance.extra["passed"] == all(scores[j] >= limits[instance.category][j] for j in ("detector", "clip"))
+    with pytest.raises(CCDiffError, match="no CLIP model in safetensors"):
+        make(generator, real, tmp_path / "t", bright, filter_clip=tmp_path)
 
 
 def test_labels_that_stay():

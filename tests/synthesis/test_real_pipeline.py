@@ -94,3 +94,15 @@ def test_a_truncated_weight_file_is_one_message(generator, prepared, tmp_path):
     shutil.rmtree(broken / "vae")
     with pytest.raises(CCDiffError, match="cannot"):
         synthesize(broken, prepared, tmp_path / "t", 2, num_processes=1)
+
+
+def test_euler_and_channels_last_make_other_pictures_of_the_same_labels(generator, prepared, tmp_path):
+    plain = synthesize(generator, prepared, tmp_path / "plain", 2, num_processes=1)
+    euler = synthesize(generator, prepared, tmp_path / "euler", 2, num_processes=1, scheduler="euler")
+    last = synthesize(generator, prepared, tmp_path / "last", 2, num_processes=1, channels_last=True)
+    assert len({plain["content"], euler["content"]}) == 2 and euler["options"]["scheduler"] == "euler"
+    assert not set(pictures(tmp_path / "plain").values()) & set(pictures(tmp_path / "euler").values())
+    for name in pictures(tmp_path / "plain"):
+        a, b = (np.asarray(Image.open(tmp_path / which / "images" / name), int) for which in ("plain", "last"))
+        assert np.abs(a - b).max() <= 1, "up to rounding"
+    assert last["objects"] == plain["objects"] == euler["objects"]
