@@ -33,14 +33,20 @@ def blocks(text: str) -> list[tuple[bool, str]]:
 
 
 def commands(body: str) -> Iterator[list[str]]:
-    """The words of every command of a block: continued lines joined, comments and prompts left out, && and | taken apart."""
+    """The words of every command of a block: continued lines joined, comments and prompts left out, &&, | and ; taken apart."""
     for line in body.replace("\\\n", " ").splitlines():
-        for part in re.split(r"&&|\|\||[;|]", line.removeprefix("$ ")):
-            words = shlex.split(part, comments=True)
-            while words and "=" in words[0] and not words[0].startswith("-"):
-                words = words[1:]  # an environment variable set for the command
-            if words:
-                yield words
+        lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars=";&|")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if set(word) <= set(";&|"):
+                while words and "=" in words[0] and not words[0].startswith("-"):
+                    words = words[1:]  # an environment variable set for the command
+                if words:
+                    yield words
+                words = []
+            else:
+                words.append(word)
 
 
 def arguments_of(words: list[str]) -> list[str] | None:
