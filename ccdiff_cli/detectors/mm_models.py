@@ -24,7 +24,7 @@ import logging
 import multiprocessing.pool
 import types
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,13 +77,17 @@ def backend() -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def _collections_of_old() -> Any:
+def _collections_of_old() -> Iterator[None]:
     """mmrotate takes ``Sequence`` from :mod:`collections`, where it was until Python 3.10."""
-    vars(collections)["Sequence"] = collections.abc.Sequence
+    names = vars(collections)
+    if "Sequence" in names:  # somebody else's cure
+        yield
+        return
+    names["Sequence"] = collections.abc.Sequence
     try:
         yield
     finally:
-        del vars(collections)["Sequence"]
+        del names["Sequence"]
 
 
 # ---------------------------------------------------------------- the network
@@ -210,7 +214,10 @@ def _norm_and_activation() -> dict[str, Any]:
 
 
 def _two_stages(config: DetectorConfig, classes: int, weights: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Faster R-CNN in three forms: horizontal, oriented from horizontal proposals, oriented from oriented ones (Oriented R-CNN)."""
+    """Faster R-CNN in three forms: horizontal, oriented from horizontal proposals, oriented from oriented ones (Oriented R-CNN).
+
+    Anchors that cross the picture's border are trained on; mmrotate leaves them out, but on a small tile nearly all large ones do.
+    """
     oriented, midpoint = config.oriented, config.kind == "oriented-rcnn"
     backbone, channels = _backbone(config, weights, 0)
     levels, width = len(config.anchor_sizes), config.fpn_channels
@@ -299,7 +306,7 @@ def _two_stages(config: DetectorConfig, classes: int, weights: dict[str, Any]) -
             "rpn": {
                 "assigner": assigner("rpn", 0.7, 0.3, True),
                 "sampler": sampler(256, 0.5, False),
-                "allowed_border": 0 if oriented else -1,
+                "allowed_border": -1,
                 "pos_weight": -1,
                 "debug": False,
             },
