@@ -1,4 +1,4 @@
-"""Average precision of detections, HBB or OBB: COCO's, and VOC's as DOTA reports it; and the paired bootstrap over test pictures.
+"""Average precision of detections, HBB or OBB: COCO's, and VOC's as DOTA reports it.
 
 Notable:
 
@@ -68,7 +68,7 @@ class Evaluation:
         summary: JSON-able: mAP, AP50, AP75, AP50_voc07, AP50_voc12 (percent; None: no class could be evaluated), ``per_size``,
             ``per_class``, ``not_evaluated``, ``boxes``, ``max_dets`` and counts.
         curves: class -> precision at the 101 recall points 0, 0.01, ..., 1 at IoU 0.5.
-        matches: class -> matches by COCO's rule at :data:`IOU_THRESHOLDS`, for the bootstrap.
+        matches: class -> matches by COCO's rule at :data:`IOU_THRESHOLDS`, for intervals by the bootstrap (:mod:`ccdiff_cli.trainability.statistics`).
     """
 
     summary: dict[str, Any]
@@ -186,49 +186,6 @@ def _curves(matches: Matches, times: np.ndarray) -> tuple[np.ndarray, np.ndarray
     right = np.cumsum(matches.hit * weight, axis=1)
     wrong = np.cumsum(~(matches.hit | matches.ignored) * weight, axis=1)
     return right / np.maximum(right + wrong, 1e-12), right / max(float(matches.objects @ times), 1e-12)
-
-
-def paired_bootstrap(
-    before: Sequence[Evaluation], after: Sequence[Evaluation], groups: Sequence[str], *, samples: int = 400, seed: int = 0
-) -> dict[str, dict[str, float]]:
-    """95 % intervals of the gain ``after - before``, in percent points, by resampling test pictures and seeds together.
-
-    Args:
-        before, after: evaluations on the same pictures, paired by seed.
-        groups: the source of every picture; pictures of one source are drawn together, for they are not independent.
-
-    Returns:
-        {"mAP" | "AP50" | "AP75": {"low", "high", "above_zero"}}; ``above_zero`` is the share of samples with a gain.
-    """
-    rng = np.random.default_rng(seed)
-    names = sorted(set(groups))
-    member = np.array([names.index(g) for g in groups])
-    gains: list[tuple[float, float, float]] = []
-    for _ in range(samples):
-        times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))[member].astype(np.float64)
-        drawn = rng.integers(len(before), size=len(before))
-        values = {int(i): _resampled(after[i], times) - _resampled(before[i], times) for i in sorted(set(drawn.tolist()))}
-        gains.append(tuple(np.mean([values[int(i)] for i in drawn], axis=0)))
-    table = np.array(gains)
-    table = table[~np.isnan(table).any(axis=1)]
-    if not len(table):
-        return {}
-    low, high = np.percentile(table, [2.5, 97.5], axis=0)
-    above = (table > 0).mean(axis=0)
-    return {
-        metric: {"low": round(float(low[m]), 3), "high": round(float(high[m]), 3), "above_zero": round(float(above[m]), 4)}
-        for m, metric in enumerate(METRICS)
-    }
-
-
-def _resampled(evaluation: Evaluation, times: np.ndarray) -> np.ndarray:
-    """mAP, AP50, AP75 in percent."""
-    per_class = np.array([average_precision(m, times) for m in evaluation.matches.values()])
-    per_class = per_class[~np.isnan(per_class).any(axis=1)]
-    if not len(per_class):
-        return np.full(3, np.nan)
-    mean = 100 * per_class.mean(axis=0)
-    return np.array([mean.mean(), mean[0], mean[5]])
 
 
 @dataclass(frozen=True)

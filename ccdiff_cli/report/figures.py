@@ -82,7 +82,8 @@ def dose_curve(results: Mapping[str, Any]) -> str | None:
     for arm in results["arms"].values():
         if arm["ratio"] and arm.get("gain") and arm["gain"]["mAP"]["mean"] is not None:
             lines.setdefault((arm["kind"], arm["fraction"]), []).append((arm["ratio"], arm["gain"]["mAP"]))
-    if not any(len(points) > 1 for points in lines.values()):
+    lines = {line: points for line, points in lines.items() if len(points) > 1}
+    if not lines:
         return None
     kinds, fractions = _kinds(results), sorted({f for _, f in lines})
     with matplotlib.rc_context(STYLE):
@@ -114,11 +115,13 @@ def dose_curve(results: Mapping[str, Any]) -> str | None:
 
 
 def fraction_curve(results: Mapping[str, Any]) -> str | None:
-    """mAP over the number of real pictures, a line for each kind of arm (and ratio); None with one fraction alone."""
+    """mAP over the number of real pictures, a line for each kind of arm at the headline's ratio; None with one fraction alone."""
     lines: dict[tuple[str, float | None], list[tuple[int, Mapping[str, Any], float]]] = {}
+    ratio_of_headline = results["arms"][results["headline"]["arm"]]["ratio"]
     real = {arm["fraction"]: arm["pictures"] for arm in results["arms"].values() if arm["kind"] == "real"}
     for arm in results["arms"].values():
-        if arm["mAP"]["mean"] is not None and arm["fraction"] in real:
+        shown = arm["kind"] == "real" or arm["ratio"] == ratio_of_headline
+        if shown and arm["mAP"]["mean"] is not None and arm["fraction"] in real:
             lines.setdefault((arm["kind"], arm["ratio"]), []).append((real[arm["fraction"]], arm["mAP"], arm["fraction"]))
     if len(real) < 2:
         return None
@@ -126,14 +129,12 @@ def fraction_curve(results: Mapping[str, Any]) -> str | None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.4))
         axes = figure.add_subplot()
-        ratios = sorted({r for _, r in lines if r})
         for (kind, ratio), points in lines.items():
             points.sort(key=lambda p: p[0])
             label = kind + (f", {ratio:g}x" if ratio else "")
-            style = LINES[ratios.index(ratio) % len(LINES)] if ratio and len(ratios) > 1 else "-"
             axes.errorbar(
                 [n for n, *_ in points], [m["mean"] for _, m, _ in points], yerr=[m["sd"] or 0 for _, m, _ in points], capsize=3,
-                color=arm_colour(kind, kinds), linestyle=style, marker="o", markersize=5.5, label=literal(label),
+                color=arm_colour(kind, kinds), marker="o", markersize=5.5, label=literal(label),
             )  # fmt: skip
         ticks = sorted((n, fraction) for fraction, n in real.items())
         axes.set_xscale("log")

@@ -27,6 +27,7 @@ from ..errors import CCDiffError
 from ..files import read_json, write_json, write_text
 from ..geometry import hbb_iou, rotated_iou
 from ..metrics.average_precision import Boxes, evaluate
+from ..report import Change, Example, trainability_page
 from ..scene import ClassList, Scene
 from .adherence import adherence_scores, layout_adherence, swap_labels
 from .arms import REAL, Arm, copies_wanted, fraction_of, make_arms, trainings_of
@@ -164,7 +165,6 @@ def eval_trainability(
     }
     trained = {a.name: [_account(out, plan[a.name, seed]) for seed in config.seeds] for a in arms}
     results = summarise(sets, arms, config, evaluations, details, trained)
-    from ..report import Change, Example, trainability_page
 
     both = [Example(test[i], on_test[baseline.name][0][i], on_test[chosen.name][0][i]) for i in range(len(test))]
     examples = [both[i] for i in _spread([i for i, scene in enumerate(test) if scene.instances], EXAMPLES)]

@@ -16,7 +16,7 @@ from ..dataset import PictureSet, versions
 from ..metrics.average_precision import METRICS, Evaluation
 from ..scene import ClassList, Scene
 from .arms import REAL, Arm, source_of
-from .config import COPY_PASTE, SYNTHETIC, ExperimentConfig
+from .config import COPY_PASTE, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig
 from .published import published_rows
 from .statistics import compare, resample, spread, verdict
 
@@ -182,7 +182,7 @@ def _rivals(arms: Sequence[Arm], evaluations: Mapping[str, Sequence[Evaluation]]
     found = []
     for ours in (a for a in arms if a.kind == SYNTHETIC):
         for other in arms:
-            if other.kind not in (REAL, SYNTHETIC) and (other.fraction, other.ratio) == (ours.fraction, ours.ratio):
+            if other.kind not in (REAL, SYNTHETIC, SYNTHETIC_ONLY) and (other.fraction, other.ratio) == (ours.fraction, ours.ratio):
                 gain, _ = compare(evaluations[other.name], evaluations[ours.name], drawn[other.name], drawn[ours.name])
                 found.append({"arm": ours.name, "over": other.name, "gain": gain})
     return found

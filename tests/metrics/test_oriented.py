@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ccdiff_cli.detectors import Detections
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.geometry import corners_to_le90, hbb_corners, hbb_of, le90_to_corners, rotated_iou
-from ccdiff_cli.metrics.average_precision import IOU_THRESHOLDS, SIZES, Evaluation, average_precision, evaluate, paired_bootstrap
+from ccdiff_cli.metrics.average_precision import IOU_THRESHOLDS, SIZES, Evaluation, average_precision, evaluate
 from ccdiff_cli.scene import ClassList, Instance, Scene
 
 from .plain_evaluators import clipped_iou, plain_coco, plain_dota, pycocotools_precision
@@ -214,14 +214,6 @@ def test_detections_without_corners_cannot_be_evaluated_as_oriented():
         evaluate(scenes, [bare], CLASSES, "obb")
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     assert evaluate(scenes, [nothing], CLASSES, "obb").summary["AP50"] == 0
-
-
-def test_the_bootstrap_takes_oriented_matches():
-    scenes, good = random_case(5, pictures=30)
-    poor = [Detections(d.boxes[1:], d.scores[1:], d.labels[1:], d.corners[1:]) for d in good]
-    before, after = evaluate(scenes, poor, CLASSES, "obb"), evaluate(scenes, good, CLASSES, "obb")
-    interval = paired_bootstrap([before], [after], [s.source for s in scenes], samples=60)["AP50"]
-    assert interval["low"] < after.summary["AP50"] - before.summary["AP50"] < interval["high"]
 
 
 def test_more_detections_than_pairs_at_once_and_more_than_count(monkeypatch):

@@ -191,4 +191,4 @@ def test_one_seed_has_no_spread(parts):
     one["gain"]["mAP"] |= {"per_seed": [1.0], "interval": {**gain()["interval"], "by_seeds": None}}
     one["protocol"]["seeds"] = [0]
     page = trainability_page(one, NASTY, *parts)
-    assert "over 1 seed." in page and "what the seed brings is not known from one" in page
+    assert "over 1 seed, 20 steps each." in page and "what the seed brings is not known from one" in page

@@ -257,7 +257,7 @@ def test_all_arms_at_two_fractions_and_nothing_is_trained_twice(banked, tmp_path
     assert len(arms) == 2 * (1 + 2 + 1 + 1 + 1 + 2) and "real + 0.5x theirs" in arms  # theirs: at the synthetic arm's ratios
     assert results["headline"] == {"arm": "real + 1x synthetic", "baseline": "real"}
     assert {r["over"] for r in results["rivals"] if r["arm"] == "real + 1x synthetic"} == {
-        "real + 1x copy-paste", "1x synthetic, then real", "1x synthetic only (100 %)", "real + 1x theirs"
+        "real + 1x copy-paste", "1x synthetic, then real", "real + 1x theirs"
     }  # fmt: skip
     assert len({t["key"] for a in arms.values() for t in a["trainings"]}) == 2 * len(arms)
     assert len(fake.log) == 2 * (len(arms) + 2)  # and a first stage of the pretraining at either fraction

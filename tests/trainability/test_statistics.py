@@ -160,6 +160,20 @@ def test_pictures_of_a_source_are_drawn_together_and_alike_for_all_arms():
     assert len(np.unique(np.round(over_classes(resample({"a": [e]}, ["x"] * 12, samples=20)["a"]), 3))) <= 3  # one source: no choice
 
 
+@pytest.mark.parametrize("boxes", ["hbb", "obb"])
+def test_detections_that_find_more_have_a_gain_and_equal_ones_none(boxes):
+    scenes, found = labelled(30)
+    good = [Detections(d.boxes, d.scores, d.labels, d.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]]) for d in found]
+    poor = [Detections(d.boxes[1:], d.scores[1:], d.labels[1:], d.corners[1:]) for d in good]
+    before, after = evaluate(scenes, poor, CLASSES, boxes), evaluate(scenes, good, CLASSES, boxes)
+    drawn = resample({"a": [before], "b": [after]}, [s.source for s in scenes], samples=60)
+    gain, _ = compare([before], [after], drawn["a"], drawn["b"])
+    found_gain = gain["AP50"]["interval"]
+    assert found_gain["low"] < after.summary["AP50"] - before.summary["AP50"] < found_gain["high"] and found_gain["above_zero"] > 0.9
+    none, _ = compare([after], [after], drawn["b"], drawn["b"])
+    assert (none["mAP"]["mean"], none["mAP"]["interval"]["low"], none["mAP"]["interval"]["high"]) == (0, 0, 0)
+
+
 def test_a_draw_without_a_class_leaves_the_class_out_of_its_mean():
     draws = np.array([[[[1.0, 2, 3], [np.nan] * 3]], [[[np.nan] * 3, [np.nan] * 3]]])
     mean = over_classes(draws)
