@@ -123,9 +123,7 @@ class DetectorConfig(BaseModel):
         if self.backbone == "cspnext" and self.kind != "rtmdet-r":
             raise ValueError(f"backbone cspnext belongs to rtmdet-r; {self.kind} has resnet50 or efficientnet-lite0")
         if self.kind == "fcos" and (self.fpn_channels % 32 or self.fpn_channels < 64):
-            raise ValueError(
-                f"fpn_channels ({self.fpn_channels}) must be 64, 96, ... for fcos, whose head normalises 32 groups"
-            )
+            raise ValueError(f"fpn_channels ({self.fpn_channels}) must be 64, 96, ... for fcos, whose head normalises 32 groups")
         if "anchor_sizes" in SETTINGS[self.kind]:
             if any(size <= 0 for size in self.anchor_sizes) or any(ratio <= 0 for ratio in self.anchor_ratios):
                 raise ValueError("anchor_sizes and anchor_ratios must be positive")

@@ -141,7 +141,12 @@ def test_every_reference_leads_into_the_page(page):
 
 def test_many_arms_have_curves_rivals_and_the_published_rows_of_their_set(parts):
     page = trainability_page(many_arms(), NASTY, *parts)
-    for text in ("<h2>Dose</h2>", "<h2>Fewer real pictures</h2>", "Published on DIOR-RSVG", "100.0 synthetic 1.0 over 100.0 copy-paste 1.0"):
+    for text in (
+        "<h2>Dose</h2>",
+        "<h2>Fewer real pictures</h2>",
+        "Published on DIOR-RSVG",
+        "100.0 synthetic 1.0 over 100.0 copy-paste 1.0",
+    ):
         assert text in page
     assert page.count("<tr") > 2 * (1 + 9 + 2)
     few = trainability_page(results(), NASTY, *parts)
