@@ -13,10 +13,14 @@ from PIL import Image
 from ccdiff_cli import evaluation
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.evaluation import REAL, evaluate
+from ccdiff_cli.metrics.clip_score import Clip
 from ccdiff_cli.metrics.features import Extractor
+from ccdiff_cli.metrics.published import COLUMNS, published_quality
 from ccdiff_cli.scene import ClassList
 
 from .detectors.small import TINY, make_set
+
+OPTIONS = {"extractors": ["a", "b"], "clip": "small", "crops": "obb", "detector": TINY, "bootstrap": 12}
 
 
 def small_extractor(text: str, device: str = "auto") -> Extractor:
@@ -26,6 +30,17 @@ def small_extractor(text: str, device: str = "auto") -> Extractor:
         return np.stack([np.asarray(p.resize((4, 4), Image.Resampling.BOX), np.float32).ravel()[:20] / 255 for p in pictures])
 
     return Extractor(text, f"key of {text}", "a grid of means", encode)
+
+
+def small_clip(text: str, device: str = "auto") -> Clip:
+    """Two channels: brightness of a picture, length of a text."""
+
+    def unit(values: list[float]) -> np.ndarray:
+        return np.stack([np.cos(values), np.sin(values)], axis=1)
+
+    return Clip(
+        text, "key", lambda some: unit([np.asarray(p).mean() / 255 for p in some]), lambda some: unit([len(t) / 100 for t in some]), len
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +59,8 @@ def judged(sets, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "find_extractor", small_extractor)
-        results = evaluate(
-            sets / "real", [sets / "good", sets / "other"], out, floor=sets / "floor", extractors=["a", "b"], detector=TINY, bootstrap=12
-        )
+        patch.setattr(evaluation, "find_clip", small_clip)
+        results = evaluate(sets / "real", [sets / "good", sets / "other"], out, floor=sets / "floor", **OPTIONS)
     return out, results
 
 
@@ -66,6 +80,11 @@ def test_every_set_has_a_row_with_its_role_and_figures(judged):
         figures = row["features"]["a"]
         assert figures["KID"]["low"] is not None and figures["FID"]["low"] <= figures["FID"]["value"] <= figures["FID"]["high"]
         assert row["yoloscore"]["hbb"]["objects"] > 0 and len(row["colours"]["spectrum"]) == 32
+    assert (
+        rows["good"]["clip"]["crops"] == rows["good"]["yoloscore"]["hbb"]["objects"] + rows["good"]["yoloscore"]["hbb"]["difficult_ignored"]
+    )
+    assert rows["good"]["clip"]["pictures without a caption"] == 9 and rows["good"]["clip"]["CLIP-G"]["value"] is None
+    assert rows["good"]["clip"]["CLIP-L"]["low"] <= rows["good"]["clip"]["CLIP-L"]["value"] <= rows["good"]["clip"]["CLIP-L"]["high"]
     assert "yoloscore_floor" in rows["good"] and "yoloscore_floor" not in rows[REAL]
     assert rows[REAL]["colours"]["colour_difference"] == 0
     assert results["protocol"]["layouts of the synthetic pictures"]["good"] == "train 9"
@@ -76,7 +95,12 @@ def test_every_set_has_a_row_with_its_role_and_figures(judged):
 def test_tables_and_page_name_the_extractors_and_stand_alone(judged):
     out, results = judged
     markdown, latex, page = ((out / name).read_text() for name in ("table.md", "table.tex", "report.html"))
-    assert "FID [a]" in markdown and "FID [b]" in markdown and "good, labels exchanged (floor)" in markdown
+    assert (
+        "CLIP-L (OBB crops)" in markdown
+        and "FID [a]" in markdown
+        and "FID [b]" in markdown
+        and "good, labels exchanged (floor)" in markdown
+    )
     assert latex.count(r"\\") == 1 + 4 + 2 and r"\begin{tabular}" in latex
     assert not re.search(r"(?:src|href)=\"(?!#|data:)", page) and "<script" not in page
     assert page.count("data:image/jpeg") == 10 + 9 + 8 + 5 + 2 * (9 + 8)
@@ -93,8 +117,9 @@ def test_again_encodes_trains_and_finds_nothing_and_gives_the_same_bytes(judged,
         return Extractor(known.name, known.key, known.note, lambda pictures: pytest.fail("encoded again"))
 
     monkeypatch.setattr(evaluation, "find_extractor", silent)
+    monkeypatch.setattr(evaluation, "find_clip", small_clip)
     monkeypatch.setattr("ccdiff_cli.detectors.training.TrainedDetector.predict", lambda *a: pytest.fail("looked again"))
-    evaluate(sets / "real", [sets / "good", sets / "other"], out, floor=sets / "floor", extractors=["a", "b"], detector=TINY, bootstrap=12)
+    evaluate(sets / "real", [sets / "good", sets / "other"], out, floor=sets / "floor", **OPTIONS)
     assert {name: (out / name).read_bytes() for name in before} == before
 
 
@@ -139,3 +164,20 @@ def test_the_detector_of_another_run_is_shared(judged, sets, tmp_path, monkeypat
     other = evaluate(sets / "real", [sets / "other"], tmp_path, share=out, extractors=["a"], detector=TINY, bootstrap=0)
     assert other["rows"]["other"]["yoloscore"] == results["rows"]["other"]["yoloscore"]
     assert not (tmp_path / "trainings").exists() and not (tmp_path / "predictions").exists()
+
+
+def test_published_figures_stand_beside_ours_only_where_the_protocol_is_the_same():
+    same = {"reference": "test", "sides": {512}, "extractors": ["inception"], "clip": "ViT-L-14 laion2b_s32b_b82k", "crops": "hbb"}
+    made = published_quality("DOTA v1.0", **same)
+    assert made["columns"] == ["CLIP-L", "CLIP-G", "FID"]  # YOLOv8 is no detector of ours
+    assert made["rows"]["CC-Diff++"] == {"CLIP-L": 22.66, "CLIP-G": 30.93, "FID": 47.02}
+    for change, columns in (
+        ({"crops": "obb"}, ["CLIP-G", "FID"]),
+        ({"clip": "ViT-B-32 laion2b_s32b_b82k"}, ["FID"]),
+        ({"clip": "ViT-L-14 open_clip_model"}, ["FID"]),
+        ({"extractors": ["efficientnet-lite0"]}, ["CLIP-L", "CLIP-G"]),
+        ({"sides": {128}}, []),
+        ({"reference": "val"}, []),
+    ):
+        made = published_quality("HRSC2016", **{**same, **change})
+        assert made["columns"] == columns and set(made["left_out"]) == set(COLUMNS) - set(columns)

@@ -68,7 +68,9 @@ def find_clip(text: str, device: str = "auto") -> Clip:
             state = read_state(path, f"OpenCLIP's {name}", hint)
             model, _, prepare = open_clip.create_model_and_transforms(name, pretrained=None)
             model.load_state_dict(state)
-            tag, key = path.stem, content_key([name, sha256_file(path)])
+            named = str(path.absolute()).lower().replace("-", "_")  # a hub folder names its weights, its file does not
+            tag = PUBLISHED_WEIGHTS if PUBLISHED_WEIGHTS in named else path.stem
+            key = content_key([name, sha256_file(path)])
     except CCDiffError:
         raise
     except Exception as error:  # no network, or weights of another model

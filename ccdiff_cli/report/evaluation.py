@@ -202,9 +202,7 @@ def evaluation_page(
     return render(
         "evaluation.html",
         r=results,
-        columns=wanted,
-        rows=[(name, role, [_cell(c, v, interval=False) for c, v in zip(wanted, cells, strict=True)],
-               [_interval_text(c, v) for c, v in zip(wanted, cells, strict=True)]) for name, role, cells in table_rows(results)],
+        tables=[_part(wanted, table_rows(results), main) for main in (True, False)],
         protocol=protocol_lines(results),
         legend=[(name, hex_colour(name, classes)) for name in names],
         colours=colours,
@@ -219,6 +217,14 @@ def evaluation_page(
         closest={name: [{"pictures": [_picture(a), _picture(b)], "names": [a.file_name, b.file_name], "distance": d} for a, b, d in some]
                  for name, some in closest.items()},
     )  # fmt: skip
+
+
+def _part(wanted: Sequence[Column], rows: Sequence[tuple[str, str, list[Mapping[str, Any] | None]]], main: bool) -> dict[str, Any]:
+    """The published table's columns (CLIP, FID, mAP), or the others: as wide as the page allows."""
+    chosen = [k for k, c in enumerate(wanted) if c.title.startswith(("CLIP", "FID", "mAP")) == main]
+    cells = [(name, role, [(_cell(wanted[k], row[k], interval=False), _interval_text(wanted[k], row[k])) for k in chosen])
+             for name, role, row in rows if any(row[k] for k in chosen)]  # fmt: skip
+    return {"columns": [wanted[k] for k in chosen], "rows": cells}
 
 
 def _interval_text(column: Column, value: Mapping[str, Any] | None) -> str:
