@@ -314,6 +314,8 @@ def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bo
     shown = [f"{k}: {v}" for k, v in made.items() if isinstance(v, (str, int, float, bool))]
     if "filter" in made:
         pictures, objects = made["filter"]["pictures"], made["filter"]["objects"]
+        if made["filter"]["not_judged"]:
+            shown.append(f"not judged, for the detector misses too many real ones: {', '.join(made['filter']['not_judged'])}")
         kept = ", ".join(f"{name} {o['kept']} of {o['planned']}" for name, o in objects.items())
         shown += [
             f"filter: {pictures['rejected']} of {pictures['planned']} pictures rejected, {pictures['left_out']} left out",
