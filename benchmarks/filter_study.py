@@ -35,18 +35,19 @@ CROP = 64
 
 @torch.no_grad()
 def features(detector: Any, pictures: Sequence[torch.Tensor]) -> np.ndarray:
-    """(N, C) unit vectors: the coarsest level of the detector's feature pyramid, averaged over the picture."""
+    """(N, C): the coarsest level of the detector's feature pyramid, averaged over the picture."""
     rows = []
     for start in range(0, len(pictures), 16):
         images, _ = detector.network.net.transform([p.to(detector.device).float() / 255 for p in pictures[start : start + 16]])
         levels = list(detector.network.net.backbone(images.tensors).values())
-        rows.append(torch.nn.functional.normalize(levels[3].mean((2, 3)), dim=1).cpu().numpy())
+        rows.append(levels[3].mean((2, 3)).cpu().numpy())
     return np.concatenate(rows)
 
 
-def spread(vectors: np.ndarray) -> float:
-    """Mean cosine distance of two different rows."""
-    n = len(vectors)
+def spread(vectors: np.ndarray, centre: np.ndarray) -> float:
+    """Mean cosine distance of two different rows, seen from the centre (of the real ones)."""
+    vectors, n = vectors - centre, len(vectors)
+    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return float(1 - (np.square(vectors.sum(0)).sum() - n) / (n * (n - 1)))
 
 
@@ -77,20 +78,25 @@ def main() -> None:
     rows: dict[str, list[str]] = {}
     shares: dict[str, Counter[str]] = {}
     named = {"real test pictures": real.split("test"), **{path.name: read_set(path).scenes for path in options.sets}}
+    whole: np.ndarray | None = None
+    by_class_centre: dict[str, np.ndarray] = {}
     for name, scenes in named.items():
         labelled = [s for s in scenes if s.instances]
         result = evaluate(labelled, detector.predict(labelled), real.classes).summary
         objects = [i for s in labelled for i in s.instances]
         sizes = [np.sqrt((i.hbb[2] - i.hbb[0]) * (i.hbb[3] - i.hbb[1])) for i in objects]
-        by_class = crops(labelled)
-        within = [(spread(features(detector, v)), len(v)) for v in by_class.values() if len(v) > 4]
+        pictures = features(detector, [load_picture(s) for s in labelled])
+        objects_of = {c: features(detector, v) for c, v in crops(labelled).items() if len(v) > 4}
+        if whole is None:  # the real ones come first
+            whole, by_class_centre = pictures.mean(0), {c: v.mean(0) for c, v in objects_of.items()}
+        within = [(spread(v, by_class_centre[c]), len(v)) for c, v in objects_of.items() if c in by_class_centre]
         shares[name] = Counter(i.category for i in objects)
         rows[name] = [
             str(len(labelled)),
             str(len(objects)),
             f"{result['AP50']:.1f}",
             f"{result['mAP']:.1f}",
-            f"{spread(features(detector, [load_picture(s) for s in labelled])):.3f}",
+            f"{spread(pictures, whole):.3f}",
             f"{np.average([w for w, _ in within], weights=[n for _, n in within]):.3f}",
             f"{np.median(sizes):.1f}",
             f"{len(objects) / len(labelled):.2f}",

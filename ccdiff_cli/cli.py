@@ -271,6 +271,7 @@ def synthesize(
         str | None,
         typer.Option(help="I/N: make every N-th block from the I-th on (0/8 to 7/8), beside other machines; see docs/cluster.md."),
     ] = None,
+    ray: Annotated[int | None, typer.Option(help="Make the pictures by so many Ray actors (one a GPU); see docs/cluster.md.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the set; picture k depends on it, on k and on the plan alone.")] = 0,
     dry_run: Annotated[bool, typer.Option(help="Write nothing; show the plan, and how long it takes by a timed batch.")] = False,
     as_json: Json = False,
@@ -294,7 +295,7 @@ def synthesize(
             scheduler="euler" if published else None, layout_source=layout_source, balance=balance, writer=writer,
             shuffle_layouts=shuffle_layouts, val_share=val_share, filter=filter, filter_recall=filter_recall,
             filter_retries=filter_retries, filter_detector=filter_detector, filter_clip=filter_clip, precision=precision,
-            channels_last=channels_last, compile=compile, format=format, num_processes=num_processes, part=_part(part),
+            channels_last=channels_last, compile=compile, format=format, num_processes=num_processes, part=_part(part), ray_actors=ray,
             progress=progress, dry_run=dry_run,
         )  # fmt: skip
     finish(made, as_json=as_json, lines=_synthesis_lines(made, layouts, out, dry_run))
@@ -313,6 +314,8 @@ def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bo
     shown = [f"{k}: {v}" for k, v in made.items() if isinstance(v, (str, int, float, bool))]
     if "filter" in made:
         pictures, objects = made["filter"]["pictures"], made["filter"]["objects"]
+        if made["filter"]["not_judged"]:
+            shown.append(f"not judged, for the detector misses too many real ones: {', '.join(made['filter']['not_judged'])}")
         kept = ", ".join(f"{name} {o['kept']} of {o['planned']}" for name, o in objects.items())
         shown += [
             f"filter: {pictures['rejected']} of {pictures['planned']} pictures rejected, {pictures['left_out']} left out",

@@ -317,7 +317,7 @@ def written_layouts(pool: Sequence[Scene], writer: Writer | None) -> Callable[[S
                 boxes = read_answer(answer, scene, sizes, asked)
             except ValueError as error:
                 writer.counts["refused"] += 1
-                writer.reasons[re.sub(r"[\d.]+|'[^']*'", "*", str(error))[:80]] += 1
+                writer.reasons[_QUOTED.sub("*", str(error))[:80]] += 1
                 complaint = (
                     f"That answer cannot be used: {error}. Answer again, with nothing but lines of the form class: [cx, cy, w, h, angle]."
                 )
@@ -379,6 +379,8 @@ def answer_of(scene: Scene) -> str:
 
 _NUMBER = r"\s*([-+]?\d+(?:\.\d+)?)\s*"
 _LINE = re.compile(rf"\s*(?:[-*]\s+)?([^:\[\]]+?)\s*:\s*\[{','.join([_NUMBER] * 5)}\]\s*[,;.]?\s*")
+_QUOTED = re.compile(r"'.*'|\".*\"|[\d.]+", re.DOTALL)
+"""What differs from one refusal to the next of the same kind."""
 _FENCE = re.compile(r"\s*```\w*\s*")
 
 

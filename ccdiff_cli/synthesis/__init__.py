@@ -112,6 +112,7 @@ def synthesize(
     format: str = "png",
     num_processes: int | None = None,
     part: tuple[int, int] | None = None,
+    ray_actors: int | None = None,
     threads: int = 1,
     progress: Progress | None = None,
     dry_run: bool = False,
@@ -145,6 +146,7 @@ def synthesize(
         num_processes: by default one per GPU; on a CPU as many as there are cores, but no more than have work to do.
         part: ``(i, n)``: make only every n-th block, from the i-th on (counted from 0), beside other parts on other machines; the set is
             finished by a run without a part.
+        ray_actors: make the blocks by so many Ray actors (one a GPU) in place of processes; see ``cluster``.
         threads: processor threads of each process; part of the plan, as sums are split among them.
         dry_run: make the plan, write nothing; a timed batch says how long it would take.
         pipeline: ``module:function`` that loads the pipeline.
@@ -162,7 +164,7 @@ def synthesize(
     out = Path(out)
     _check_options(
         n=n, batch_size=batch_size, steps=steps, top_k=top_k, guidance_scale=guidance_scale, precision=precision, threads=threads,
-        format=format, scheduler=scheduler, val_share=val_share, part=part,
+        format=format, scheduler=scheduler, val_share=val_share, part=part, ray_actors=ray_actors,
     )  # fmt: skip
     if shuffle_layouts and n < 2:
         raise CCDiffError("one picture has no other layout to be drawn from", where="--shuffle-layouts", fix="ask for at least two")
@@ -237,6 +239,11 @@ def synthesize(
             if rank > 0:
                 return _summary(out, plan)
             _wait_for_others(work, missing, report)
+        elif mine and ray_actors is not None:
+            from .cluster import make_with_ray
+
+            make_with_ray(out, mine, plan, parts, ray_actors, report, stop)
+            work.leave_if_stopped()
         elif mine:
             count = _process_count(num_processes, len(mine), threads)
             if count == 1:
@@ -329,7 +336,7 @@ def _duration(seconds: float) -> str:
 
 
 def _check_options(**given: Any) -> None:
-    for name in ("n", "batch_size", "steps", "top_k", "threads"):
+    for name in ("n", "batch_size", "steps", "top_k", "threads", "ray_actors"):
         if given[name] is not None and given[name] < 1:
             raise CCDiffError(f"{name} is {given[name]}, expected at least 1", where=f"--{name.replace('_', '-')}")
     if given["guidance_scale"] is not None and not 1 <= given["guidance_scale"] < 1e3:

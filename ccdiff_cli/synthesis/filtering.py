@@ -190,11 +190,14 @@ def calibrate(judge: Judge, real: PictureSet, recall: float, progress: Progress 
     return {"thresholds": thresholds, "real": facts}
 
 
-def account(scenes: Sequence[Scene], entries: Sequence[Mapping[str, Any]], mode: str) -> dict[str, Any]:
+def account(
+    scenes: Sequence[Scene], entries: Sequence[Mapping[str, Any]], mode: str, thresholds: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
     """What the filter did, for the manifest: a filter that keeps only easy pictures shows here.
 
     Args:
         scenes: the planned pictures; ``entries``: their records, in the same order.
+        thresholds: of :func:`calibrate`; where the detector's is 0, it does not judge the class.
     """
     attempts = Counter(e["attempt"] for e in entries if e["accepted"])
     planned: Counter[str] = Counter()
@@ -221,6 +224,7 @@ def account(scenes: Sequence[Scene], entries: Sequence[Mapping[str, Any]], mode:
         "objects": {
             name: {"planned": planned[name], "kept": kept[name], "share": round(kept[name] / planned[name], 4)} for name in sorted(planned)
         },
+        "not_judged": sorted(name for name, limits in thresholds.items() if limits.get("detector", 0.0) <= 0),
         "median_size": {what: round(float(np.median(v)), 2) if v else None for what, v in sizes.items()},
         "objects_per_picture": {what: round(float(np.mean(v)), 3) if v else None for what, v in per_picture.items()},
     }

@@ -81,7 +81,7 @@ def finish(out: Path, plan: Plan, generator: Mapping[str, Any], machine: Mapping
             **rules,
             **plan.header["filter"],
             "verdicts": sha256_file(out / VERDICTS),
-            "result": account([job.scene for job in plan.jobs], ordered, rules["mode"]),
+            "result": account([job.scene for job in plan.jobs], ordered, rules["mode"], plan.header["filter"]["thresholds"]),
         }
     write_text(out / CARD, card(scenes, plan, details))
     made = write_set(
