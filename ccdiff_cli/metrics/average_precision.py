@@ -68,7 +68,8 @@ class Evaluation:
         summary: JSON-able: mAP, AP50, AP75, AP50_voc07, AP50_voc12 (percent; None: no class could be evaluated), ``per_size``,
             ``per_class``, ``not_evaluated``, ``boxes``, ``max_dets`` and counts.
         curves: class -> precision at the 101 recall points 0, 0.01, ..., 1 at IoU 0.5.
-        matches: class -> matches by COCO's rule at :data:`IOU_THRESHOLDS`, for intervals by the bootstrap (:mod:`ccdiff_cli.trainability.statistics`).
+        matches: class -> matches by COCO's rule at :data:`IOU_THRESHOLDS`, for intervals by the bootstrap
+            (:mod:`ccdiff_cli.trainability.statistics`).
     """
 
     summary: dict[str, Any]
