@@ -2,7 +2,7 @@
 #
 #   make demo        the environment, then the whole chain in minutes; ends with the path of a report
 #   make test        the environment, then linters, types and tests (what .ci/run calls)
-#   make check-full  the same with the slow tests: the demo, the README's commands
+#   make check-full  the same with the slow tests (the demo, the README's commands) and five minutes of fuzzing
 #   make clean       remove the environment and the caches; runs/ is yours and stays
 #
 # The environment is .venv in this folder; it is made once and brought up to date when pyproject.toml or constraints.txt change.
@@ -31,6 +31,9 @@ lint: $(VENV)/.ready-dev
 
 check-full: test
 	$(PYTEST) -m slow
+	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then \
+		$(BIN)/python -m tests.fuzz.fuzz_readers runs/fuzz -max_total_time=300 -timeout=30 -rss_limit_mb=3000; \
+	else echo "no atheris for this Python: fuzzing left out"; fi
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: ccdiff needs Python 3.10 or newer, $(PYTHON) is not: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -45,7 +48,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/.made
 
 $(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "Installing into $(VENV): the first time this fetches PyTorch and may take some minutes."
-	$(INSTALL) --editable '.[cpu-detector,evaluate,mmrotate,dev]'
+	$(INSTALL) --editable '.[cpu-detector,evaluate,fuzz,mmrotate,dev]'
 	@touch $(VENV)/.ready $@
 
 clean:
