@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import shapely
 
-from ..geometry import quadrilaterals, touching_pairs
+from ..geometry import intersections, quadrilaterals, touching_pairs
 from ..scene import Instance, Scene
 
 ROUNDS = 20
@@ -67,7 +67,7 @@ def overlap_shares(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     """The pairs (i, j), i < j, of oriented boxes (N, 8) that overlap, and their intersection over the smaller area."""
     shapes = quadrilaterals(corners)
     i, j = touching_pairs(shapes)
-    inter = shapely.area(shapely.intersection(shapes[i], shapes[j]))
+    inter = shapely.area(intersections(shapes[i], shapes[j]))
     area = np.maximum(np.minimum(shapely.area(shapes[i]), shapely.area(shapes[j])), 1e-9)
     real = inter > 0
     return i[real], j[real], (inter / area)[real]
