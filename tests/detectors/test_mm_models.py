@@ -105,7 +105,7 @@ def test_an_oriented_network_learns_its_pictures(tmp_path):
         instances = tuple(Instance.from_corners("ship", le90_to_corners(box)) for box in boxes)
         scenes.append(Scene(f"{k}.png", 64, 64, instances, split="train"))
     made = write_set(tmp_path, scenes, CLASSES, kind="prepared", details={}, picture_hashes=hashes)
-    config = small("oriented-rcnn", steps=60, lr=0.004, warmup_steps=5, augment="none", fpn_channels=32, backbone_weights="auto")
+    config = small("oriented-rcnn", steps=120, lr=0.002, warmup_steps=5, augment="none", fpn_channels=32, backbone_weights="auto")
     detector = fit(made.split("train"), CLASSES, config, tmp_path / "t", 0)
     train = made.split("train")
     scores = evaluate(train, detector.predict(train), CLASSES, boxes="obb").summary
