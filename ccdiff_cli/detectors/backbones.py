@@ -286,3 +286,19 @@ def _norm(channels: int) -> nn.Module:
 
 def _frozen_norm(channels: int) -> nn.Module:
     return FrozenBatchNorm2d(channels, eps=1e-3)
+
+
+def torch_device(name: str, fix: str) -> torch.device:
+    """``auto`` is a GPU where there is one.
+
+    Raises:
+        CCDiffError: a device that cannot be used; ``fix`` says where to name another.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise CCDiffError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}", fix=fix) from error
+    return device

@@ -36,7 +36,7 @@ from ..errors import CCDiffError, os_errors
 from ..files import content_key, read_json, sha256_file, write_bytes, write_json
 from ..scene import ClassList, Scene
 from . import Detections, Progress, build_network
-from .backbones import find_weights
+from .backbones import find_weights, torch_device
 from .config import DetectorConfig
 from .samples import Draws, collate, count_unusable, load_picture
 
@@ -167,7 +167,7 @@ def fit(
     if (folder / "detector.json").is_file():
         return load(folder, config.device)
 
-    device = _device(config.device)
+    device = torch_device(config.device, "set detector.device to auto or cpu")
     with torch.random.fork_rng(devices=_devices(device)):
         torch.manual_seed(_step_seed(seed, -1))
         network = build_network(config, classes, weights)
@@ -240,7 +240,7 @@ def load(folder: Path, device: str = "auto") -> TrainedDetector:
         raise CCDiffError(
             f"cannot load the detector: {str(error).splitlines()[0]}", where=path, fix="delete the folder and train again"
         ) from error
-    target = _device(device)
+    target = torch_device(device, "set detector.device to auto or cpu")
     network.net.to(target).eval()
     return TrainedDetector(network, classes, config, info, target)
 
@@ -248,7 +248,7 @@ def load(folder: Path, device: str = "auto") -> TrainedDetector:
 def seconds_per_step(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig) -> float:
     """See :func:`ccdiff_cli.detectors.seconds_per_step`."""
     _check(scenes)
-    device = _device(config.device)
+    device = torch_device(config.device, "set detector.device to auto or cpu")
     with torch.random.fork_rng(devices=_devices(device)):
         network = build_network(config, classes, find_weights(config))
         network.net.to(device).train()
@@ -363,19 +363,6 @@ def _extra_versions(config: DetectorConfig) -> dict[str, str]:
 
 def _step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, 3, step + 1]).generate_state(1)[0])
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise CCDiffError(
-            f"the device {name!r} cannot be used: {str(error).splitlines()[0]}", fix="set detector.device to auto or cpu"
-        ) from error
-    return device
 
 
 def _devices(device: torch.device) -> list[torch.device]:

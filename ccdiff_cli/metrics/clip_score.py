@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..detectors.backbones import torch_device
 from ..errors import CCDiffError
 from ..files import content_key, sha256_file
 from ..geometry import corners_to_le90, le90_to_corners
 from ..scene import Scene
-from .features import EXTRA, read_scene, read_state, torch_device
+from .features import EXTRA, read_scene, read_state
 
 Crops = Literal["hbb", "obb"]
 PUBLISHED_MODEL = "ViT-L-14"
@@ -56,7 +57,7 @@ def find_clip(text: str, device: str = "auto") -> Clip:
         raise CCDiffError(f"OpenCLIP does not know the model {name!r}", fix=hint)
     if not weights:
         raise CCDiffError(f"--clip {text} names no weights", fix=hint)
-    where = torch_device(device)
+    where = torch_device(device, "--device auto or cpu")
     path = Path(weights).expanduser()
     try:
         if weights in open_clip.list_pretrained_tags_by_model(name) and not path.exists():

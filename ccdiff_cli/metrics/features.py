@@ -26,7 +26,7 @@ from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 from ..detectors import DetectorConfig, Progress
-from ..detectors.backbones import EfficientNetLite0, find_weights, load_weights, read_weights
+from ..detectors.backbones import EfficientNetLite0, find_weights, load_weights, read_weights, torch_device
 from ..errors import CCDiffError
 from ..files import content_key, sha256_file, write_bytes
 from ..pictures import read_rgb
@@ -61,7 +61,7 @@ def find_extractor(text: str, device: str = "auto") -> Extractor:
     Raises:
         CCDiffError: an unknown name, missing weights, weights that do not fit, a library that is not installed.
     """
-    where = torch_device(device)
+    where = torch_device(device, "--device auto or cpu")
     kind, _, rest = text.partition(":")
     base, _, file = text.partition("@")
     if base == "inception":
@@ -77,22 +77,6 @@ def find_extractor(text: str, device: str = "auto") -> Extractor:
         f"unknown feature extractor {text!r}",
         fix="--extractor inception, inception@FILE, efficientnet-lite0, timm:NAME@FILE or transformers:FOLDER",
     )
-
-
-def torch_device(name: str) -> torch.device:
-    """``auto`` is a GPU where there is one.
-
-    Raises:
-        CCDiffError: a device that cannot be used.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise CCDiffError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}", fix="--device auto or cpu") from error
-    return device
 
 
 def features_of(
