@@ -258,9 +258,18 @@ def synthesize(
         int | None, typer.Option(help="Draw references from so many best ones; 1: the best, as published; as in training unless given.")
     ] = None,
     published: Annotated[bool, typer.Option("--published", help="Sample as published: 50 steps of Euler, guidance 7.5.")] = False,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout that GPUs like better.")] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the repeated blocks of the denoiser; minutes at the start.")] = False,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the generator's own unless given.")] = None,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option("--channels-last/--no-channels-last", help="Memory layout that GPUs like better; the generator's own unless given."),
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the repeated blocks of the denoiser, minutes at the start; the generator's own unless given.",
+        ),
+    ] = None,
     format: Annotated[str, typer.Option("--format", "-f", help="Of the pictures: png, jpeg (quality 95) or webp (lossless).")] = "png",
     val_share: Annotated[float, typer.Option(help="Share of the real pictures whose layouts go to a val split.")] = 0.0,
     batch_size: Annotated[int, typer.Option(help="Pictures per forward pass.")] = 8,

@@ -137,6 +137,9 @@ class SamplingConfig(_Part):
     steps: int = Field(20, gt=0, description="denoising steps (50 as published)")
     guidance_scale: float = Field(7.5, ge=1, description="classifier-free guidance; 1: none")
     negative_prompt: str = Field("", description="caption of the unconditional branch")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the generator's arithmetic")
+    channels_last: bool = Field(False, description="the memory layout that GPUs like better")
+    compile: bool = Field(False, description="compile the repeated blocks of the denoiser: minutes at the start, then faster")
 
 
 class Recipe(_Part):

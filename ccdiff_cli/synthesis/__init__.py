@@ -106,9 +106,9 @@ def synthesize(
     filter_retries: int = 2,
     filter_detector: str | Path | None = None,
     filter_clip: str | Path | None = None,
-    precision: str = "float32",
-    channels_last: bool = False,
-    compile: bool = False,
+    precision: str | None = None,
+    channels_last: bool | None = None,
+    compile: bool | None = None,
     format: str = "png",
     num_processes: int | None = None,
     part: tuple[int, int] | None = None,
@@ -140,8 +140,8 @@ def synthesize(
         val_share: share of the real pictures whose layouts go to the "val" split of the new set.
         filter: None, "objects" or "pictures"; with ``filter_recall``, ``filter_retries``, ``filter_detector`` (folder of a trained
             detector) and ``filter_clip`` (folder of a CLIP model): see ``filtering``.
-        precision: of the generator's arithmetic: "float32", "bfloat16" or "float16".
-        channels_last, compile: other ways to compute the same on a GPU, up to rounding.
+        precision: of the generator's arithmetic: "float32", "bfloat16" or "float16"; by default the recipe's.
+        channels_last, compile: other ways to compute the same, up to rounding; by default the recipe's.
         format: of the pictures: "png", "jpeg" or "webp".
         num_processes: by default one per GPU; on a CPU as many as there are cores, but no more than have work to do.
         part: ``(i, n)``: make only every n-th block, from the i-th on (counted from 0), beside other parts on other machines; the set is
@@ -181,9 +181,9 @@ def synthesize(
         "guidance_scale": float(guidance_scale if guidance_scale is not None else sampling.get("guidance_scale", 7.5)),
         "negative_prompt": negative_prompt if negative_prompt is not None else sampling.get("negative_prompt", ""),
         "scheduler": scheduler,
-        "precision": precision,
-        "channels_last": channels_last,
-        "compile": compile,
+        "precision": precision if precision is not None else sampling.get("precision", "float32"),
+        "channels_last": channels_last if channels_last is not None else sampling.get("channels_last", False),
+        "compile": compile if compile is not None else sampling.get("compile", False),
         "threads": threads,
         "format": format,
         "val_share": val_share,
@@ -341,7 +341,7 @@ def _check_options(**given: Any) -> None:
             raise CCDiffError(f"{name} is {given[name]}, expected at least 1", where=f"--{name.replace('_', '-')}")
     if given["guidance_scale"] is not None and not 1 <= given["guidance_scale"] < 1e3:
         raise CCDiffError(f"the guidance scale is {given['guidance_scale']}, expected at least 1 (1: none)", where="--guidance-scale")
-    for name, known in (("precision", PRECISIONS), ("format", FORMATS), ("scheduler", (None, "euler"))):
+    for name, known in (("precision", (None, *PRECISIONS)), ("format", FORMATS), ("scheduler", (None, "euler"))):
         if given[name] not in known:
             raise CCDiffError(f"unknown {name} {given[name]!r}", where=f"--{name}", fix=f"choose {', '.join(k for k in known if k)}")
     if not 0 <= given["val_share"] < 1:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ccdiff_cli.dataset import read_set, write_set
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.files import sha256_file, write_json
+from ccdiff_cli.files import read_json, sha256_file, write_json
 from ccdiff_cli.references import cut_reference, reference_window, write_bank
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from ccdiff_cli.synthesis import synthesize, verify_set
@@ -106,3 +106,15 @@ def test_euler_and_channels_last_make_other_pictures_of_the_same_labels(generato
         a, b = (np.asarray(Image.open(tmp_path / which / "images" / name), int) for which in ("plain", "last"))
         assert np.abs(a - b).max() <= 1, "up to rounding"
     assert last["objects"] == plain["objects"] == euler["objects"]
+
+
+def test_speed_settings_are_the_recipes_unless_given(generator, prepared, tmp_path):
+    quick = tmp_path / "quick"
+    shutil.copytree(generator, quick)
+    description = read_json(quick / "ccdiff.json")
+    description["recipe"]["sampling"] |= {"precision": "bfloat16", "channels_last": True}
+    write_json(quick / "ccdiff.json", description)
+    as_recipe = synthesize(quick, prepared, tmp_path / "s", 2, dry_run=True)["options"]
+    assert as_recipe["precision"] == "bfloat16" and as_recipe["channels_last"] is True
+    given = synthesize(quick, prepared, tmp_path / "s", 2, dry_run=True, precision="float32", channels_last=False)["options"]
+    assert given["precision"] == "float32" and given["channels_last"] is False
