@@ -19,7 +19,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from ..layouts.llm import cache_folder
 from ..pictures import read_rgb
 from ..references import reference_window
 from ..scene import ClassList, Scene
+
+if TYPE_CHECKING:
+    from ..pretrained import Clip
 
 MODES = ("objects", "pictures")
 IOU = 0.5
@@ -99,7 +102,8 @@ class Judge:
         recall: float = 0.9,
     ) -> None:
         self.detector: Detector = load_detector(detector, device)
-        self.clip = _Clip(clip, device) if clip is not None else None
+        self.clip = _clip(clip, device) if clip is not None else None
+        self.names: dict[str, np.ndarray] = {}
         self.thresholds, self.recall = thresholds or {}, recall
 
     def scores(self, scenes: Sequence[Scene], progress: Progress | None = None) -> list[Scores]:
@@ -109,7 +113,7 @@ class Judge:
         for scene, detections in zip(scenes, found, strict=True):
             scores: Scores = [{"detector": round(v, 4)} for v in object_scores(scene, detections, self.detector.classes)]
             if self.clip is not None:
-                for entry, value in zip(scores, self.clip.scores(scene), strict=True):
+                for entry, value in zip(scores, clip_scores(self.clip, scene, self.names), strict=True):
                     entry["clip"] = round(value, 4)
             made.append(scores)
         return made
@@ -150,6 +154,17 @@ def object_scores(scene: Scene, found: Detections, classes: ClassList) -> list[f
             scores[i] = float(found.scores[j])
             overlap[i] = 0
     return scores
+
+
+def clip_scores(clip: Clip, scene: Scene, names: dict[str, np.ndarray]) -> list[float]:
+    """For every object the cosine of its crop and the name of its class, whose embedding is kept in ``names``."""
+    if not scene.instances:
+        return []
+    for name in set(scene.categories()) - names.keys():
+        names[name] = clip.text(f"an aerial photograph of a {name}")
+    picture = read_rgb(str(scene.path))
+    crops = clip.pictures([picture.crop(reference_window(i, picture.width, picture.height)) for i in scene.instances])
+    return [float(crop @ names[i.category]) for crop, i in zip(crops, scene.instances, strict=True)]
 
 
 def calibrate(judge: Judge, real: PictureSet, recall: float, progress: Progress | None = None) -> dict[str, Any]:
@@ -239,54 +254,11 @@ def kept_objects(entry: Mapping[str, Any], count: int, mode: str) -> list[int]:
     return [k for k, passed in enumerate(entry["passed"]) if passed]
 
 
-class _Clip:
-    """Cosines of object crops and class names, by a transformers CLIP model from a folder."""
+def _clip(folder: str | Path, device: str) -> Clip:
+    from ..pretrained import Clip  # slow to import, and few need it
 
-    def __init__(self, folder: str | Path, device: str) -> None:
-        import torch
-        from transformers import CLIPModel, CLIPProcessor
-        from transformers.utils import logging
-
-        _clip_files(folder)
-        logging.disable_progress_bar()
-        try:
-            self.model: Any = CLIPModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True).eval()
-            self.processor: Any = CLIPProcessor.from_pretrained(str(folder), local_files_only=True)
-        except Exception as error:  # a damaged file can end in nearly any error of the libraries that read it
-            raise CCDiffError(
-                f"the CLIP model cannot be loaded: {' '.join(str(error).split())[:300]}",
-                where=folder,
-                fix="give a transformers CLIP folder",
-            ) from error
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.model.to(self.device)
-        self._texts: dict[str, Any] = {}
-
-    def scores(self, scene: Scene) -> list[float]:
-        import torch
-
-        if not scene.instances:
-            return []
-        picture = read_rgb(str(scene.path))
-        crops = [picture.crop(reference_window(i, picture.width, picture.height)) for i in scene.instances]
-        with torch.no_grad():
-            pixels = self.processor(images=crops, return_tensors="pt")["pixel_values"].to(self.device)
-            images = torch.nn.functional.normalize(_features(self.model.get_image_features(pixel_values=pixels)), dim=-1)
-            texts = torch.stack([self._text(i.category) for i in scene.instances])
-        return [float(v) for v in (images * texts).sum(-1)]
-
-    def _text(self, name: str) -> Any:
-        import torch
-
-        if name not in self._texts:
-            made = self.processor(text=[f"an aerial photograph of a {name}"], return_tensors="pt", padding=True).to(self.device)
-            features = _features(self.model.get_text_features(input_ids=made["input_ids"], attention_mask=made["attention_mask"]))
-            self._texts[name] = torch.nn.functional.normalize(features, dim=-1)[0]
-        return self._texts[name]
-
-
-def _features(found: Any) -> Any:
-    return getattr(found, "pooler_output", found)  # transformers 5 returns an output object
+    _clip_files(folder)
+    return Clip(folder, where="--filter-clip", device=None if device == "auto" else device)
 
 
 def _clip_files(folder: str | Path | None) -> list[Path]:

@@ -13,9 +13,10 @@ from ccdiff_cli.dataset import read_set, write_set
 from ccdiff_cli.detectors import Detections
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import sha256_file
+from ccdiff_cli.pretrained import Clip
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from ccdiff_cli.synthesis import synthesize, verify_set
-from ccdiff_cli.synthesis.filtering import Judge, _Clip, calibrate, filter_identity, kept_objects, object_scores
+from ccdiff_cli.synthesis.filtering import Judge, calibrate, clip_scores, filter_identity, kept_objects, object_scores
 
 FAKE = "tests.synthesis.fake:load"
 CLASSES = ClassList(("ship", "airplane"))
@@ -212,7 +213,7 @@ def test_clip_scores_are_the_cosines_of_crops_and_names(clip, real):
     from transformers import CLIPModel, CLIPProcessor
 
     scene = read_set(real).scenes[5]
-    scores = _Clip(clip, "cpu").scores(scene)
+    scores = clip_scores(Clip(clip, where="test", device="cpu"), scene, {})
     model, processor = CLIPModel.from_pretrained(clip).eval(), CLIPProcessor.from_pretrained(clip)
     picture = Image.open(scene.path).convert("RGB")
     for instance, score in zip(scene.instances, scores, strict=True):
