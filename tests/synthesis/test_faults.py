@@ -31,11 +31,11 @@ def pictures_of(root):
 
 def child(generator, layouts, out, options):
     os.setpgid(0, 0)  # its workers die with it
-    synthesize(generator, layouts, out, 24, pipeline=FAKE, **options)
+    synthesize(generator, layouts, out, 24, **options)
 
 
 def kill_and_go_on(generator, layouts, out, kills, longest, **options):
-    """Kill the run so often at random moments; a set that is finished before that is damaged, and made whole again."""
+    """24 pictures.  Kill the run so often at random moments; a set that is finished before that is damaged, and made whole again."""
     rng, context = random.Random(0), multiprocessing.get_context("fork")
     killed = 0
     while killed < kills:
@@ -49,7 +49,7 @@ def kill_and_go_on(generator, layouts, out, kills, longest, **options):
         else:
             assert process.exitcode == 0
             rng.choice(sorted((out / "images").iterdir())).unlink()
-    return synthesize(generator, layouts, out, 24, pipeline=FAKE, **options)["content"]
+    return synthesize(generator, layouts, out, 24, **options)["content"]
 
 
 def test_kills_at_random_moments_leave_one_hash_whatever_the_batch(generator, layouts, tmp_path, monkeypatch):
@@ -57,7 +57,7 @@ def test_kills_at_random_moments_leave_one_hash_whatever_the_batch(generator, la
     monkeypatch.setenv("FAKE_SECONDS", "0.02")
     whole = synthesize(generator, layouts, tmp_path / "whole", 24, pipeline=FAKE, num_processes=1)["content"]
     for batch in (1, 8):
-        options = {"batch_size": batch, "num_processes": 1}
+        options = {"batch_size": batch, "num_processes": 1, "pipeline": FAKE}
         assert kill_and_go_on(generator, layouts, tmp_path / str(batch), 12, 0.6, **options) == whole
         assert pictures_of(tmp_path / str(batch)) == pictures_of(tmp_path / "whole")
         assert verify_set(tmp_path / str(batch))["ok"]
@@ -71,7 +71,7 @@ def test_fifty_kills_in_one_two_and_three_processes_leave_one_hash(generator, la
     for processes, kills in ((1, 18), (2, 16), (3, 16)):
         for batch in (1, 8):
             out = tmp_path / f"{processes}-{batch}"
-            options = {"batch_size": batch, "num_processes": processes}
+            options = {"batch_size": batch, "num_processes": processes, "pipeline": FAKE}
             assert kill_and_go_on(generator, layouts, out, kills // 2, 8.0, **options) == whole
             assert verify_set(out)["ok"]
 

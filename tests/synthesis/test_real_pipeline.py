@@ -13,6 +13,7 @@ from ccdiff_cli.references import cut_reference, reference_window, write_bank
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from ccdiff_cli.synthesis import synthesize, verify_set
 from tests.models.small import make_pipeline
+from tests.synthesis.test_faults import kill_and_go_on
 
 CLASSES = ClassList(("ship", "plane", "court"))
 
@@ -74,6 +75,17 @@ def test_one_and_two_processes_make_the_same_set(generator, prepared, tmp_path):
         assert all(key is not None for key in scene.provenance["references"]["instances"])
     original = {s.file_name: s.source for s in read_set(prepared).scenes}
     assert all(original[s.provenance["layout"]["picture"]] == s.source for s in made.scenes)
+
+
+@pytest.mark.slow
+def test_fifty_kills_leave_one_hash_whatever_the_number_of_processes(generator, prepared, tmp_path):
+    for batch in (1, 8):
+        whole = synthesize(generator, prepared, tmp_path / f"whole-{batch}", 24, batch_size=batch, num_processes=1)["content"]
+        for processes, kills in ((1, 9), (2, 8), (3, 8)):
+            out = tmp_path / f"{batch}-{processes}"
+            longest = 2.5 if processes == 1 else 12  # workers of their own import torch first
+            assert kill_and_go_on(generator, prepared, out, kills, longest, batch_size=batch, num_processes=processes) == whole
+            assert verify_set(out)["ok"] and pictures(out) == pictures(tmp_path / f"whole-{batch}")
 
 
 def test_a_picture_is_the_same_in_another_batch_up_to_rounding(generator, prepared, tmp_path):
