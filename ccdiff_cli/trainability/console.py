@@ -57,7 +57,7 @@ def _results(made: Mapping[str, Any], out: Path) -> list[RenderableType]:
     over = [
         f"{r['arm']} over {r['over']}: {signed(r['gain']['mAP']['mean'])} mAP"
         + (f" [{signed(i['low'])}, {signed(i['high'])}]" if (i := r["gain"]["mAP"]["interval"]) else "")
-        for r in made["rivals"]
+        for r in (*made["rivals"], *made["more_real"])
         if r["gain"]["mAP"]["mean"] is not None
     ]
     warnings = [f"warning: {text}" for text in made["warnings"]]

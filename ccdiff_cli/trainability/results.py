@@ -18,7 +18,7 @@ from ..scene import ClassList, Scene
 from .arms import REAL, Arm, source_of
 from .config import COPY_PASTE, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig
 from .published import published_rows
-from .statistics import compare, resample, spread, verdict
+from .statistics import compare, resample, signed, spread, verdict
 
 ALL_METRICS = (*METRICS, "AP50_voc07", "AP50_voc12")
 WHAT = {SYNTHETIC: "the synthetic pictures", COPY_PASTE: "the copy-paste pictures"}
@@ -66,15 +66,17 @@ def summarise(
             table[arm.name] |= {"baseline": other, "gain": gains[arm.name][0]}
     chosen, base = headline_of(arms)
     gain, per_class_gain = gains[chosen.name]
+    more_real = _more_real(arms, evaluations, drawn)
     first = evaluations[base.name][0].summary
     return {
         "verdict": verdict(gain["mAP"], len(seeds), _what(chosen)),
         "headline": {"arm": chosen.name, "baseline": base.name},
-        "warnings": _warnings(sets, arms, config, evaluations, details, trained),
+        "warnings": _warnings(sets, arms, config, evaluations, details, trained) + _hungry(more_real, config),
         "gain": gain,
         "per_class_gain": per_class_gain,
         "arms": table,
         "rivals": _rivals(arms, evaluations, drawn),
+        "more_real": more_real,
         "failed": details["failed"],
         "objects": details["objects"],
         "adherence": details["adherence"],
@@ -186,6 +188,33 @@ def _rivals(arms: Sequence[Arm], evaluations: Mapping[str, Sequence[Evaluation]]
                 gain, _ = compare(evaluations[other.name], evaluations[ours.name], drawn[other.name], drawn[ours.name])
                 found.append({"arm": ours.name, "over": other.name, "gain": gain})
     return found
+
+
+def _more_real(
+    arms: Sequence[Arm], evaluations: Mapping[str, Sequence[Evaluation]], drawn: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """What the largest part of the real set gains over each smaller one: the yardstick of any gain from added pictures."""
+    real = [a for a in arms if a.kind == REAL]
+    found = []
+    for part in real[:-1]:
+        gain, _ = compare(evaluations[part.name], evaluations[real[-1].name], drawn[part.name], drawn[real[-1].name])
+        times = round(len(real[-1].scenes) / len(part.scenes), 2)
+        found.append({"arm": real[-1].name, "over": part.name, "times": times, "gain": gain})
+    return found
+
+
+def _hungry(more_real: Sequence[Mapping[str, Any]], config: ExperimentConfig) -> list[str]:
+    """Where not even more real pictures help, the schedule is judged, not the pictures added."""
+    warnings = []
+    for row in more_real:
+        gain = row["gain"]["mAP"]
+        if gain["interval"] and gain["interval"]["low"] <= 0:
+            warnings.append(
+                f"{row['over']}: not even {row['times']:g} times as many real pictures bring a clear gain ({signed(gain['mean'])} mAP "
+                f"[{signed(gain['interval']['low'])}, {signed(gain['interval']['high'])}] in {config.detector.steps} steps): a detector "
+                "trained so briefly can hardly show what added pictures are worth; raise detector.steps"
+            )
+    return warnings
 
 
 def _generator(made: PictureSet) -> dict[str, Any] | None:

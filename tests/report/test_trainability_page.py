@@ -58,6 +58,7 @@ def results():
         "per_class_gain": {NASTY.names[0]: {m: gain() for m in ("mAP", "AP50", "AP75")}, NASTY.names[1]: none},
         "arms": {REAL: arm(), ADDED: arm("synthetic", 1.0, pictures=20)},
         "rivals": [],
+        "more_real": [],
         "failed": [],
         "objects": {"score": 0.5, "per_class": {NASTY.names[0]: counts, NASTY.names[1]: counts}},
         "published": None,
@@ -93,6 +94,7 @@ def many_arms():
             made["arms"][f"{fraction} {kind}"] = arm(kind, None, fraction)
     made["headline"] = {"arm": "100.0 synthetic 1.0", "baseline": "100.0 real"}
     made["rivals"] = [{"arm": "100.0 synthetic 1.0", "over": "100.0 copy-paste 1.0", "gain": {m: gain() for m in ("mAP", "AP50")}}]
+    made["more_real"] = [{"arm": "100.0 real", "over": "25.0 real", "times": 4.0, "gain": {m: gain() for m in ("mAP", "AP50")}}]
     made["protocol"]["boxes"] = "obb"
     for entry in made["arms"].values():
         entry |= {"AP50_voc07": spread(1.0), "AP50_voc12": spread(2.0), "HBB": {m: spread(3.0) for m in ("mAP", "AP50", "AP75")}}
@@ -151,6 +153,7 @@ def test_many_arms_have_curves_rivals_and_the_published_rows_of_their_set(parts)
         "Published on DIOR-RSVG",
         "OBB, AP50 (VOC07)",
         "100.0 synthetic 1.0 over 100.0 copy-paste 1.0",
+        "100.0 real over 25.0 real</td><td>4.0</td>",
     ):
         assert text in page
     assert page.count("<tr") > 2 * (1 + 9 + 2)

@@ -293,6 +293,20 @@ def test_a_part_of_the_real_set_and_a_generator_that_saw_the_rest(sets, tmp_path
     assert results["sets"]["synthetic"]["generator"]["training_sources"] == 3
 
 
+def test_more_real_pictures_are_the_yardstick_of_added_ones(sets, tmp_path, monkeypatch):
+    fakes(monkeypatch)
+    results = eval_trainability(sets / "real", sets / "synthetic", tmp_path, experiment(fractions=[34, 67, 100]))
+    arms, rows = results["arms"], results["more_real"]
+    assert [(r["over"], r["times"]) for r in rows] == [("34 % of real", 3.0), ("67 % of real", 1.5)]
+    for row in rows:
+        per_seed = [b - a for a, b in zip(*(arms[n]["mAP"]["per_seed"] for n in (row["over"], row["arm"])), strict=True)]
+        assert row["gain"]["mAP"]["per_seed"] == pytest.approx(per_seed, abs=2e-3) and row["arm"] == "real"
+    unclear = {r["over"] for r in rows if r["gain"]["mAP"]["interval"]["low"] <= 0}
+    warned = [w for w in results["warnings"] if "times as many real pictures bring" in w]
+    assert {w.split(":")[0] for w in warned} == unclear != set()
+    assert "What more real pictures bring" in (tmp_path / "report.html").read_text()
+
+
 def test_a_diverging_training_leaves_the_others_finished_and_the_report_made(banked, tmp_path, monkeypatch):
     def fail(scenes, seed):
         return seed == 1 and any(s.provenance.get("crops") is not None for s in scenes)
