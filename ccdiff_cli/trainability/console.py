@@ -19,7 +19,7 @@ def result_lines(made: Mapping[str, Any], out: Path) -> list[RenderableType]:
 
 def _plan(plan: Mapping[str, Any], out: Path) -> list[RenderableType]:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("arm", no_wrap=True)
+    table.add_column("arm")
     for name in ("pictures", "steps", "epochs", "trainings", "finished", "minutes"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, row in plan["arms"].items():
@@ -40,8 +40,8 @@ def _plan(plan: Mapping[str, Any], out: Path) -> list[RenderableType]:
 
 def _results(made: Mapping[str, Any], out: Path) -> list[RenderableType]:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("trained on", no_wrap=True)
-    for name in ("pictures", "mAP", "AP50", "AP75", "gain in mAP", "95 % interval", "P(gain)"):
+    table.add_column("trained on")
+    for name in ("pictures", "mAP", "AP50", "AP75", "mAP gain [95 %]"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, arm in made["arms"].items():
         gain = arm.get("gain", {}).get("mAP")
@@ -50,9 +50,9 @@ def _results(made: Mapping[str, Any], out: Path) -> list[RenderableType]:
             name,
             f"{arm['pictures']:,}",
             *(_mean(arm[m]) for m in ("mAP", "AP50", "AP75")),
-            signed(gain["mean"]) if gain and gain["mean"] is not None else "",
-            f"{signed(found['low'])} to {signed(found['high'])}" if found else "",
-            f"{found['above_zero']:.2f}" if found else "",
+            (signed(gain["mean"]) + (f" [{signed(found['low'])}, {signed(found['high'])}]" if found else ""))
+            if gain and gain["mean"] is not None
+            else "",
         )
     over = [
         f"{r['arm']} over {r['over']}: {signed(r['gain']['mAP']['mean'])} mAP"
