@@ -8,7 +8,6 @@ Prints the table of ``ccdiff layout --compare`` (which does the same for a prepa
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def main() -> None:
     print(f"\n| what | {' | '.join('other half' if c == 'real' else c for c in columns)} |\n|{'---|' * (len(columns) + 1)}")
     for measure in MEASURES:
         values = (found["distances"][c][measure] for c in columns)
-        print(f"| {measure} | {' | '.join('' if math.isnan(v) else f'{v:.3f}' for v in values)} |")
+        print(f"| {measure} | {' | '.join('' if v is None else f'{v:.3f}' for v in values)} |")
     print("\nprocessor seconds per 1,000 layouts: " + ", ".join(f"{s} {1000 * t / other:.1f}" for s, t in seconds.items()))
 
 

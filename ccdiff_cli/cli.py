@@ -185,7 +185,9 @@ def layout(
     data: Annotated[Path, typer.Argument(help="A prepared set.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("runs/layouts"),
     source: Annotated[str, typer.Option("--source", "-s", help=SOURCE_HELP)] = "augmented",
-    n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many layouts.")] = 60,
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", min=1, help="How many layouts: 60, or to compare as many as half of the set, unless given.")
+    ] = None,
     split: Annotated[str, typer.Option(help="The split that layouts come from.")] = "train",
     balance: Annotated[str, typer.Option(help=BALANCE_HELP)] = "none",
     compare: Annotated[
@@ -205,9 +207,11 @@ def layout(
     writer = writer_of(llm_url, llm_model, llm_captions)
     with progress_bars(quiet=as_json) as progress:
         if compare:
-            made = compare_layouts(data, out, split=split, seed=seed, writer=writer, progress=progress)
+            made = compare_layouts(data, out, split=split, seed=seed, n=n, writer=writer, progress=progress)
         else:
-            made = show_layouts(data, out, n, source=source, split=split, balance=balance, seed=seed, writer=writer, progress=progress)
+            made = show_layouts(
+                data, out, n or 60, source=source, split=split, balance=balance, seed=seed, writer=writer, progress=progress
+            )
     if compare:
         finish(
             made, as_json=as_json, lines=[comparison_table(made), f"comparison: {out}/comparison.json; layouts of each source: {out}/*.png"]

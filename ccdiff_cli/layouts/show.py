@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def show_layouts(
         "seed": seed,
         "layouts": Statistics(made, pictures.classes).summary(),
         "real": Statistics(layouts_of_set(pictures, split), pictures.classes).summary(),
-        "llm": {**writer.counts, "reasons": dict(writer.reasons.most_common(10))} if writer is not None and source == "llm" else None,
+        "llm": _account(writer if source == "llm" else None),
         "sheet": str(out / "layouts.png"),
     }
     write_sheet(out / "layouts.png", made, pictures.classes)
@@ -71,6 +70,7 @@ def compare_layouts(
     split: str = "train",
     seed: int = 0,
     sources: Sequence[str] | None = None,
+    n: int | None = None,
     writer: Writer | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -78,6 +78,7 @@ def compare_layouts(
 
     Args:
         sources: by default all, "llm" only with a writer.
+        n: layouts of each source; by default as many as the other half.
 
     Raises:
         CCDiffError: see :func:`plan_layouts`; a set of one picture.
@@ -91,12 +92,17 @@ def compare_layouts(
     def make(half: PictureSet, n: int, source: str) -> list[Scene]:
         return plan_layouts(half, n, seed, source=source, writer=writer)
 
-    found = compare_sources(layouts, pictures.classes, chosen, make, pictures.root, seed=seed, progress=progress)
+    found = compare_sources(layouts, pictures.classes, chosen, make, pictures.root, seed=seed, n=n, progress=progress)
     for source, examples in found.pop("examples").items():
         write_sheet(out / f"{source}.png", examples, pictures.classes)
-    facts = {"set": str(data), "split": split, "seed": seed, **found, "measures": MEASURES}
+    facts = {"set": str(data), "split": split, "seed": seed, "n": n, **found, "measures": MEASURES, "llm": _account(writer)}
     write_json(out / "comparison.json", facts)
     return facts
+
+
+def _account(writer: Writer | None) -> dict[str, Any] | None:
+    """What the language model did."""
+    return {**writer.counts, "reasons": dict(writer.reasons.most_common(10))} if writer is not None else None
 
 
 def comparison_table(facts: dict[str, Any]) -> Table:
@@ -112,7 +118,7 @@ def comparison_table(facts: dict[str, Any]) -> Table:
         table.add_column("other half" if source == "real" else source, justify="right")
     for measure in MEASURES:
         values = (facts["distances"][source][measure] for source in facts["distances"])
-        table.add_row(measure, *("" if math.isnan(v) else f"{v:.3f}" for v in values))
+        table.add_row(measure, *("" if v is None else f"{v:.3f}" for v in values))
     table.caption = "0: the same; what each line measures stands in comparison.json"
     return table
 

@@ -112,8 +112,8 @@ class Statistics:
         }
 
 
-def distances(one: Statistics, reference: Statistics) -> dict[str, float]:
-    """The distance of each of :data:`MEASURES`; means over classes are weighted by the reference's objects."""
+def distances(one: Statistics, reference: Statistics) -> dict[str, float | None]:
+    """The distance of each of :data:`MEASURES`; means over classes are weighted by the reference's objects; None: too few."""
     a, b = one.table, reference.table
     pictures = sorted({*one.together, *reference.together})
 
@@ -145,7 +145,7 @@ def distances(one: Statistics, reference: Statistics) -> dict[str, float]:
         "spacing": _wasserstein(np.log2(one.spacing), np.log2(reference.spacing)),
         "overlaps": abs(float(a[:, 7].mean() - b[:, 7].mean())),
     }
-    return {name: round(value, 4) for name, value in found.items()}
+    return {name: None if math.isnan(value) else round(value, 4) for name, value in found.items()}
 
 
 def compare_sources(
@@ -156,6 +156,7 @@ def compare_sources(
     root: Any,
     *,
     seed: int = 0,
+    n: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """How far each source, fitted to one half of the layouts, is from the other half.
@@ -163,6 +164,7 @@ def compare_sources(
     Args:
         layouts: real layouts; halves are drawn by ``Scene.source``, so tiles of one picture stay together.
         make: ``make(first half, n, source)`` gives n layouts.
+        n: how many of each source, the yardstick included: fewer are farther off by chance alone.  By default as many as the other half.
 
     Returns:
         ``{"pictures": [n, m], "distances": {"real": {...}, source: {...}}, "examples": {source: layouts}}``; "real" is the yardstick.
@@ -172,12 +174,13 @@ def compare_sources(
     one = tuple(s for s in layouts if (s.source or s.file_name) in first)
     other = tuple(s for s in layouts if (s.source or s.file_name) not in first)
     reference = Statistics(other, classes)
-    table = {"real": distances(Statistics(one, classes), reference)}
+    some = one if n is None else [one[k] for k in np.random.default_rng((seed, 6)).permutation(len(one))[:n]]
+    table = {"real": distances(Statistics(some, classes), reference)}
     examples: dict[str, list[Scene]] = {"real": list(other)}
     for done, source in enumerate(sources):
         if progress is not None:
             progress("compare", done, len(sources))
-        made = list(make(PictureSet(root, classes, tuple(s.replace(split="train") for s in one), {}), len(other), source))
+        made = list(make(PictureSet(root, classes, tuple(s.replace(split="train") for s in one), {}), n or len(other), source))
         table[source] = distances(Statistics(made, classes), reference)
         examples[source] = made
     if progress is not None:
