@@ -30,7 +30,7 @@ from ..metrics.average_precision import Boxes, evaluate
 from ..report import Change, Example, trainability_page
 from ..scene import ClassList, Scene
 from .adherence import adherence_scores, layout_adherence, swap_labels
-from .arms import REAL, Arm, copies_wanted, fraction_of, make_arms, trainings_of
+from .arms import REAL, Arm, copies_wanted, fraction_of, make_arms, split_lists, trainings_of
 from .config import ALL, COPY_PASTE, KINDS, SYNTHETIC, ExperimentConfig, load_detector_config, load_experiment
 from .copy_paste import make_copy_paste
 from .leaks import check_leaks
@@ -55,6 +55,7 @@ BOTH = f"{REAL} + {SYNTHETIC}"
 EXAMPLES, CHANGES = 8, 8
 SAMPLES = 16
 """Test pictures with detections, objects learned and as many lost, and synthetic pictures, that the report shows."""
+SPLITS = "splits"
 SHOWN_SCORE = 0.5
 """A detection with this score counts as an object found, where single objects are shown or counted."""
 
@@ -77,7 +78,7 @@ def eval_trainability(
     """Compare detectors trained on real pictures with others trained on real + synthetic ones, or any other arms.
 
     Writes ``out/results.json`` and ``out/report.html``; trainings lie in ``out/trainings``, predictions in ``out/predictions``, copy-paste
-    sets in ``out/copy-paste``.
+    sets in ``out/copy-paste``, lists of the pictures of each part of the real set in ``out/splits``.
 
     Args:
         real: a prepared set with the splits "train" and "test".
@@ -125,6 +126,9 @@ def eval_trainability(
         return _plan(config, sets, train, test, out, leaks, processes)
 
     arms = make_arms(config, train, _pools(config, sets, train, out, progress))
+    for arm in (a for a in arms if a.kind == REAL and a.fraction < 100):
+        for name, text in split_lists(sets["real"], arm.scenes).items():
+            write_text(out / SPLITS / f"{arm.fraction:g}" / name, text)
     looked_at = [Look("test", sets["real"].key(), test)]
     for_adherence = [Look(name, sets[name].key(), sets[name].split("train")) for name in (SYNTHETIC, "floor") if name in sets]
     chosen, baseline = headline_of(arms)

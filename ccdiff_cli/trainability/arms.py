@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..dataset import PictureSet
 from ..detectors import DetectorConfig, training_key
 from ..errors import CCDiffError
 from ..scene import ClassList, Scene
@@ -76,6 +77,20 @@ def fraction_of(train: Sequence[Scene], percent: float, draw: int) -> tuple[Scen
     order = np.random.default_rng([draw, FRACTION]).permutation(len(sources))
     chosen = {sources[int(k)] for k in order[: max(1, round(len(sources) * percent / 100))]}
     return tuple(s for s in train if source_of(s) in chosen)
+
+
+def split_lists(real: PictureSet, part: Sequence[Scene]) -> dict[str, str]:
+    """The files ``train.txt``, ... with which ``ccdiff prepare --splits`` makes a set of this part of the train split alone.
+
+    A generator trained on that set knows nothing of the rest.  Empty where the pictures do not say what they were cut from.
+    """
+    scenes = [*part, *(s for s in real.scenes if s.split != "train")]
+    if not all(isinstance(s.provenance.get("picture"), str) for s in scenes):
+        return {}
+    lists: dict[str, set[str]] = {}
+    for scene in scenes:
+        lists.setdefault(scene.split, set()).add(scene.provenance["picture"])
+    return {f"{split}.txt": "".join(f"{name}\n" for name in sorted(names)) for split, names in sorted(lists.items())}
 
 
 def part_of(scenes: Sequence[Scene], count: int, draw: int) -> tuple[Scene, ...]:

@@ -294,7 +294,8 @@ def _unseen(sets: Mapping[str, PictureSet], real: Sequence[Arm]) -> list[str]:
             elif seen := len(rest.intersection(str(s) for s in sources)):
                 warnings.append(
                     f"{arm.name}: the generator of the {name} set was trained on {seen} of the {len(rest)} source pictures that this part "
-                    "leaves out, so its gain is partly theirs; a fair one needs a generator trained on this part alone"
+                    "leaves out, so its gain is partly theirs; a fair one needs a generator trained on this part alone (`ccdiff prepare "
+                    f"--splits` with the lists in splits/{arm.fraction:g} beside this report, then train and synthesize)"
                 )
     return warnings
 

@@ -13,14 +13,16 @@ from ccdiff_cli.dataset import read_set, write_set
 from ccdiff_cli.detectors import fit
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.metrics.average_precision import METRICS
+from ccdiff_cli.prepare import prepare_dataset
 from ccdiff_cli.references import write_bank
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from ccdiff_cli.trainability import BOTH, REAL, ExperimentConfig, eval_trainability, layout_adherence, swap_labels
-from ccdiff_cli.trainability.arms import Training
+from ccdiff_cli.trainability.arms import Training, fraction_of
 from ccdiff_cli.trainability.published import METHODS, PUBLISHED, published_rows
 from ccdiff_cli.trainability.trainings import Task
 
 from ..detectors.small import CLASSES, TINY, make_set
+from ..rawsets import vhr10
 from .fake import FakeFits
 from .test_copy_paste import crop
 
@@ -471,3 +473,18 @@ def test_the_command_line_compares_arms_and_prints_the_verdict(banked, tmp_path,
         with pytest.raises(SystemExit) as end:
             main([*common, wrong, "nonsense"])
         assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_the_lists_of_a_part_prepare_a_set_of_it_alone(sets, tmp_path, monkeypatch):
+    boxes = {f"{k:03d}": [("ship", (10, 10, 30, 40)), ("airplane", (50, 20, 80, 50))] for k in range(1, 9)}
+    splits = {"train": [f"{k:03d}" for k in range(1, 6)], "test": ["006", "007", "008"]}
+    raw = vhr10(tmp_path / "raw", boxes, splits=splits)
+    whole = prepare_dataset(raw, tmp_path / "whole", tile=64, overlap=16, size=64)
+    made = make_set(tmp_path / "s", {"train": 4}, classes=whole.classes, kind="synthetic", tag="s", only=("ship",))
+    fakes(monkeypatch)
+    eval_trainability(whole.root, made.root, tmp_path / "out", experiment(fractions=[40, 100]))
+    part = prepare_dataset(raw, tmp_path / "part", tile=64, overlap=16, size=64, splits=tmp_path / "out" / "splits" / "40")
+    names = {s.file_name for s in part.split("train")}
+    assert names == {s.file_name for s in fraction_of(whole.split("train"), 40, 0)} and 0 < len(names) < len(whole.split("train"))
+    assert [s.file_name for s in part.split("test")] == [s.file_name for s in whole.split("test")]
+    assert part.manifest["skipped"]["pictures in no split list"] == 3
