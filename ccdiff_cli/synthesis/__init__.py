@@ -175,15 +175,19 @@ def synthesize(
     bank_folder = _bank_folder(references, source.root)
     bank = ReferenceBank.read(bank_folder) if bank_folder is not None else None
     sampling = (generator.get("recipe") or {}).get("sampling", {})
+
+    def or_recipe(given: Any, name: str, default: Any) -> Any:
+        return given if given is not None else sampling.get(name, default)
+
     options = {
         "batch_size": batch_size,
-        "steps": steps if steps is not None else sampling.get("steps", 20),
-        "guidance_scale": float(guidance_scale if guidance_scale is not None else sampling.get("guidance_scale", 7.5)),
-        "negative_prompt": negative_prompt if negative_prompt is not None else sampling.get("negative_prompt", ""),
+        "steps": or_recipe(steps, "steps", 20),
+        "guidance_scale": float(or_recipe(guidance_scale, "guidance_scale", 7.5)),
+        "negative_prompt": or_recipe(negative_prompt, "negative_prompt", ""),
         "scheduler": scheduler,
-        "precision": precision if precision is not None else sampling.get("precision", "float32"),
-        "channels_last": channels_last if channels_last is not None else sampling.get("channels_last", False),
-        "compile": compile if compile is not None else sampling.get("compile", False),
+        "precision": or_recipe(precision, "precision", "float32"),
+        "channels_last": or_recipe(channels_last, "channels_last", False),
+        "compile": or_recipe(compile, "compile", False),
         "threads": threads,
         "format": format,
         "val_share": val_share,

@@ -211,8 +211,8 @@ def _hungry(more_real: Sequence[Mapping[str, Any]], config: ExperimentConfig) ->
         if gain["interval"] and gain["interval"]["low"] <= 0:
             warnings.append(
                 f"{row['over']}: not even {row['times']:g} times as many real pictures bring a clear gain ({signed(gain['mean'])} mAP "
-                f"[{signed(gain['interval']['low'])}, {signed(gain['interval']['high'])}] in {config.detector.steps} steps): a detector "
-                "trained so briefly can hardly show what added pictures are worth; raise detector.steps"
+                f"[{signed(gain['interval']['low'])}, {signed(gain['interval']['high'])}] in {config.detector.steps} steps): so short "
+                "a training leaves little to gain by the number of pictures; raise detector.steps"
             )
     return warnings
 
