@@ -124,6 +124,9 @@ class DenoiserConfig(_Part):
         0.0, ge=0, le=1, description="pictures of classes seen in less than this share of the set are repeated; 0: never, as published"
     )
     object_weight: float = Field(1.0, gt=0, description="loss of a cell that objects cover over that of one they do not; 1 as published")
+    objects_at_once: int = Field(
+        4000, gt=0, description="a batch with more objects is worked off in pieces (a picture is never divided): bounds the memory"
+    )
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
     dropout: DropoutConfig = DropoutConfig()
     top_k: int = Field(8, gt=0, description="references are drawn from the k best; 1: always the best, as published")

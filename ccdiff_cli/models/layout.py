@@ -90,6 +90,18 @@ class LayoutBatch:
             regions[b, count] = drawn[-1]
         return dataclasses.replace(self, regions=torch.from_numpy(regions).to(self.hbb.device))
 
+    def rows(self, first: int, last: int) -> LayoutBatch:
+        """The pictures from ``first`` up to ``last``, without the padding that only others need."""
+        part = slice(first, last)
+        used = self.valid[part].any(0).nonzero()
+        objects = slice(0, int(used.max()) + 1 if len(used) else 0)
+        regions = self.regions
+        if regions is not None:  # the last one is the complement
+            regions = torch.cat([regions[part, :-1][:, objects], regions[part, -1:]], dim=1)
+        changes: dict[str, Any] = {k: getattr(self, k)[part, objects] for k in ("hbb", "obb", "valid", "class_index", "instance_reference")}
+        changes |= {k: getattr(self, k)[part] for k in ("caption_tokens", "caption_pooled", "background_reference")}
+        return dataclasses.replace(self, regions=regions, **changes)
+
     def published_padding(self, count: int = 6) -> LayoutBatch:
         """A copy that treats padding as the published program does: pictures with fewer instances get all-zero ones up to ``count``.
 

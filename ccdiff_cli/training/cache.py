@@ -63,9 +63,11 @@ def build_store(
     folder = root / f"{kind}-{content_key([made_from, list(keys)])}"
     shards = range((len(keys) + ROWS - 1) // ROWS)
     missing = [s for s in shards if not (folder / f"{s:06d}.npy").is_file()]
-    done = 0
-    for shard in missing[accelerator.process_index :: accelerator.num_processes]:
-        indices = list(range(shard * ROWS, min(len(keys), (shard + 1) * ROWS)))
+    mine = {
+        s: list(range(s * ROWS, min(len(keys), (s + 1) * ROWS))) for s in missing[accelerator.process_index :: accelerator.num_processes]
+    }
+    done, total = 0, sum(map(len, mine.values()))
+    for shard, indices in mine.items():
         rows = []
         for start in range(0, len(indices), batch_size):
             part = indices[start : start + batch_size]
@@ -73,11 +75,9 @@ def build_store(
                 rows.append(encode(part).to("cpu", torch.float16).numpy())
             done += len(part)
             if progress is not None:
-                progress(kind, done, len(missing) * ROWS)
+                progress(kind, done, total)
         buffer = io.BytesIO()
         np.save(buffer, np.concatenate(rows), allow_pickle=False)
         write_bytes(folder / f"{shard:06d}.npy", buffer.getvalue())
-    if progress is not None and missing:
-        progress(kind, len(missing) * ROWS, len(missing) * ROWS)
     accelerator.wait_for_everyone()
     return FeatureStore(folder, keys)

@@ -68,19 +68,53 @@ def repeats(scenes: Sequence[Scene], balance: float, *, seed: int) -> list[int]:
 
 
 class DenoiserLoss(nn.Module):
-    """``forward(latents, layout, dropped, empty_tokens) -> loss``: everything that is trained, in one module."""
+    """``forward(**piece of :meth:`parts`) -> loss``: everything that is trained, in one module."""
 
     def __init__(self, pipe: CCDiffPipeline, recipe: Recipe) -> None:
         super().__init__()
         self.unet, self.resampler = pipe.unet, pipe.resampler
         self.scheduler = pipe.scheduler
         self.snr_gamma, self.object_weight = recipe.denoiser.snr_gamma, recipe.denoiser.object_weight
+        self.objects_at_once = recipe.denoiser.objects_at_once
 
-    def forward(self, latents: torch.Tensor, layout: LayoutBatch, dropped: torch.Tensor, empty_tokens: torch.Tensor) -> torch.Tensor:
-        schedule = self.scheduler
-        # drawn on the CPU: the same numbers on every device
+    def parts(self, batch: dict[str, Any]) -> list[tuple[float, dict[str, Any]]]:
+        """A batch of :func:`batch_source` in pieces of at most ``objects_at_once`` objects (a picture is never divided).
+
+        Noise and timesteps are drawn for the whole batch, on the CPU (the same numbers on every device), and what the loss divides by is
+        that of the whole batch, so gradients summed over the pieces are those of the batch up to rounding.
+
+        Returns:
+            (share of the batch's pictures, arguments of :meth:`forward`) of each piece.
+        """
+        latents, layout = batch["latents"], batch["layout"]
         noise = torch.randn(latents.shape).to(latents)
-        steps = torch.randint(0, schedule.config.num_train_timesteps, (len(latents),)).to(latents.device)
+        steps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(latents),)).to(latents.device)
+        whole = {**batch, "noise": noise, "steps": steps, "mean_weight": self._weights(layout).mean()}
+        pieces = _pieces(layout.valid.sum(1).tolist(), self.objects_at_once)
+        if len(pieces) == 1:
+            return [(1.0, whole)]
+        rows = ("latents", "dropped", "noise", "steps")
+        return [
+            ((last - first) / len(latents), whole | {k: whole[k][first:last] for k in rows} | {"layout": layout.rows(first, last)})
+            for first, last in pieces
+        ]
+
+    def _weights(self, layout: LayoutBatch) -> torch.Tensor:
+        """What the error of each cell counts for, (B, h, w)."""
+        assert layout.regions is not None
+        return torch.where(layout.regions[:, :-1].any(1), self.object_weight, 1.0)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        layout: LayoutBatch,
+        dropped: torch.Tensor,
+        empty_tokens: torch.Tensor,
+        noise: torch.Tensor,
+        steps: torch.Tensor,
+        mean_weight: torch.Tensor,
+    ) -> torch.Tensor:
+        schedule = self.scheduler
         noisy = schedule.add_noise(latents, noise, steps)
         context = prepare_context(self.unet, layout, self.resampler(layout), conditional=~dropped)
         captions = torch.where(dropped[:, None, None], empty_tokens, layout.caption_tokens)
@@ -89,15 +123,24 @@ class DenoiserLoss(nn.Module):
         target = noise if kind == "epsilon" else schedule.get_velocity(latents, noise, steps)
         error = (predicted - target).square().mean(1)
         if self.object_weight != 1:
-            assert layout.regions is not None
-            weights = torch.where(layout.regions[:, :-1].any(1), self.object_weight, 1.0)
-            error = error * (weights / weights.mean())
+            error = error * (self._weights(layout) / mean_weight)
         error = error.mean((1, 2))
         if self.snr_gamma:
             snr = compute_snr(schedule, steps)
             weight = snr.clamp(max=self.snr_gamma) / (snr if kind == "epsilon" else snr + 1)
             error = error * weight
         return error.mean()
+
+
+def _pieces(objects: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Consecutive runs (first, last + 1) of pictures that hold at most ``most`` objects together, or are one picture."""
+    pieces, first, held = [], 0, 0
+    for k, count in enumerate(objects):
+        if k > first and held + count > most:
+            pieces.append((first, k))
+            first, held = k, 0
+        held += count
+    return [*pieces, (first, len(objects))]
 
 
 @dataclass

@@ -99,7 +99,8 @@ def run_stage(
 
     Args:
         stage: its name, for seeds, logs and progress.
-        module: ``module(**batch) -> scalar loss``; its parameters with ``requires_grad`` are trained.
+        module: ``module(**batch) -> scalar loss``; its parameters with ``requires_grad`` are trained.  Where it has ``parts(batch) ->
+            [(share, piece), ...]``, pieces are worked off one after the other and their gradients added up.
         batch_of: ``(step, micro, rank, world) -> batch`` on the CPU; must be a function of these and the seed alone.
         key: anything JSON-able that determines the result (recipe part, data); a checkpoint of another key is refused.
         every: ``(n, function)``: call ``function(step)`` after every n steps, with the averaged weights in place.
@@ -150,6 +151,7 @@ def run_stage(
                 old.unlink()
         accelerator.wait_for_everyone()
 
+    divide: Callable[[dict[str, Any]], list[tuple[float, dict[str, Any]]]] | None = getattr(module, "parts", None)
     pictures = config.batch_size * config.accumulation * world
     with termination() as stop:
         while step < config.steps:
@@ -159,12 +161,14 @@ def run_stage(
             for micro in range(config.accumulation):
                 batch = _to_device(batch_of(step, micro, rank, world), accelerator.device)
                 torch.manual_seed(seed_of(seed, stage, step, micro, rank))
-                last = micro == config.accumulation - 1
-                with nullcontext() if last else accelerator.no_sync(trained):
-                    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=autocast):
-                        loss = trained(**batch)
-                    accelerator.backward(loss / config.accumulation)
-                total += float(loss.detach()) / config.accumulation
+                pieces = divide(batch) if divide is not None else [(1.0, batch)]
+                for k, (share, piece) in enumerate(pieces):
+                    last = micro == config.accumulation - 1 and k == len(pieces) - 1
+                    with nullcontext() if last else accelerator.no_sync(trained):
+                        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=autocast):
+                            loss = trained(**piece)
+                        accelerator.backward(loss * (share / config.accumulation))
+                    total += float(loss.detach()) * share / config.accumulation
             if not math.isfinite(total):
                 raise CCDiffError(
                     f"the loss of stage {stage!r} is {total} at step {step}",
