@@ -16,7 +16,7 @@ from torchvision.datasets import CocoDetection, VOCDetection
 from ccdiff_cli.dataset import write_set
 from ccdiff_cli.detectors import mmcv_ops
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.export import FORMATS, export_set
+from ccdiff_cli.export import WRITERS, export_set
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.formats import READERS, detect_format, read_raw
 from ccdiff_cli.formats.classes import ClassMap
@@ -267,7 +267,7 @@ def test_huggingface_datasets_reads_the_folder_and_webdataset_the_shards(data, t
 
 
 def test_webdataset_shards(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("ccdiff_cli.export.SHARD_PICTURES", 1)
+    monkeypatch.setattr("ccdiff_cli.export.webdataset.SHARD_PICTURES", 1)
     done = export_set(data, tmp_path / "out", "webdataset")
     shards = sorted(p.name for p in done.root.glob("*.tar"))
     assert shards == ["test-000000.tar", "train-000000.tar", "train-000001.tar", "val-000000.tar"]
@@ -280,7 +280,7 @@ def test_webdataset_shards(data, tmp_path, monkeypatch):
     assert not list(done.root.glob("*.png"))
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS.keys() & READERS.keys()))
+@pytest.mark.parametrize("format", sorted(WRITERS.keys() & READERS.keys()))
 def test_round_trip_through_our_own_reader(rich, tmp_path, format):
     done = export_set(rich, tmp_path / "out", format)
     assert detect_format(done.root) == format
@@ -317,7 +317,7 @@ def test_a_set_itself_is_read_as_coco(rich):
     assert raw.scenes == list(rich.scenes)
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS.keys() - {"webdataset"}))
+@pytest.mark.parametrize("format", sorted(WRITERS.keys() - {"webdataset"}))
 def test_pictures_are_linked_and_a_second_run_writes_nothing(data, tmp_path, format):
     done = export_set(data, tmp_path / "out", format)
     linked = [p for p in done.root.rglob("*") if p.suffix in (".png", ".jpg")]
@@ -332,12 +332,12 @@ def test_pictures_are_linked_and_a_second_run_writes_nothing(data, tmp_path, for
 
 
 def test_pictures_are_copied_where_links_are_refused(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("ccdiff_cli.export.os.link", lambda *a: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link")))
+    monkeypatch.setattr("ccdiff_cli.export.run.os.link", lambda *a: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link")))
     export_set(data, tmp_path / "out", "yolo")
     assert (tmp_path / "out" / "images" / "val" / "c.png").read_bytes() == (data.root / "images" / "c.png").read_bytes()
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
+@pytest.mark.parametrize("format", sorted(WRITERS))
 def test_an_interrupted_export_is_completed_to_the_same_bytes(data, tmp_path, format):
     export_set(data, tmp_path / "whole", format)
 
@@ -377,7 +377,7 @@ def test_refusals(data, tmp_path):
 
 def test_names_that_label_files_cannot_hold(tmp_path):
     broken = one_scene(tmp_path / "set", ClassList(("ship\n1",)))
-    for format in sorted(FORMATS):
+    for format in sorted(WRITERS):
         with pytest.raises(CCDiffError, match=r"'ship\\n1' holds a character"):
             export_set(broken, tmp_path / "out", format)
     alike = one_scene(tmp_path / "set2", ClassList(("storage tank", "storage-tank")))

@@ -1,0 +1,11 @@
+"""Writers: any set on disk as COCO, DOTA, YOLO, YOLO-OBB, VOC, CC-Diff (``metadata.jsonl``), Hugging Face or webdataset files.
+
+One file a format; ``WRITERS`` names them, ``run.export_set`` does what they share.
+"""
+
+from __future__ import annotations
+
+from .run import Export, export_set
+from .writers import WRITERS
+
+__all__ = ["WRITERS", "Export", "export_set"]

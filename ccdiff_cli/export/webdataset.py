@@ -1,0 +1,51 @@
+"""Shards of webdataset, after its README: tar files of pictures and their labels as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..dataset import SPLITS
+from ..errors import os_errors
+from ..files import atomic_write
+from ..scene import Scene
+from .common import Job, Writer, write_classes
+from .huggingface import count_example, example
+
+SHARD_PICTURES = 1000
+
+
+def _nowhere(scene: Scene) -> str:
+    """Pictures stand in the shards alone."""
+    return ""
+
+
+def _finish(job: Job, scenes: Sequence[Scene]) -> str:
+    """``SPLIT-000000.tar``, each of at most ``SHARD_PICTURES`` pictures: ``KEY.png`` (or as it is) and ``KEY.json``; ``classes.txt``.
+
+    Keys are numbers, for a dot in a key would end it.  The bytes of a shard depend on its pictures and labels alone.
+    """
+    for split in SPLITS:
+        members = [scene for scene in scenes if scene.split == split]
+        for first in range(0, len(members), SHARD_PICTURES):
+            with (
+                atomic_write(job.out / f"{split}-{first // SHARD_PICTURES:06d}.tar") as stream,
+                tarfile.open(fileobj=stream, mode="w") as shard,
+            ):
+                for number, scene in enumerate(members[first : first + SHARD_PICTURES], start=first):
+                    picture = Path(str(scene.path))
+                    with os_errors(picture, "read the picture"):
+                        data = picture.read_bytes()
+                    label = json.dumps(example(scene, job.classes), ensure_ascii=False).encode("utf-8")
+                    for suffix, content in ((picture.suffix, data), (".json", label)):
+                        entry = tarfile.TarInfo(f"{number:08d}{suffix}")
+                        entry.size = len(content)
+                        shard.addfile(entry, io.BytesIO(content))
+    write_classes(job)
+    return "."
+
+
+WRITER = Writer(_nowhere, count_example, _finish)
