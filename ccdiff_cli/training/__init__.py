@@ -119,16 +119,19 @@ def train(
             bank.similarity.remember([item.caption for item in items], progress)
         features = cache_features(
             pipe, items, scenes, list(prepared.classes), bank, recipe, work / "cache", accelerator,
-            encoders_key=encoders_key, autoencoder_key=autoencoder_key, progress=progress,
+            encoders_key=encoders_key, autoencoder_key=autoencoder_key, set_key=prepared.key(), progress=progress,
         )  # fmt: skip
         _set_schedule(pipe, recipe, training=True)
 
+        def sheet(step: int) -> Path:
+            return work / "samples" / f"step-{step:08d}.png"
+
         def sample(step: int) -> None:
-            _validation_pictures(pipe, prepared, bank, recipe, work / "samples" / f"step-{step:08d}.png")
+            _validation_pictures(pipe, prepared, bank, recipe, sheet(step))
 
         losses = train_denoiser(
             pipe, batch_source(items, features, list(prepared.classes), bank, recipe), recipe, work / "denoiser", accelerator,
-            key=identity, progress=progress, log=write, sample=sample,
+            key=identity, progress=progress, log=write, sample=(sample, lambda step: sheet(step).is_file()),
         )  # fmt: skip
     description = {
         "format": "ccdiff generator 1",
@@ -179,6 +182,8 @@ def save_generator(pipe: CCDiffPipeline, out: Path, description: dict[str, Any])
         transformers_logging.disable_progress_bar()
         for part in parts:
             part.to("cpu", torch.float16)
+        # its file holds how it was last called, which is another way in a run that found all texts encoded
+        pipe.tokenizer("", padding=False, truncation=False)
         pipe.save_pretrained(partial, safe_serialization=True)
         for part, dtype in zip(parts, dtypes, strict=True):
             part.to(dtype=dtype)

@@ -62,10 +62,10 @@ def build_store(
     """
     folder = root / f"{kind}-{content_key([made_from, list(keys)])}"
     shards = range((len(keys) + ROWS - 1) // ROWS)
-    missing = [s for s in shards if not (folder / f"{s:06d}.npy").is_file()]
-    mine = {
-        s: list(range(s * ROWS, min(len(keys), (s + 1) * ROWS))) for s in missing[accelerator.process_index :: accelerator.num_processes]
-    }
+    missing = [s for s in shards if not _is_whole(folder / f"{s:06d}.npy", min(ROWS, len(keys) - s * ROWS))]
+    # by number, not by place among the missing ones: a process that looks a moment later may find fewer of them
+    turn, processes = accelerator.process_index, accelerator.num_processes
+    mine = {s: list(range(s * ROWS, min(len(keys), (s + 1) * ROWS))) for s in missing if s % processes == turn}
     done, total = 0, sum(map(len, mine.values()))
     for shard, indices in mine.items():
         rows = []
@@ -81,3 +81,12 @@ def build_store(
         write_bytes(folder / f"{shard:06d}.npy", buffer.getvalue())
     accelerator.wait_for_everyone()
     return FeatureStore(folder, keys)
+
+
+def _is_whole(path: Path, rows: int) -> bool:
+    """Whether a shard is there with all of its rows; a damaged one is made again."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError):  # the header is a Python literal
+        return False
+    return isinstance(found, np.ndarray) and found.dtype == np.float16 and found.ndim >= 1 and len(found) == rows

@@ -165,6 +165,7 @@ def cache_features(
     *,
     encoders_key: str,
     autoencoder_key: str,
+    set_key: str,
     progress: Progress | None,
 ) -> Features:
     """Encode what is not in the cache yet: latents of every picture and symmetry, texts, reference tokens."""
@@ -197,9 +198,9 @@ def cache_features(
     references = build_store(
         root, "references", names, encoders_key, pictures_of, accelerator, batch_size=64, progress=progress,
     )  # fmt: skip
-    content = autoencoder_key
+    pictures = [autoencoder_key, set_key]  # names say nothing of what pictures hold
     return Features(
-        build_store(root, "latents", keys, content, latents, accelerator, batch_size=16, progress=progress), tokens, pooled, references
+        build_store(root, "latents", keys, pictures, latents, accelerator, batch_size=16, progress=progress), tokens, pooled, references
     )
 
 
@@ -265,7 +266,7 @@ def train_denoiser(
     key: Any,
     progress: Progress | None = None,
     log: Any = None,
-    sample: Callable[[int], None] | None = None,
+    sample: tuple[Callable[[int], None], Callable[[int], bool]] | None = None,
 ) -> list[float]:
     """Run the denoiser stage on the pipeline's UNet and resampler, in place."""
     pipe.unet.requires_grad_(recipe.unet.train_all)
@@ -277,7 +278,7 @@ def train_denoiser(
     module = DenoiserLoss(pipe, recipe).to(accelerator.device).train()
     losses = run_stage(
         "denoiser", module, batch_of, recipe.denoiser.train, folder, accelerator, seed=recipe.seed, key=key, progress=progress, log=log,
-        every=(recipe.denoiser.sample_every, sample) if sample else None,
+        every=(recipe.denoiser.sample_every, *sample) if sample else None,
     )  # fmt: skip
     pipe.unet.eval().requires_grad_(False)
     pipe.resampler.eval().requires_grad_(False)

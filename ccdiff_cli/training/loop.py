@@ -14,7 +14,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def run_stage(
     key: Any,
     progress: Progress | None = None,
     log: Callable[[str, float, int], None] | None = None,
-    every: tuple[int, Callable[[int], None]] | None = None,
+    every: tuple[int, Callable[[int], None], Callable[[int], bool]] | None = None,
 ) -> list[float]:
     """Train ``module`` for ``config.steps`` steps, resuming from the newest checkpoint in ``folder``.
 
@@ -103,7 +103,8 @@ def run_stage(
             [(share, piece), ...]``, pieces are worked off one after the other and their gradients added up.
         batch_of: ``(step, micro, rank, world) -> batch`` on the CPU; must be a function of these and the seed alone.
         key: anything JSON-able that determines the result (recipe part, data); a checkpoint of another key is refused.
-        every: ``(n, function)``: call ``function(step)`` after every n steps, with the averaged weights in place.
+        every: ``(n, function, made)``: call ``function(step)`` after every n steps and after the last, with the averaged weights in place.
+            A run that was killed between a checkpoint and the call makes up for it where ``made(step)`` says that nothing is there.
 
     Returns:
         the loss after each step, since the first.
@@ -116,7 +117,7 @@ def run_stage(
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     step, losses, average_state = 0, [], None
     key = content_key(key)
-    state = _load_checkpoint(folder, key)
+    state = _load_checkpoint(folder, key, dict(zip(names, parameters, strict=True)))
     if state is not None:
         step, losses, average_state = state["step"], state["losses"], state["average"]
         with torch.no_grad():
@@ -133,6 +134,19 @@ def run_stage(
     autocast = config.precision == "bfloat16"
     rank, world = accelerator.process_index, accelerator.num_processes
 
+    def tidy() -> None:
+        write_json(folder / "losses.json", losses)
+        *older, _ = found = sorted(folder.glob("checkpoint-*.pt"))
+        odd = {path for path in older if _step_of(path) % config.checkpoint_every}  # saved by a signal: without it there would be none
+        regular = [path for path in found if path not in odd]
+        for old in (*odd, *regular[:-2]):
+            old.unlink()
+
+    def call() -> None:
+        if every is not None and (step % every[0] == 0 or step == config.steps) and accelerator.is_main_process:
+            with _averaged(average, parameters):
+                every[1](step)
+
     def save() -> None:
         if accelerator.is_main_process:
             saved = {
@@ -146,11 +160,13 @@ def run_stage(
             buffer = io.BytesIO()
             torch.save(saved, buffer)
             write_bytes(folder / f"checkpoint-{step:08d}.pt", buffer.getvalue())
-            write_json(folder / "losses.json", losses)
-            for old in sorted(folder.glob("checkpoint-*.pt"))[:-2]:
-                old.unlink()
+            tidy()
         accelerator.wait_for_everyone()
 
+    if state is not None and accelerator.is_main_process:  # what the run that saved it may not have come to
+        tidy()
+        if every is not None and not every[2](step):
+            call()
     divide: Callable[[dict[str, Any]], list[tuple[float, dict[str, Any]]]] | None = getattr(module, "parts", None)
     pictures = config.batch_size * config.accumulation * world
     with termination() as stop:
@@ -190,9 +206,7 @@ def run_stage(
                 progress(stage, step * pictures, config.steps * pictures)
             if step % config.checkpoint_every == 0 or step == config.steps or stop.is_set():
                 save()
-            if every is not None and (step % every[0] == 0 or step == config.steps) and accelerator.is_main_process:
-                with _averaged(average, parameters):
-                    every[1](step)
+            call()
             if stop.is_set():
                 raise SystemExit(128 + signal.SIGTERM)
     if average is not None:
@@ -222,13 +236,15 @@ def _to_device(value: Any, device: torch.device) -> Any:
     return value.to(device) if hasattr(value, "to") else value
 
 
-def _load_checkpoint(folder: Path, key: str) -> dict[str, Any] | None:
-    """The newest readable checkpoint; an unreadable one (a disk fault) falls back to the one before."""
+def _load_checkpoint(folder: Path, key: str, parameters: Mapping[str, nn.Parameter]) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole; a damaged one (a disk fault) falls back to the one before."""
     found = sorted(folder.glob("checkpoint-*.pt"), reverse=True)
     for path in found:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception:
+            continue
+        if not isinstance(state, dict) or not isinstance(state.get("key"), str):
             continue
         if state["key"] != key:
             raise CCDiffError(
@@ -236,10 +252,32 @@ def _load_checkpoint(folder: Path, key: str) -> dict[str, Any] | None:
                 where=path,
                 fix="train into a new folder, or go back to the recipe and data it was started with",
             )
-        return state
+        if _is_whole(state, parameters):
+            return state
     if found:
         raise CCDiffError("no checkpoint in this folder can be read", where=folder, fix=f"delete {folder} to start this stage again")
     return None
+
+
+def _is_whole(state: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> bool:
+    """Whether a checkpoint of our own key holds what was saved: every weight, of its shape, finite, and a loss for each step."""
+    step, losses, weights = (state.get(name) for name in ("step", "losses", "weights"))
+    return (
+        type(step) is int
+        and isinstance(losses, list)
+        and len(losses) == step
+        and all(isinstance(loss, float) for loss in losses)
+        and isinstance(weights, dict)
+        and weights.keys() == parameters.keys()
+        and all(isinstance(w, torch.Tensor) and w.shape == parameters[n].shape and bool(w.isfinite().all()) for n, w in weights.items())
+        and isinstance(state.get("optimizer"), dict)
+        and isinstance(state.get("average"), (dict, type(None)))
+    )
+
+
+def _step_of(path: Path) -> int:
+    digits = path.stem.rpartition("-")[2]
+    return int(digits) if digits.isascii() and digits.isdigit() else 0
 
 
 def threads_note() -> str:
