@@ -99,13 +99,15 @@ def prepare(
             "or sam:FOLDER (or hub name)."
         ),
     ] = "coco",
-    strict: Annotated[bool, typer.Option(help="Stop at the first picture that does not decode, instead of counting it.")] = False,
+    strict: Annotated[
+        bool, typer.Option(help="Stop at the first broken label, missing or broken picture, instead of leaving it out and counting it.")
+    ] = False,
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core, at most 8, unless given.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split by picture, where the data set has none.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Turn a data set into a prepared set: pictures, COCO labels with OBB, captions, reference bank, manifest."""
-    from .console import finish, progress_bars
+    from .console import finish, progress_bars, ranks
     from .prepare import prepare_dataset
 
     with progress_bars(quiet=as_json) as progress:
@@ -116,13 +118,12 @@ def prepare(
             processes=processes or min(8, os.cpu_count() or 1), progress=progress,
         )  # fmt: skip
     counts = made.manifest["counts"]
-    lines = [f"{split}: {c['pictures']} pictures, {c['objects']} objects" for split, c in counts["per_split"].items()]
-    for key, title in (("skipped", "left out"), ("notes", "note"), ("cutting", "cutting")):
-        lines += [f"{title}: {what}: {count}" for what, count in (made.manifest.get(key) or {}).items()]
+    lines: list[Any] = [f"{split}: {c['pictures']} pictures, {c['objects']} objects" for split, c in counts["per_split"].items()]
     bank = made.manifest["references"]
     lines.append(f"reference crops: {bank['instances']}; masks: {', '.join(f'{k} {v}' for k, v in bank.get('masks', {}).items())}")
+    lines += ranks(made.manifest)
     lines += [f"prepared set: {out}", f"next: ccdiff train --recipe tiny --data {out} --out runs/generator"]
-    said = {key: made.manifest.get(key) for key in ("skipped", "notes", "cutting", "quarantined", "references")}
+    said = {key: made.manifest.get(key) for key in ("changes", "skipped", "places", "notes", "cutting", "quarantined", "references")}
     finish({"set": str(out), **counts, **said}, as_json=as_json, lines=lines)
 
 

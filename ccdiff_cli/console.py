@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -41,7 +41,8 @@ class _Rate(ProgressColumn):
 def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """A function ``progress(stage, done, total)`` that draws one bar a stage; pictures, files or steps count alike.
 
-    On a terminal it has an attribute ``note(stage, text)``, which puts a few words beside the stage's name.
+    On a terminal it has an attribute ``note(stage, text)``, which puts a few words beside the stage's name; unless quiet it has
+    ``say(said)``, which prints the grave ranks of what was counted so far.
     """
     if quiet:
         yield lambda stage, done, total: None
@@ -63,9 +64,17 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], 
                     bars.update(tasks[stage], description=f"{stage} ({text})")
 
             show.note = note  # type: ignore[attr-defined]
+            show.say = _say  # type: ignore[attr-defined]
             yield show
     else:
-        yield _plain_lines()
+        plain = _plain_lines()
+        plain.say = _say  # type: ignore[attr-defined]
+        yield plain
+
+
+def _say(said: Mapping[str, Any]) -> None:
+    for line in ranks(said, grave=True):
+        errors.print(line)
 
 
 def _plain_lines() -> Callable[[str, int, int], None]:
@@ -83,6 +92,27 @@ def _plain_lines() -> Callable[[str, int, int], None]:
         errors.print(f"{stage}: {done} of {total}{left}")
 
     return show
+
+
+RANKS = (("notes", "note"), ("cutting", "cutting"), ("skipped", "left out"), ("changes", "changed"))
+"""Key of a manifest and how its lines begin: what a person must see stands last."""
+
+
+def ranks(said: Mapping[str, Any], *, grave: bool = False) -> list[Text]:
+    """What was counted on the way, a line each, the gravest last; a line names the first place where there is one.
+
+    Args:
+        grave: only what altered labels or pixels, and what was left out because it is broken.
+    """
+    lines = []
+    for key, title in RANKS:
+        for what, count in (said.get(key) or {}).items():
+            first = next(iter((said.get("places") or {}).get(what, ())), None)
+            place = f" (first: {': '.join(filter(None, (first['where'], first['what'])))})" if first else ""
+            colour = "bold red" if key == "changes" else "yellow" if key == "skipped" and first else ""
+            if colour or not grave:
+                lines.append(Text(f"{title}: {what}: {count:,}{place}", colour))
+    return lines
 
 
 def finish(result: dict[str, Any], *, as_json: bool, lines: Sequence[RenderableType]) -> None:

@@ -33,6 +33,10 @@ def _rebuild(cls: type[CCDiffError], what: str, where: str | None, fix: str | No
     return cls(what, where=where, fix=fix)
 
 
+class UnsafeInput(CCDiffError):
+    """Input that reaches out of its folder or abuses its format: an error whatever may be left out."""
+
+
 class Stopped(Exception):
     """A signal asked to stop: what was made stays, and the same command goes on.  ``code`` is the exit code."""
 

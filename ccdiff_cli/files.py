@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import CCDiffError, os_errors
+from .errors import CCDiffError, UnsafeInput, os_errors
 
 TEMPORARY_PREFIX = ".partial-"
 
@@ -111,9 +111,9 @@ def inside(root: str | Path, name: str, *, where: str | Path) -> Path:
     """``root / name``, refused when ``name`` is absolute or climbs out of ``root``.
 
     Raises:
-        CCDiffError: naming ``where`` (the annotation file the name was read from).
+        UnsafeInput: naming ``where`` (the annotation file the name was read from).
     """
     root = Path(root)
     if not name or "\x00" in name or os.path.isabs(name) or "\\" in name or ".." in Path(name).parts:
-        raise CCDiffError(f"the file name {name!r} leaves its folder", where=where, fix=f"name files relative to {root}")
+        raise UnsafeInput(f"the file name {name!r} leaves its folder", where=where, fix=f"name files relative to {root}")
     return root / name

@@ -20,6 +20,7 @@ import numpy as np
 import shapely
 from rich.table import Table
 
+from .console import ranks
 from .dataset import ANNOTATIONS, MANIFEST, SPLITS, read_set
 from .duplicates import Look, alike, look_at_all
 from .errors import CCDiffError
@@ -138,10 +139,10 @@ def _read(source: Path, format: str | None, classes: Path | None) -> tuple[str, 
     """Kind, classes, scenes, and what the reader (or ``prepare``) left out and corrected."""
     if format is None and (source / ANNOTATIONS).is_file() and (source / MANIFEST).is_file():
         made = read_set(source)
-        said = {key: made.manifest.get(key) or {} for key in ("skipped", "notes", "cutting")}
+        said = {key: made.manifest.get(key) or {} for key in ("changes", "skipped", "notes", "cutting", "places")}
         return str(made.manifest.get("kind", "set")), made.classes, list(made.scenes), said
-    raw = read_raw(source, format, read_class_file(classes) if classes is not None else None)
-    said = {"skipped": dict(sorted((+raw.skipped).items())), "notes": dict(sorted((+raw.notes).items()))}
+    raw = read_raw(source, format, read_class_file(classes) if classes is not None else None, strict=False)
+    said = {key: dict(sorted(getattr(raw, key).items())) for key in ("changes", "skipped", "notes", "places")}
     return f"raw ({raw.format})", raw.classes, raw.scenes, said
 
 
@@ -360,7 +361,7 @@ def _duplicates(scenes: Sequence[Scene], looks: Sequence[Look]) -> dict[str, Any
 
 def _warnings(facts: dict[str, Any]) -> list[str]:
     """What should be seen to, most harmful first."""
-    duplicates, found = facts["duplicates"], []
+    duplicates, found = facts["duplicates"], [line.plain for line in ranks(facts["reader"], grave=True)]
     if pairs := duplicates["across_splits"]:
         first = " and ".join(f"{name} ({split})" for name, split in zip(pairs[0]["pictures"], pairs[0]["splits"], strict=True))
         found.append(f"leak, pairs of alike pictures in different splits: {len(pairs)}, first {first}")

@@ -1,24 +1,25 @@
-"""Readers and the recognition of a folder's format: ``READERS[name](root, classes) -> RawSet``."""
+"""Readers and the recognition of a folder's format: ``READERS[name](root, classes, faults) -> RawSet``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import CCDiffError
+from ..errors import CCDiffError, UnsafeInput
 from .classes import ClassMap
 from .coco import is_coco, read_coco
 from .dior import is_dior, read_dior
 from .dota import is_dota, read_dota
 from .hrsc import is_hrsc, read_hrsc
 from .metadata import is_metadata, read_metadata
-from .raw import RawSet
+from .raw import Faults, RawSet
 from .rsvg import is_rsvg, read_rsvg
 from .vhr10 import is_vhr10, read_vhr10
 from .voc import is_voc, read_voc
 from .yolo import is_yolo, is_yolo_obb, read_yolo, read_yolo_obb
 
-READERS: dict[str, Callable[[Path, ClassMap | None], RawSet]] = {
+Reader = Callable[[Path, ClassMap | None, Faults], RawSet]
+READERS: dict[str, Reader] = {
     "vhr10": read_vhr10,
     "dior": read_dior,
     "rsvg": read_rsvg,
@@ -63,15 +64,18 @@ def detect_format(root: Path) -> str:
     )
 
 
-def read_raw(root: str | Path, format: str | None = None, classes: ClassMap | None = None) -> RawSet:
+def read_raw(root: str | Path, format: str | None = None, classes: ClassMap | None = None, *, strict: bool = True) -> RawSet:
     """Read a raw data set's labels; pictures are not opened.
 
     Args:
         format: one of ``READERS``; recognised from the folder when None.
         classes: the user's class list and spellings; that of the format when None.
+        strict: stop at the first broken line, object or file and at a missing picture, rather than leave it out, count it in
+            ``skipped`` and keep the first ``places``.
 
     Raises:
-        CCDiffError: an unknown format, broken labels, an unknown class, a missing picture, no pictures at all.
+        CCDiffError: an unknown format, broken labels (when not strict: most of them broken), a class that the list lacks, no pictures
+            at all.
     """
     root = Path(root)
     name = format or detect_format(root)
@@ -79,7 +83,19 @@ def read_raw(root: str | Path, format: str | None = None, classes: ClassMap | No
         raise CCDiffError(f"unknown format {name!r}", fix=f"known formats: {', '.join(READERS)}")
     if not root.exists():
         raise CCDiffError("no such folder", where=root, fix="give the folder of the raw data set")
-    raw = READERS[name](root, classes)
+    faults = Faults(strict=strict)
+    try:
+        raw = READERS[name](root, classes, faults)
+    except UnsafeInput:
+        raise
+    except CCDiffError:
+        faults.check()  # where most is broken, that is the cause
+        raise
+    faults.check()
+    raw.skipped = +(raw.skipped + faults.counts)
+    raw.notes, raw.changes = +raw.notes, +raw.changes
+    raw.places |= faults.places
     if not raw.scenes:
-        raise CCDiffError("the set holds no labelled pictures", where=root, fix="check the folder and the split lists")
+        first = next((f"; {places[0]['where']}: {places[0]['what']}" for places in faults.places.values()), "")
+        raise CCDiffError(f"the set holds no labelled pictures{first}", where=root, fix="check the folder and the split lists")
     return raw

@@ -15,7 +15,7 @@ import yaml
 
 from ..errors import CCDiffError
 from ..scene import ClassList
-from .raw import read_text
+from .raw import UnknownClass, read_text
 
 DIOR = ClassList(
     (
@@ -128,12 +128,12 @@ class ClassMap:
         """The class name of a spelling.
 
         Raises:
-            CCDiffError: an unknown class, listing the known ones.
+            UnknownClass: listing the known ones.
         """
         known = self.aliases.get(plain_name(spelling))
         if known is None:
-            raise CCDiffError(
-                f"unknown class {spelling!r}",
+            raise UnknownClass(
+                f"unknown class {spelling!r:.80}",
                 where=where,
                 fix=f"known classes: {', '.join(self.classes)}; give a class file with a line '{spelling} = NAME' to map it",
             )

@@ -25,7 +25,7 @@ from ..geometry import hbb_of, min_area_corners
 from ..pictures import SUFFIXES
 from ..scene import ClassList, Instance, Scene
 from .classes import ClassMap, clean_name, over
-from .raw import RawSet, is_file, number, parse_json, read_split_lists, read_text
+from .raw import Faults, RawSet, is_file, missing_picture, number, parse_json, read_split_lists, read_text
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "minival": "val", "test": "test"}
 MAX_MASK_SIDE = 20_000
@@ -39,12 +39,13 @@ def is_coco(root: Path) -> bool:
     return bool(_files(root))
 
 
-def read_coco(root: Path, classes: ClassMap | None = None) -> RawSet:
+def read_coco(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
     """Read a COCO file, or all COCO files of a folder; pictures are looked for beside the file and in the usual folders.
 
     Raises:
         CCDiffError: not COCO, unknown ids, boxes that are not finite, repeated ids, a picture that is missing.
     """
+    faults = faults or Faults()
     files = _files(root)
     if not files:
         raise CCDiffError("no COCO file (a JSON object with images, annotations and categories)", where=root)
@@ -56,7 +57,7 @@ def read_coco(root: Path, classes: ClassMap | None = None) -> RawSet:
     claimed: dict[str, Path] = {}
     for path, coco in loaded:
         here: set[str] = set()
-        for scene in _read_one(path, coco, names, finder, raw, split=_split_of_name(path) if len(loaded) > 1 else ""):
+        for scene in _read_one(path, coco, names, finder, raw, faults, split=_split_of_name(path) if len(loaded) > 1 else ""):
             if (other := claimed.setdefault(str(scene.path), path)) is not path or str(scene.path) in here:
                 what = f"stands in {other.name} too" if other is not path else "stands in the file twice"
                 raise CCDiffError(f"the picture {scene.file_name} {what}", where=path, fix="keep it once")
@@ -142,11 +143,13 @@ class _PictureFinder:
         found = self._everything.get(Path(name).name, [])
         if len(found) == 1:
             return found[0]
-        what = "is missing" if not found else f"lies in {len(found)} places below the folder"
-        raise CCDiffError(f"the picture {name} {what}", where=where, fix=f"put the pictures into {self.folder / 'images'}")
+        if not found:
+            raise missing_picture(name, where=where, looked=str(self.folder))
+        fix = f"put the pictures into {self.folder / 'images'}"
+        raise CCDiffError(f"the picture {name} lies in {len(found)} places below the folder", where=where, fix=fix)
 
 
-def _read_one(path: Path, coco: Any, names: ClassMap, finder: _PictureFinder, raw: RawSet, *, split: str) -> list[Scene]:
+def _read_one(path: Path, coco: Any, names: ClassMap, finder: _PictureFinder, raw: RawSet, faults: Faults, *, split: str) -> list[Scene]:
     instances: dict[int, list[Instance]] = {}
     images: dict[int, Mapping[str, Any]] = {}
     try:
@@ -164,15 +167,16 @@ def _read_one(path: Path, coco: Any, names: ClassMap, finder: _PictureFinder, ra
             if annotation.get("id") is not None:
                 raw.notes["annotations whose id repeats (all kept)"] += annotation["id"] in seen
                 seen.add(annotation["id"])
-            image_id, category = int(annotation["image_id"]), int(annotation["category_id"])
-            if image_id not in images:
-                raise CCDiffError(f"no picture has the id {image_id}", where=where)
-            if category not in categories:
-                known = ", ".join(f"{i} {n}" for i, n in categories.items())
-                raise CCDiffError(f"unknown category {category}", where=where, fix=f"known: {known}")
-            instance = _instance(annotation, categories[category], raw, where=where)
-            if instance is not None:
-                instances[image_id].append(instance)
+            with faults.leaving_out("annotations"):
+                image_id, category = int(annotation["image_id"]), int(annotation["category_id"])
+                if image_id not in images:
+                    raise CCDiffError(f"no picture has the id {image_id}", where=where)
+                if category not in categories:
+                    known = ", ".join(f"{i} {n}" for i, n in categories.items())
+                    raise CCDiffError(f"unknown category {category}", where=where, fix=f"known: {known}")
+                instance = _instance(annotation, categories[category], raw, where=where)
+                if instance is not None:
+                    instances[image_id].append(instance)
         scenes = []
         for image_id in sorted(images, key=lambda k: (str(images[k]["file_name"]), k)):
             image = images[image_id]
@@ -180,22 +184,23 @@ def _read_one(path: Path, coco: Any, names: ClassMap, finder: _PictureFinder, ra
             own = str(image.get("split", "")) or split
             if own and own not in SPLITS:
                 raise CCDiffError(f"unknown split {own!r}", where=f"{path}: picture {name}", fix=f"known splits: {', '.join(SPLITS)}")
-            found = finder.find(name, where=str(path), split=own)
-            size = [int(image.get(k) or 0) for k in ("width", "height")]
-            provenance = _object_of(image, "provenance", where=f"{path}: picture {name}")
-            scenes.append(
-                Scene(
-                    name,
-                    size[0],
-                    size[1],
-                    tuple(instances[image_id]),
-                    own,
-                    str(image.get("source") or _stem(name)),
-                    str(image.get("caption", "")),
-                    str(found),
-                    provenance,
+            with faults.leaving_out("pictures"):
+                found = finder.find(name, where=str(path), split=own)
+                size = [int(image.get(k) or 0) for k in ("width", "height")]
+                provenance = _object_of(image, "provenance", where=f"{path}: picture {name}")
+                scenes.append(
+                    Scene(
+                        name,
+                        size[0],
+                        size[1],
+                        tuple(instances[image_id]),
+                        own,
+                        str(image.get("source") or _stem(name)),
+                        str(image.get("caption", "")),
+                        str(found),
+                        provenance,
+                    )
                 )
-            )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CCDiffError(f"not a COCO file: {type(error).__name__}: {error}", where=path) from error
     return scenes

@@ -24,7 +24,7 @@ from ..files import inside
 from ..geometry import hbb_iou, hbb_of
 from ..scene import Instance, Scene
 from .classes import ClassMap, over
-from .raw import RawSet, find_pictures, read_split_lists
+from .raw import Faults, RawSet, find_pictures, missing_picture, read_split_lists
 from .voc import declared_size, read_annotation, voc_objects
 
 HBB_FOLDER = "Annotations/Horizontal Bounding Boxes"
@@ -41,7 +41,7 @@ def is_dior(root: Path) -> bool:
     return (root / HBB_FOLDER).is_dir() or (root / OBB_FOLDER).is_dir()
 
 
-def read_dior(root: Path, classes: ClassMap | None = None, *, pictures: bool = True) -> RawSet:
+def read_dior(root: Path, classes: ClassMap | None = None, faults: Faults | None = None, *, pictures: bool = True) -> RawSet:
     """Read the folder.
 
     Args:
@@ -50,6 +50,7 @@ def read_dior(root: Path, classes: ClassMap | None = None, *, pictures: bool = T
     Raises:
         CCDiffError: broken XML (with its line), an unknown class, a box that is not four finite numbers, a picture that is missing.
     """
+    faults = faults or Faults()
     names = over(classes, lambda: ClassMap.frozen("dior"))
     raw = RawSet("dior", names.classes, [])
     folders = [root / HBB_FOLDER, root / OBB_FOLDER]
@@ -63,28 +64,29 @@ def read_dior(root: Path, classes: ClassMap | None = None, *, pictures: bool = T
         if splits and picture_id not in splits:
             raw.skipped["pictures in no split list"] += 1
             continue
-        boxes, size = _read(horizontal[picture_id], names, raw) if picture_id in horizontal else ([], None)
-        turned, turned_size = _read(oriented[picture_id], names, raw, oriented=True) if picture_id in oriented else ([], None)
-        where = horizontal.get(picture_id) or oriented[picture_id]
-        inside(root, picture_id, where=where)
-        picture = found.pop(picture_id, None)
-        if pictures and picture is None:
-            raise CCDiffError(
-                f"the picture {picture_id} is missing from {', '.join(PICTURES)}", where=where, fix="restore it, or remove its annotations"
-            )
-        split = splits.get(picture_id, "test" if picture is not None and picture.parent.name == "JPEGImages-test" else "")
-        width, height = size or turned_size or (0, 0)
-        instances = _merged(boxes, turned, raw, both=picture_id in horizontal and picture_id in oriented)
-        name = picture.name if picture is not None else f"{picture_id}.jpg"
-        raw.scenes.append(Scene(name, width, height, instances, split, picture_id, path=str(picture) if picture is not None else None))
+        with faults.leaving_out("pictures"):
+            where = horizontal.get(picture_id) or oriented[picture_id]
+            inside(root, picture_id, where=where)
+            picture = found.pop(picture_id, None)
+            boxes, size = _read(horizontal[picture_id], names, raw, faults) if picture_id in horizontal else ([], None)
+            turned, turned_size = _read(oriented[picture_id], names, raw, faults, oriented=True) if picture_id in oriented else ([], None)
+            if pictures and picture is None:
+                raise missing_picture(picture_id, where=where, looked=", ".join(PICTURES))
+            split = splits.get(picture_id, "test" if picture is not None and picture.parent.name == "JPEGImages-test" else "")
+            width, height = size or turned_size or (0, 0)
+            instances = _merged(boxes, turned, raw, both=picture_id in horizontal and picture_id in oriented)
+            name = picture.name if picture is not None else f"{picture_id}.jpg"
+            raw.scenes.append(Scene(name, width, height, instances, split, picture_id, path=str(picture) if picture is not None else None))
     if found:
         raw.skipped["pictures without annotations"] += len(found)
     return raw
 
 
-def _read(path: Path, names: ClassMap, raw: RawSet, *, oriented: bool = False) -> tuple[list[Instance], tuple[int, int] | None]:
+def _read(
+    path: Path, names: ClassMap, raw: RawSet, faults: Faults, *, oriented: bool = False
+) -> tuple[list[Instance], tuple[int, int] | None]:
     tree = read_annotation(path)
-    found = voc_objects(tree, names, where=path)
+    found = [i for i in voc_objects(tree, names, faults, where=path) if i is not None]
     if oriented and any(not i.oriented for i in found):
         raw.notes["objects of OBB files that have only an HBB"] += sum(not i.oriented for i in found)
     return found, declared_size(tree)

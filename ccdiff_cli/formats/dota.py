@@ -7,7 +7,6 @@ has header lines (``imagesource:GoogleEarth``, ``gsd:0.27`` or ``gsd:null``), wh
 * Corners keep their order (the first is the object's head in many classes), except that a box whose sides cross is untangled and counted.
 * The class list is that of ``classes.txt`` (our exporter's), of the version in the folder's name, or the shortest of the three published
   lists that holds every class found.
-* NOTE: the pictures are published in several archives, so label files without their picture are counted, not an error.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any
 from ..errors import CCDiffError
 from ..scene import ClassList, Corners, Instance, Scene
 from .classes import CLASS_LISTS, ClassMap, clean_name, over, plain_name
-from .raw import RawSet, find_pictures, number, read_split_lists, read_text
+from .raw import Faults, RawSet, find_pictures, missing_picture, number, read_split_lists, read_text
 
 PICTURES = "images"
 CLASSES = "classes.txt"
@@ -38,12 +37,13 @@ def is_dota(root: Path) -> bool:
     return any((base / PICTURES).is_dir() and _label_folders(base) for base, _ in _bases(root))
 
 
-def read_dota(root: Path, classes: ClassMap | None = None) -> RawSet:
+def read_dota(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
     """Read the folder; the split is that of the folder, else of ``splits/*.txt`` where they exist.
 
     Raises:
         CCDiffError: a broken line, an unknown class, two pictures with one name, label folders of several versions side by side.
     """
+    faults = faults or Faults()
     bases = [(folder, split) for folder, split in _bases(root) if (folder / PICTURES).is_dir() or _label_folders(folder)]
     label_folders = {folder: found for folder, _ in bases if (found := _label_folder(folder, root, classes)) is not None}
     labels = {folder: sorted(found.glob("*.txt")) for folder, found in label_folders.items()}
@@ -59,23 +59,23 @@ def read_dota(root: Path, classes: ClassMap | None = None) -> RawSet:
     splits = read_split_lists(root / "splits", sorted(pictures)) if not any(split for _, split in bases) else {}
     for folder, split in bases:
         for path in labels.get(folder, ()):
-            picture = pictures.pop(path.stem, None)
-            if picture is None:
-                raw.skipped["label files without their picture"] += 1
-                continue
-            if splits and path.stem not in splits:
-                raw.skipped["pictures in no split list"] += 1
-                continue
-            instances, provenance = _read_labels(path, names, spellings, raw)
-            raw.scenes.append(
-                Scene(
-                    picture.name, 0, 0, tuple(instances), splits.get(path.stem, split), tile_source(path.stem),
-                    path=str(picture), provenance=provenance,
-                )
-            )  # fmt: skip
+            with faults.leaving_out("label files"):
+                picture = pictures.pop(path.stem, None)
+                if picture is None:
+                    raise missing_picture(path.stem, where=path, looked=f"{PICTURES}/")
+                if splits and path.stem not in splits:
+                    raw.skipped["pictures in no split list"] += 1
+                    continue
+                instances, provenance = _read_labels(path, names, spellings, raw, faults)
+                raw.scenes.append(
+                    Scene(
+                        picture.name, 0, 0, tuple(instances), splits.get(path.stem, split), tile_source(path.stem),
+                        path=str(picture), provenance=provenance,
+                    )
+                )  # fmt: skip
     if pictures:
         raw.skipped["pictures without a label file"] += len(pictures)
-    if not raw.scenes:
+    if not raw.scenes and faults.counts["pictures that are missing"]:
         raise CCDiffError(
             f"none of the {sum(map(len, labels.values()))} label files has its picture",
             where=root,
@@ -177,37 +177,41 @@ def _shortest_list(spellings: set[str]) -> str:
 # ------------------------------------------------------------------------------------------------------------------- label files
 
 
-def _read_labels(path: Path, names: ClassMap, spellings: set[str], raw: RawSet) -> tuple[list[Instance], dict[str, Any]]:
+def _read_labels(path: Path, names: ClassMap, spellings: set[str], raw: RawSet, faults: Faults) -> tuple[list[Instance], dict[str, Any]]:
     instances: list[Instance] = []
     provenance: dict[str, Any] = {}
     for line_number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue
-        where = f"{path}:{line_number}"
         if not instances and (header := _HEADER.fullmatch(line.strip())):
             _read_header(header.group(1).strip().lower(), header.group(2).strip(), provenance, raw)
             continue
-        if len(fields) not in (9, 10):
-            raise CCDiffError(
-                f"expected x1 y1 x2 y2 x3 y3 x4 y4 class difficult, found {len(fields)} fields: {line.strip()[:60]!r}", where=where
-            )
-        corners, crossed = untangled(_numbers(fields, where))
-        category = names.name(fields[8], where=where)
-        spellings.add(fields[8])
-        flag = fields[9] if len(fields) == 10 else ""
-        if flag not in ("0", "1", "") and not re.fullmatch(r"\d{1,3}", flag, re.ASCII):
-            raise CCDiffError(f"difficult flag: expected 0 or 1, found {flag[:40]!r}", where=where)
-        difficult = bool(flag) and int(flag) > 0
-        if not flag:
-            raw.notes["objects without a difficult flag"] += 1
-        elif difficult and flag != "1":
-            raw.notes["difficult flags above 1 kept as 1"] += int(flag) > 1
-        if crossed:
-            raw.notes["boxes whose sides crossed, untangled"] += 1
-        instances.append(Instance.from_corners(category, corners, difficult=difficult))
+        with faults.leaving_out("lines"):
+            instances.append(_read_line(line, fields, names, spellings, raw, where=f"{path}:{line_number}"))
     raw.notes = +raw.notes
     return instances, provenance
+
+
+def _read_line(line: str, fields: list[str], names: ClassMap, spellings: set[str], raw: RawSet, *, where: str) -> Instance:
+    if len(fields) not in (9, 10):
+        raise CCDiffError(
+            f"expected x1 y1 x2 y2 x3 y3 x4 y4 class difficult, found {len(fields)} fields: {line.strip()[:60]!r}", where=where
+        )
+    corners, crossed = untangled(_numbers(fields, where))
+    category = names.name(fields[8], where=where)
+    spellings.add(fields[8])
+    flag = fields[9] if len(fields) == 10 else ""
+    if flag not in ("0", "1", "") and not re.fullmatch(r"\d{1,3}", flag, re.ASCII):
+        raise CCDiffError(f"difficult flag: expected 0 or 1, found {flag[:40]!r}", where=where)
+    difficult = bool(flag) and int(flag) > 0
+    if not flag:
+        raw.notes["objects without a difficult flag"] += 1
+    elif difficult and flag != "1":
+        raw.notes["difficult flags above 1 kept as 1"] += int(flag) > 1
+    if crossed:
+        raw.changes["boxes whose sides crossed, untangled"] += 1
+    return Instance.from_corners(category, corners, difficult=difficult)
 
 
 def _numbers(fields: Sequence[str], where: str) -> list[float]:

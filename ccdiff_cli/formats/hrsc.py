@@ -20,7 +20,7 @@ from ..errors import CCDiffError
 from ..geometry import le90_to_corners
 from ..scene import Instance, Scene
 from .classes import HRSC_TREE, ClassMap, over
-from .raw import RawSet, find_pictures, number, read_split_lists
+from .raw import Faults, RawSet, find_pictures, missing_picture, number, read_split_lists
 from .voc import parse_xml
 
 ANNOTATIONS = "Annotations"
@@ -43,12 +43,13 @@ def is_hrsc(root: Path) -> bool:
     return False
 
 
-def read_hrsc(root: Path, classes: ClassMap | None = None) -> RawSet:
+def read_hrsc(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
     """Read the folder; the split comes from ``ImageSets``, else from the folders ``Train`` and ``Test``.
 
     Raises:
         CCDiffError: broken XML, a ``Class_ID`` outside the tree or the class list, a box that is not finite, a missing picture.
     """
+    faults = faults or Faults()
     names = over(classes, lambda: ClassMap.frozen("hrsc"))
     raw = RawSet("hrsc", names.classes, [])
     bases = _bases(root)
@@ -64,28 +65,27 @@ def read_hrsc(root: Path, classes: ClassMap | None = None) -> RawSet:
             raw.skipped["pictures in no split list"] += 1
             pictures.pop(stem, None)
             continue
-        tree = parse_xml(path)
-        if tree.tag != "HRSC_Image":
-            raise CCDiffError(f"expected the element <HRSC_Image>, found <{tree.tag}>", where=path)
-        picture = pictures.pop(stem, None)
-        if _text(tree, "Annotated") == "0" and tree.find("HRSC_Objects/HRSC_Object") is None:
-            raw.skipped["pictures that nobody annotated"] += 1
-            continue
-        if picture is None:
-            raise CCDiffError(
-                f"the picture {stem} is missing from {PICTURES}/", where=path, fix="restore it, or remove its annotation file"
-            )
-        instances = tuple(
-            _instance(element, names, raw, where=f"{path}: object {k}")
-            for k, element in enumerate(tree.iterfind("HRSC_Objects/HRSC_Object"), start=1)
-        )
-        width, height = _size(tree)
-        raw.scenes.append(
-            Scene(
-                picture.name, width, height, instances, splits.get(stem, "" if splits else folder_split), stem,
-                path=str(picture), provenance=_provenance(tree),
-            )
-        )  # fmt: skip
+        with faults.leaving_out("annotation files"):
+            picture = pictures.pop(stem, None)
+            tree = parse_xml(path)
+            if tree.tag != "HRSC_Image":
+                raise CCDiffError(f"expected the element <HRSC_Image>, found <{tree.tag}>", where=path)
+            if _text(tree, "Annotated") == "0" and tree.find("HRSC_Objects/HRSC_Object") is None:
+                raw.skipped["pictures that nobody annotated"] += 1
+                continue
+            if picture is None:
+                raise missing_picture(stem, where=path, looked=f"{PICTURES}/")
+            instances = []
+            for k, element in enumerate(tree.iterfind("HRSC_Objects/HRSC_Object"), start=1):
+                with faults.leaving_out("objects"):
+                    instances.append(_instance(element, names, raw, where=f"{path}: object {k}"))
+            width, height = _size(tree)
+            raw.scenes.append(
+                Scene(
+                    picture.name, width, height, tuple(instances), splits.get(stem, "" if splits else folder_split), stem,
+                    path=str(picture), provenance=_provenance(tree),
+                )
+            )  # fmt: skip
     if pictures:
         raw.skipped["pictures without an annotation file"] += len(pictures)
     return raw

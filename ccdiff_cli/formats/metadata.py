@@ -23,7 +23,7 @@ from ..pictures import UnreadablePicture, picture_size
 from ..scene import ClassList, Instance, Scene
 from .classes import ClassMap, clean_name, over, read_class_file
 from .dota import tile_source
-from .raw import RawSet, is_file, number, parse_json, read_head, read_text
+from .raw import Faults, RawSet, is_file, missing_picture, number, parse_json, read_head, read_text
 
 METADATA = "metadata.jsonl"
 CLASSES = "classes.txt"
@@ -37,7 +37,7 @@ def is_metadata(root: Path) -> bool:
     return any(b'"bndboxes"' in read_head(path, 200_000) for path, _ in _files(root))
 
 
-def read_metadata(root: Path, classes: ClassMap | None = None) -> RawSet:
+def read_metadata(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
     """Read the file or the folder; the split is the name of the file's folder, where that is one.
 
     Raises:
@@ -46,28 +46,30 @@ def read_metadata(root: Path, classes: ClassMap | None = None) -> RawSet:
     files = _files(root)
     if not files:
         raise CCDiffError(f"no {METADATA}, at the top or in {', '.join(SPLITS)}", where=root)
-    entries = [(where, path.parent, split, entry) for path, split in files for where, entry in _entries(path)]
-    names = over(classes, lambda: _class_map(root, entries))
+    faults = faults or Faults()
+    entries = [(where, path.parent, split, entry) for path, split in files for where, entry in _entries(path, faults)]
+    names = over(classes, lambda: _class_map(root, entries, faults))
     raw = RawSet("metadata", names.classes, [])
     seen: dict[Path, str] = {}
     file_names: dict[str, str] = {}
     for where, folder, split, entry in entries:
-        picture = _picture(folder, entry, where=where)
-        if seen.setdefault(picture, where) != where:
-            raise CCDiffError(f"the picture {picture.name} stands in {seen[picture]} too", where=where, fix="keep one of the lines")
-        try:
-            width, height = picture_size(picture)
-        except UnreadablePicture:
-            width = height = 0
-        instances = tuple(_instances(entry, names, (width or 1, height or 1), where=where))
-        name = picture.relative_to(folder).as_posix()
-        if name in file_names:  # 1.png of train and 1.png of test
-            name = f"{folder.name}/{name}"
-        if file_names.setdefault(name, where) != where:
-            raise CCDiffError(f"two pictures are called {name}", where=where, fix="rename one of them")
-        caption = _texts(entry, where=where)[0]
-        source = tile_source(re.sub(r"\.[^./]+$", "", name))
-        raw.scenes.append(Scene(name, width, height, instances, split, source, caption, str(picture)))
+        with faults.leaving_out("lines"):
+            picture = _picture(folder, entry, where=where)
+            if seen.setdefault(picture, where) != where:
+                raise CCDiffError(f"the picture {picture.name} stands in {seen[picture]} too", where=where, fix="keep one of the lines")
+            try:
+                width, height = picture_size(picture)
+            except UnreadablePicture:
+                width = height = 0
+            instances = tuple(_instances(entry, names, (width or 1, height or 1), faults, where=where))
+            name = picture.relative_to(folder).as_posix()
+            if name in file_names:  # 1.png of train and 1.png of test
+                name = f"{folder.name}/{name}"
+            if file_names.setdefault(name, where) != where:
+                raise CCDiffError(f"two pictures are called {name}", where=where, fix="rename one of them")
+            caption = _texts(entry, where=where)[0]
+            source = tile_source(re.sub(r"\.[^./]+$", "", name))
+            raw.scenes.append(Scene(name, width, height, instances, split, source, caption, str(picture)))
     return raw
 
 
@@ -80,23 +82,29 @@ def _files(root: Path) -> list[tuple[Path, str]]:
     return [(root / name / METADATA, split) for name, split in _SPLIT_FOLDERS.items() if is_file(root / name / METADATA)]
 
 
-def _entries(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _entries(path: Path, faults: Faults) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for line_number, line in enumerate(read_text(path).split("\n"), start=1):  # not splitlines: a caption may hold any other line end
         if not line.strip():
             continue
         where = f"{path}:{line_number}"
-        entry = parse_json(line, where=where)
-        if not isinstance(entry, Mapping):
-            raise CCDiffError(f"expected an object with file_name, caption, bndboxes, found {type(entry).__name__}", where=where)
-        yield where, entry
+        entry = None
+        with faults.leaving_out("JSON lines"):
+            entry = parse_json(line, where=where)
+            if not isinstance(entry, Mapping):
+                raise CCDiffError(f"expected an object with file_name, caption, bndboxes, found {type(entry).__name__}", where=where)
+        if isinstance(entry, Mapping):
+            yield where, entry
 
 
-def _class_map(root: Path, entries: list[tuple[str, Path, str, Mapping[str, Any]]]) -> ClassMap:
+def _class_map(root: Path, entries: list[tuple[str, Path, str, Mapping[str, Any]]], faults: Faults) -> ClassMap:
     top = root.resolve() if root.is_dir() else root.resolve().parent
     for folder in (top, top.parent) if top.name in _SPLIT_FOLDERS else (top,):
         if is_file(folder / CLASSES):
             return read_class_file(folder / CLASSES)
-    found = {clean_name(text, where=where) for where, _, _, entry in entries for text in _texts(entry, where=where)[1:] if text}
+    found: set[str] = set()
+    for where, _, _, entry in entries:
+        with faults.leaving_out("lists of classes"):
+            found |= {clean_name(text, where=where) for text in _texts(entry, where=where)[1:] if text}
     if not found:
         raise CCDiffError("no object has a class", where=root, fix=f"name the classes in {CLASSES}, one a line, or with --classes")
     return ClassMap.of(ClassList(tuple(sorted(found))))
@@ -110,7 +118,7 @@ def _picture(folder: Path, entry: Mapping[str, Any], *, where: str) -> Path:
         picture = inside(base, name, where=where)
         if is_file(picture):
             return picture
-    raise CCDiffError(f"the picture {name:.200} is missing", where=where, fix=f"put it beside the file, into {folder}")
+    raise missing_picture(name, where=where, looked=str(folder))
 
 
 def _texts(entry: Mapping[str, Any], *, where: str) -> list[str]:
@@ -121,27 +129,32 @@ def _texts(entry: Mapping[str, Any], *, where: str) -> list[str]:
     return [" ".join(t.split()) for t in texts]
 
 
-def _instances(entry: Mapping[str, Any], names: ClassMap, size: tuple[int, int], *, where: str) -> Iterator[Instance]:
+def _instances(entry: Mapping[str, Any], names: ClassMap, size: tuple[int, int], faults: Faults, *, where: str) -> Iterator[Instance]:
     texts = _texts(entry, where=where)[1:]
     boxes = _rows(entry.get("bndboxes"), 4, "bndboxes", len(texts), where=where)
     corners = _rows(entry["obboxes"], 8, "obboxes", len(texts), where=where) if "obboxes" in entry else [[0.0] * 8] * len(texts)
     for k, (text, box, turned) in enumerate(zip(texts, boxes, corners, strict=True), start=1):
-        if not text:
-            if any(box) or any(turned):
-                raise CCDiffError(f"object {k} has a box and no class", where=where, fix="give its class in caption, or zeros as its box")
+        if not text and not any(box) and not any(turned):
             continue
-        category = names.name(text, where=f"{where}: object {k}")
-        if not any(box) and not any(turned):
-            raise CCDiffError(
-                f"object {k}, {text!r}, has a class and no box", where=where, fix="give its box, or an empty text as its class"
-            )
-        x1, y1, x2, y2 = (v * size[j % 2] for j, v in enumerate(box))
-        hbb = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)) if any(box) else None
-        if any(turned):
-            yield Instance.from_corners(category, [v * size[j % 2] for j, v in enumerate(turned)], hbb)
-        else:
-            assert hbb is not None
-            yield Instance.from_hbb(category, hbb)
+        found = None
+        with faults.leaving_out("objects"):
+            found = _instance(text, box, turned, names, size, where=where, k=k)
+        if found is not None:
+            yield found
+
+
+def _instance(text: str, box: list[float], turned: list[float], names: ClassMap, size: tuple[int, int], *, where: str, k: int) -> Instance:
+    if not text:
+        raise CCDiffError(f"object {k} has a box and no class", where=where, fix="give its class in caption, or zeros as its box")
+    category = names.name(text, where=f"{where}: object {k}")
+    if not any(box) and not any(turned):
+        raise CCDiffError(f"object {k}, {text!r}, has a class and no box", where=where, fix="give its box, or an empty text as its class")
+    x1, y1, x2, y2 = (v * size[j % 2] for j, v in enumerate(box))
+    hbb = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)) if any(box) else None
+    if any(turned):
+        return Instance.from_corners(category, [v * size[j % 2] for j, v in enumerate(turned)], hbb)
+    assert hbb is not None
+    return Instance.from_hbb(category, hbb)
 
 
 def _rows(rows: Any, length: int, key: str, count: int, *, where: str) -> list[list[float]]:

@@ -1,7 +1,9 @@
 """RawSet: what every reader returns, and the small helpers readers share.
 
-A reader keeps every object it can make sense of, counts what it leaves out under a reason (``RawSet.skipped``), and raises
-:class:`CCDiffError` with file and line for what is broken.  Pictures are not decoded by readers.
+A reader keeps every object it can make sense of and counts the rest under a reason, in three ranks: ``RawSet.changes`` (what altered a
+label), ``RawSet.skipped`` (what is left out) and ``RawSet.notes``.  What is broken raises :class:`CCDiffError` with file and line inside
+``with faults.leaving_out("objects")``, which lets it through or leaves the broken thing out, see :class:`Faults`.  Pictures are not
+decoded by readers.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import math
 import re
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..dataset import SPLITS
-from ..errors import CCDiffError
+from ..errors import CCDiffError, UnsafeInput
 from ..pictures import SUFFIXES
 from ..scene import ClassList, Scene
 
@@ -35,7 +38,9 @@ class RawSet:
         scenes: in a stable order; ``path`` set; ``split`` is "" where the source names none; ``width`` and ``height`` are what the
             source declares, 0 where it declares nothing.
         skipped: reason -> count of what the reader left out.
-        notes: reason -> count of what it corrected or matched.
+        notes: reason -> count of what it matched or took for granted.
+        changes: reason -> count of what it altered in a label or a split.
+        places: reason (of any rank) -> the first places it was found at, as ``{"where": "a.txt:3", "what": "..."}``.
     """
 
     format: str
@@ -43,6 +48,103 @@ class RawSet:
     scenes: list[Scene]
     skipped: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+
+
+class MissingPicture(CCDiffError):
+    """Labels whose picture is not there, see :func:`missing_picture`."""
+
+
+class UnknownClass(CCDiffError):
+    """A class that the class list does not know."""
+
+
+def missing_picture(name: str, *, where: str | Path, looked: str | None = None) -> MissingPicture:
+    """The error of a picture that is not there: the same message, and counted alike, in every format."""
+    among = f" from {looked}" if looked else ""
+    return MissingPicture(f"the picture {name:.200} is missing{among}", where=where, fix="restore it, or remove its labels")
+
+
+PLACES = 20
+"""The first places of each reason are kept; all are counted."""
+RARE = 0.01
+"""An unknown class of a larger share of the objects is no slip of the pen, but missing from the class list."""
+FEW = 10
+"""Of fewer things it takes all, of more than half of them, to be broken for the set not to be what its format says."""
+_VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w.])[-+]?\d[\d.,e+-]*")
+
+
+class Faults:
+    """What is broken in a set's labels: an error at once (``strict``), else left out, counted by reason, its first places kept.
+
+    Readers wrap the smallest thing that can be left out alone, the innermost block catches::
+
+        for path in files:
+            with faults.leaving_out("files"):
+                for line in ...:
+                    with faults.leaving_out("lines"):
+                        instances.append(...)
+
+    :class:`UnsafeInput` passes through in any mode.  Errors that concern the whole set are raised outside any block.
+    """
+
+    def __init__(self, *, strict: bool = True) -> None:
+        self.strict = strict
+        self.counts: Counter[str] = Counter()
+        self.places: dict[str, list[dict[str, str]]] = {}
+        self._tried: Counter[str] = Counter()
+        self._broken: dict[str, list[CCDiffError]] = {}
+        self._unknown: dict[str, tuple[str, CCDiffError]] = {}
+        self._broken_count: Counter[str] = Counter()
+
+    @contextmanager
+    def leaving_out(self, kind: str) -> Iterator[None]:
+        """Leave the ``kind`` ("objects", "lines", "files", "pictures": a plural) read in this block out if it is broken."""
+        self._tried[kind] += 1
+        try:
+            yield
+        except UnsafeInput:
+            raise
+        except CCDiffError as error:
+            if self.strict:
+                raise
+            self._record(kind, error)
+
+    def _record(self, kind: str, error: CCDiffError) -> None:
+        if isinstance(error, MissingPicture):
+            reason = "pictures that are missing"
+        elif isinstance(error, UnknownClass):
+            reason = f"{kind} of the {error.what}"
+            self._unknown.setdefault(reason, (kind, error))
+        else:
+            reason = f"broken {kind}: {_VALUES.sub('...', error.what):.120}"
+            self._broken_count[kind] += 1
+            first = self._broken.setdefault(kind, [])
+            if len(first) < 3:
+                first.append(error)
+        self.counts[reason] += 1
+        places = self.places.setdefault(reason, [])
+        if len(places) < PLACES:
+            places.append({"where": error.where or "", "what": error.what})
+
+    def check(self) -> None:
+        """That what was left out is the exception.
+
+        Raises:
+            CCDiffError: most of a kind is broken, naming the first; a class that the class list lacks is no rarity.
+        """
+        for kind, errors in self._broken.items():
+            tried, broken = self._tried[kind], self._broken_count[kind]
+            if broken == tried or (tried >= FEW and 2 * broken > tried):
+                others = "".join(f"; {e.where or 'another'}: {e.what}" for e in errors[1:])
+                more = f" ({broken:,} of {tried:,} {kind} are broken{others})" if broken > 1 else ""
+                fix = errors[0].fix or "correct them, or name the format of the folder yourself (--format)"
+                raise CCDiffError(f"{errors[0].what}{more}", where=errors[0].where, fix=fix)
+        for reason, (kind, error) in self._unknown.items():
+            if self.counts[reason] > RARE * self._tried[kind]:
+                many = f" ({self.counts[reason]:,} of {self._tried[kind]:,} {kind})" if self.counts[reason] > 1 else ""
+                raise CCDiffError(f"{error.what}{many}", where=error.where, fix=error.fix)
 
 
 MAX_LABEL_BYTES = 2_000_000_000

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import CCDiffError
 from ..scene import Scene
 from .classes import ClassMap, over
-from .raw import RawSet, find_pictures, read_text
+from .raw import Faults, RawSet, find_pictures, read_text
 from .voc import ANNOTATIONS, begins_with_tag, declared_size, picture_of, read_annotation, voc_objects
 
 PICTURES = ("JPEGImages", "JPEGImages-trainval", "JPEGImages-test")
@@ -29,12 +29,13 @@ def is_rsvg(root: Path) -> bool:
     return (root / ANNOTATIONS).is_dir() and begins_with_tag(root / ANNOTATIONS, b"<description>")
 
 
-def read_rsvg(root: Path, classes: ClassMap | None = None) -> RawSet:
+def read_rsvg(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
     """Read the folder; without lists every object is kept and no split is set.
 
     Raises:
         CCDiffError: broken XML, an unknown class, a list that names an object twice or one that does not exist, a missing picture.
     """
+    faults = faults or Faults()
     names = over(classes, lambda: ClassMap.frozen("dior"))
     raw = RawSet("rsvg", names.classes, [])
     files = sorted((root / ANNOTATIONS).glob("*.xml"))
@@ -42,28 +43,30 @@ def read_rsvg(root: Path, classes: ClassMap | None = None) -> RawSet:
         raise CCDiffError("no annotation files (*.xml)", where=root / ANNOTATIONS)
     folders = [root / name for name in PICTURES]
     found = find_pictures(folders)
-    trees = [read_annotation(path) for path in files]
-    objects = [voc_objects(tree, names, where=path) for path, tree in zip(files, trees, strict=True)]
+    trees = [read_annotation(path) for path in files]  # all of them: the lists count the objects through
+    objects = [voc_objects(tree, names, faults, where=path) for path, tree in zip(files, trees, strict=True)]
     listed = _read_lists(root, sum(map(len, objects)))
     first = 0
     for path, tree, instances in zip(files, trees, objects, strict=True):
-        picture = picture_of(path, tree, found, folders)
         own = [listed.get(first + k, "") for k in range(len(instances))]
         first += len(instances)
         split = next((s for s in _STRICTEST if s in own), "")
-        if listed and not split:
-            raw.skipped["pictures with no object in a split list"] += 1
-            raw.skipped["objects in no split list"] += len(instances)
-            continue
-        raw.notes["objects with a description"] += sum("description" in i.extra for i in instances)
-        raw.notes["objects listed for another split than their picture's"] += sum(s != split for s in own if s)
-        if listed:
-            raw.notes["objects in no split list, kept with their picture"] += own.count("")
-        kept = tuple(replace(i, extra={**i.extra, "listed": s}) if s != split else i for i, s in zip(instances, own, strict=True))
-        width, height = declared_size(tree) or (0, 0)
-        raw.scenes.append(Scene(picture.name, width, height, kept, split, picture.stem, path=str(picture)))
+        with faults.leaving_out("pictures"):
+            picture = picture_of(path, tree, found, folders)
+            if listed and not split:
+                raw.skipped["pictures with no object in a split list"] += 1
+                raw.skipped["objects in no split list"] += len(instances)
+                continue
+            raw.notes["objects with a description"] += sum("description" in i.extra for i in instances if i is not None)
+            raw.changes["objects listed for another split than their picture's"] += sum(s != split for s in own if s)
+            if listed:
+                raw.notes["objects in no split list, kept with their picture"] += own.count("")
+            pairs = [(i, s) for i, s in zip(instances, own, strict=True) if i is not None]
+            kept = tuple(replace(i, extra={**i.extra, "listed": s}) if s != split else i for i, s in pairs)
+            width, height = declared_size(tree) or (0, 0)
+            raw.scenes.append(Scene(picture.name, width, height, kept, split, picture.stem, path=str(picture)))
     raw.skipped["pictures without annotations"] += len(found)
-    raw.skipped, raw.notes = +raw.skipped, +raw.notes  # without the zeros
+    raw.skipped, raw.notes, raw.changes = +raw.skipped, +raw.notes, +raw.changes  # without the zeros
     return raw
 
 

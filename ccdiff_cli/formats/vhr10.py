@@ -18,7 +18,7 @@ from ..errors import CCDiffError
 from ..geometry import hbb_iou, hbb_of, min_area_corners
 from ..scene import Instance, Scene
 from .classes import VHR10, ClassMap, over
-from .raw import RawSet, find_pictures, number, parse_json, read_split_lists, read_text
+from .raw import Faults, RawSet, find_pictures, missing_picture, number, parse_json, read_split_lists, read_text
 
 PICTURES = "positive image set"
 LABELS = "ground truth"
@@ -35,33 +35,33 @@ def is_vhr10(root: Path) -> bool:
     return (root / PICTURES).is_dir() and (root / LABELS).is_dir()
 
 
-def read_vhr10(root: Path, classes: ClassMap | None = None) -> RawSet:
+def read_vhr10(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
     """Read the folder; the split comes from ``splits/*.txt`` where they exist.
 
     Raises:
         CCDiffError: a broken line, an unknown class, a label file without its picture.
     """
+    faults = faults or Faults()
     pictures = find_pictures([root / PICTURES])
     labels = sorted((root / LABELS).glob("*.txt"))
     if not labels:
         raise CCDiffError("no label files (*.txt)", where=root / LABELS)
     names = over(classes, lambda: ClassMap.frozen("vhr10"))
     raw = RawSet("vhr10", names.classes, [])
-    masks = _read_masks(root / MASKS, names) if (root / MASKS).is_file() else {}
+    masks = _read_masks(root / MASKS, names, faults) if (root / MASKS).is_file() else {}
     splits = read_split_lists(root / "splits", [p.stem for p in labels])
     for path in labels:
-        picture = pictures.pop(path.stem, None)
-        if picture is None:
-            raise CCDiffError(
-                f"the picture of this label file is missing from {root / PICTURES}", where=path, fix="restore it, or remove the label file"
-            )
-        if splits and path.stem not in splits:
-            raw.skipped["pictures in no split list"] += 1
-            continue
-        boxes = _read_boxes(path, names)
-        instances = _with_masks(boxes, masks.pop(picture.name, []), raw)
-        scene = Scene(picture.name, 0, 0, instances, split=splits.get(path.stem, ""), source=path.stem, path=str(picture))
-        raw.scenes.append(scene)
+        with faults.leaving_out("label files"):
+            picture = pictures.pop(path.stem, None)
+            if splits and path.stem not in splits:
+                raw.skipped["pictures in no split list"] += 1
+                continue
+            if picture is None:
+                raise missing_picture(path.stem, where=path, looked=PICTURES)
+            boxes = _read_boxes(path, names, faults)
+            instances = _with_masks(boxes, masks.pop(picture.name, []), raw)
+            scene = Scene(picture.name, 0, 0, instances, split=splits.get(path.stem, ""), source=path.stem, path=str(picture))
+            raw.scenes.append(scene)
     if pictures:
         raw.skipped["pictures without a label file"] += len(pictures)
     if masks:
@@ -69,31 +69,34 @@ def read_vhr10(root: Path, classes: ClassMap | None = None) -> RawSet:
     return raw
 
 
-def _read_boxes(path: Path, names: ClassMap) -> list[Instance]:
+def _read_boxes(path: Path, names: ClassMap, faults: Faults) -> list[Instance]:
     found = []
     for line_number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{line_number}"
-        match = _LINE.fullmatch(line.rstrip())
-        try:
-            if match is None:
-                raise ValueError
-            x1, y1, x2, y2 = (float(v) for v in match.groups()[:4])
-            class_number = int(match.group(5))
-        except ValueError:
-            raise CCDiffError(f"expected (x1,y1),(x2,y2),class, found {line.strip()[:60]!r}", where=where) from None
-        if not 1 <= class_number <= len(VHR10):
-            known = ", ".join(f"{k} {name}" for k, name in enumerate(VHR10, start=1))
-            raise CCDiffError(f"unknown class {class_number}", where=where, fix=f"known classes: {known}")
-        if not all(abs(v) <= 1e9 for v in (x1, y1, x2, y2)):
-            raise CCDiffError(f"the box is not made of finite numbers of pixels: {line.strip()[:60]!r}", where=where)
-        hbb = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-        found.append(Instance.from_hbb(names.name(VHR10.names[class_number - 1], where=where), hbb))
+        if line.strip():
+            with faults.leaving_out("lines"):
+                found.append(_read_box(line, names, where=f"{path}:{line_number}"))
     return found
 
 
-def _read_masks(path: Path, classes: ClassMap) -> dict[str, list[tuple[str, tuple[tuple[float, ...], ...]]]]:
+def _read_box(line: str, names: ClassMap, *, where: str) -> Instance:
+    match = _LINE.fullmatch(line.rstrip())
+    try:
+        if match is None:
+            raise ValueError
+        x1, y1, x2, y2 = (float(v) for v in match.groups()[:4])
+        class_number = int(match.group(5))
+    except ValueError:
+        raise CCDiffError(f"expected (x1,y1),(x2,y2),class, found {line.strip()[:60]!r}", where=where) from None
+    if not 1 <= class_number <= len(VHR10):
+        known = ", ".join(f"{k} {name}" for k, name in enumerate(VHR10, start=1))
+        raise CCDiffError(f"unknown class {class_number}", where=where, fix=f"known classes: {known}")
+    if not all(abs(v) <= 1e9 for v in (x1, y1, x2, y2)):
+        raise CCDiffError(f"the box is not made of finite numbers of pixels: {line.strip()[:60]!r}", where=where)
+    hbb = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+    return Instance.from_hbb(names.name(VHR10.names[class_number - 1], where=where), hbb)
+
+
+def _read_masks(path: Path, classes: ClassMap, faults: Faults) -> dict[str, list[tuple[str, tuple[tuple[float, ...], ...]]]]:
     """Picture name -> (class, polygons) of its masks."""
     coco = parse_json(read_text(path), where=path)
     masks: dict[str, list[tuple[str, tuple[tuple[float, ...], ...]]]] = {}
@@ -102,10 +105,11 @@ def _read_masks(path: Path, classes: ClassMap) -> dict[str, list[tuple[str, tupl
         files = {int(image["id"]): str(image["file_name"]) for image in coco["images"]}
         for annotation in coco["annotations"]:
             where = f"{path}: annotation {annotation.get('id')}"
-            outlines = [p for p in annotation["segmentation"] if len(p) >= 6 and len(p) % 2 == 0]
-            polygons = tuple(tuple(number(v, where=where, what="segmentation") for v in p) for p in outlines)
-            if polygons:
-                masks.setdefault(files[int(annotation["image_id"])], []).append((names[int(annotation["category_id"])], polygons))
+            with faults.leaving_out("masks"):
+                outlines = [p for p in annotation["segmentation"] if len(p) >= 6 and len(p) % 2 == 0]
+                polygons = tuple(tuple(number(v, where=where, what="segmentation") for v in p) for p in outlines)
+                if polygons:
+                    masks.setdefault(files[int(annotation["image_id"])], []).append((names[int(annotation["category_id"])], polygons))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CCDiffError(f"not a COCO file with polygon masks: {type(error).__name__}: {error}", where=path) from error
     return masks

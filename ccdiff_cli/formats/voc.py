@@ -19,13 +19,13 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
-from ..errors import CCDiffError
+from ..errors import CCDiffError, UnsafeInput
 from ..files import inside
 from ..geometry import le90_to_corners
 from ..scene import HBB, ClassList, Corners, Instance, Scene
 from .classes import ClassMap, clean_name, over, read_class_file
 from .dota import tile_source
-from .raw import RawSet, find_pictures, is_file, number, read_bytes, read_head, read_split_lists
+from .raw import Faults, RawSet, find_pictures, is_file, missing_picture, number, read_bytes, read_head, read_split_lists
 
 ANNOTATIONS = "Annotations"
 PICTURES = ("JPEGImages", "images")
@@ -49,35 +49,40 @@ def begins_with_tag(folder: Path, tag: bytes) -> bool:
     return first is not None and tag in read_head(first, 4096)
 
 
-def read_voc(root: Path, classes: ClassMap | None = None) -> RawSet:
+def read_voc(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
     """Read the folder; the split comes from ``ImageSets/Main`` or ``ImageSets``, else from the folder's name.
 
     Raises:
         CCDiffError: broken XML (with its line), an unknown class, a box that is not finite numbers, a picture that is missing.
     """
+    faults = faults or Faults()
     folders = _folders(root)
     files = {path: (pictures, split) for folder, pictures, split in folders for path in sorted(folder.glob("*.xml"))}
     if not files:
         raise CCDiffError(f"no annotation files ({ANNOTATIONS}/*.xml)", where=root)
-    trees = {path: read_annotation(path) for path in files}
-    names = over(classes, lambda: _class_map(root, trees))
+    trees = _trees(list(files), faults)
+    names = over(classes, lambda: _class_map(root, trees, faults))
     raw = RawSet("voc", names.classes, [])
     found = find_pictures(sorted({p for pictures, _ in files.values() for p in pictures}))
+    for path in files.keys() - trees.keys():
+        found.pop(path.stem, None)  # its labels are broken, which is counted already
     stems = [path.stem for path in files]
     if len(set(stems)) != len(stems):
         twice = next(s for s in stems if stems.count(s) > 1)
         raise CCDiffError(f"two annotation files are called {twice}.xml", where=root, fix="rename one of them and its picture")
     splits = read_split_lists(root / "ImageSets" / "Main", stems) or read_split_lists(root / "ImageSets", stems)
-    for path, (folders_of_pictures, split) in files.items():
-        picture = picture_of(path, trees[path], found, folders_of_pictures)
-        if splits and path.stem not in splits:
-            raw.skipped["pictures in no split list"] += 1
-            continue
-        instances = tuple(voc_objects(trees[path], names, where=path))
-        width, height = declared_size(trees[path]) or (0, 0)
-        raw.scenes.append(
-            Scene(picture.name, width, height, instances, splits.get(path.stem, split), tile_source(picture.stem), path=str(picture))
-        )
+    for path, tree in trees.items():
+        folders_of_pictures, split = files[path]
+        with faults.leaving_out("pictures"):
+            picture = picture_of(path, tree, found, folders_of_pictures)
+            if splits and path.stem not in splits:
+                raw.skipped["pictures in no split list"] += 1
+                continue
+            instances = tuple(i for i in voc_objects(tree, names, faults, where=path) if i is not None)
+            width, height = declared_size(tree) or (0, 0)
+            raw.scenes.append(
+                Scene(picture.name, width, height, instances, splits.get(path.stem, split), tile_source(picture.stem), path=str(picture))
+            )
     if found:
         raw.skipped["pictures without annotations"] += len(found)
     return raw
@@ -92,10 +97,22 @@ def _folders(root: Path) -> list[tuple[Path, tuple[Path, ...], str]]:
     return [(folder, (folder,), split) for folder, split in found]
 
 
-def _class_map(root: Path, trees: dict[Path, Element]) -> ClassMap:
+def _trees(files: Sequence[Path], faults: Faults) -> dict[Path, Element]:
+    trees: dict[Path, Element] = {}
+    for path in files:
+        with faults.leaving_out("annotation files"):
+            trees[path] = read_annotation(path)
+    return trees
+
+
+def _class_map(root: Path, trees: dict[Path, Element], faults: Faults) -> ClassMap:
     if (root / CLASSES).is_file():
         return read_class_file(root / CLASSES)
-    found = {clean_name(e.findtext("name"), where=f"{path}: object {k}") for path, tree in trees.items() for k, e in objects_of(tree)}
+    found: set[str] = set()
+    for path, tree in trees.items():
+        for k, element in objects_of(tree):
+            with faults.leaving_out("class names"):
+                found.add(clean_name(element.findtext("name"), where=f"{path}: object {k}"))
     if not found:
         raise CCDiffError("no object has a class", where=root, fix=f"name the classes in {CLASSES}, one a line, or with --classes")
     return ClassMap.of(ClassList(tuple(sorted(found))))
@@ -114,8 +131,7 @@ def picture_of(path: Path, tree: Element, found: dict[str, Path], folders: Seque
         candidate = inside(folder, name, where=path)
         if found.get(candidate.stem) == candidate and is_file(candidate):
             return found.pop(candidate.stem)
-    where_to = ", ".join(dict.fromkeys(f.name for f in folders))
-    raise CCDiffError(f"the picture {path.stem} is missing from {where_to}", where=path, fix="restore it, or remove its annotations")
+    raise missing_picture(path.stem, where=path, looked=", ".join(dict.fromkeys(f.name for f in folders)))
 
 
 # ------------------------------------------------------------------------------------------------------------------------- XML
@@ -125,8 +141,8 @@ def parse_xml(path: Path) -> Element:
     """The root element of an XML file.
 
     Raises:
-        CCDiffError: missing, truncated or broken (with line and column), larger than ``MAX_XML_BYTES``, or with entities, which no
-            annotation needs.
+        CCDiffError: missing, truncated or broken (with line and column), larger than ``MAX_XML_BYTES``.
+        UnsafeInput: entities, which no annotation needs.
     """
     data = read_bytes(path, MAX_XML_BYTES)
     try:
@@ -135,7 +151,7 @@ def parse_xml(path: Path) -> Element:
         line, column = error.position
         raise CCDiffError(f"not valid XML: {error.msg}", where=f"{path}:{line}:{column}", fix="restore the file") from error
     except DefusedXmlException as error:
-        raise CCDiffError(f"the XML declares a document type or entities: {error}", where=path, fix="remove the declaration") from error
+        raise UnsafeInput(f"the XML declares a document type or entities: {error}", where=path, fix="remove the declaration") from error
     except (ValueError, LookupError) as error:  # an encoding that is unknown or not the file's
         raise CCDiffError(f"not valid XML: {error}", where=path, fix="save the file as UTF-8") from error
 
@@ -157,13 +173,18 @@ def objects_of(tree: Element) -> list[tuple[int, Element]]:
     return list(enumerate(tree.iterfind("object"), start=1))
 
 
-def voc_objects(tree: Element, names: ClassMap, *, where: Path) -> list[Instance]:
-    """The objects of an annotation; ``extra["description"]`` holds an object's ``<description>``.
+def voc_objects(tree: Element, names: ClassMap, faults: Faults, *, where: Path) -> list[Instance | None]:
+    """The objects of an annotation, None in the place of one that is left out; ``extra["description"]`` holds its ``<description>``.
 
     Raises:
-        CCDiffError: naming the object's number: an unknown class, no box, a box that is not finite numbers.
+        CCDiffError: (strict) naming the object's number: an unknown class, no box, a box that is not finite numbers.
     """
-    return [_object(element, names, f"{where}: object {k}") for k, element in objects_of(tree)]
+    found: list[Instance | None] = []
+    for k, element in objects_of(tree):
+        found.append(None)
+        with faults.leaving_out("objects"):
+            found[-1] = _object(element, names, f"{where}: object {k}")
+    return found
 
 
 def _object(element: Element, names: ClassMap, where: str) -> Instance:

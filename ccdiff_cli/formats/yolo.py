@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +29,7 @@ from ..pictures import SUFFIXES, UnreadablePicture, picture_size
 from ..scene import ClassList, Instance, Scene
 from .classes import ClassMap, clean_name, over
 from .dota import tile_source
-from .raw import RawSet, number, read_split_lists, read_text
+from .raw import Faults, RawSet, missing_picture, number, read_split_lists, read_text
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
@@ -48,33 +49,37 @@ def is_yolo_obb(root: Path) -> bool:
     return _field_count(root) == 9
 
 
-def read_yolo(root: Path, classes: ClassMap | None = None) -> RawSet:
+def read_yolo(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
     """Read a folder of horizontal boxes or outlines; see :func:`read_yolo_obb`."""
-    return _read(root, classes, "yolo", _box_or_outline)
+    return _read(root, classes, faults or Faults(), "yolo", _box_or_outline)
 
 
-def read_yolo_obb(root: Path, classes: ClassMap | None = None) -> RawSet:
+def read_yolo_obb(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
     """Read a folder, or its ``data.yaml``. Headers of pictures are read, because labels are shares of their size.
 
     Raises:
         CCDiffError: a broken ``data.yaml``, no class names, a broken line, a class number without a name, a folder or picture that is
             missing, a picture in two splits.
     """
-    return _read(root, classes, "yolo-obb", _oriented_box)
+    return _read(root, classes, faults or Faults(), "yolo-obb", _oriented_box)
 
 
-def _read(root: Path, classes: ClassMap | None, format: str, instance_of: _InstanceOf) -> RawSet:
+def _read(root: Path, classes: ClassMap | None, faults: Faults, format: str, instance_of: _InstanceOf) -> RawSet:
     source = _open(root)
     folder = source.folder
     spellings = _class_names(source, classes)
     names = over(classes, lambda: ClassMap.of(ClassList(tuple(spellings))))
     raw = RawSet(format, names.classes, [])
-    split_of = _pictures(source, raw)
+    split_of = _pictures(source, raw, faults)
     pictures = sorted(split_of)
     if not pictures:
         raise CCDiffError("no pictures in the folders of the set", where=folder, fix="put the pictures into images/train, images/val, ...")
     lists = read_split_lists(folder / "splits", [p.stem for p in pictures]) if not any(split_of.values()) else {}
     labels = {picture: label_path(folder, picture) for picture in pictures}
+
+    def read_line(size: tuple[int, int], fields: list[str], where: str) -> Instance:
+        return instance_of(_line(fields, spellings, names, size, where), raw)
+
     for picture, file_name in zip(pictures, _file_names(folder, pictures), strict=True):
         if lists and picture.stem not in lists:
             raw.skipped["pictures in no split list"] += 1
@@ -85,15 +90,17 @@ def _read(root: Path, classes: ClassMap | None, format: str, instance_of: _Insta
             # whoever opens the picture next will say so; its objects are counted all the same, in a picture of one by one
             width, height = 0, 0
         instances: list[Instance] = []
-        if labels[picture].is_file():
-            instances = _read_labels(labels[picture], spellings, names, raw, instance_of, (width or 1, height or 1))
-        else:
-            raw.notes["pictures without a label file, taken as without objects"] += 1
-        split = lists.get(picture.stem, split_of[picture])
-        raw.scenes.append(Scene(file_name, width, height, tuple(instances), split, _source(file_name), path=str(picture)))
+        with faults.leaving_out("label files"):
+            if labels[picture].is_file():
+                instances = _read_labels(labels[picture], faults, partial(read_line, (width or 1, height or 1)))
+            else:
+                raw.notes["pictures without a label file, taken as without objects"] += 1
+            split = lists.get(picture.stem, split_of[picture])
+            raw.scenes.append(Scene(file_name, width, height, tuple(instances), split, _source(file_name), path=str(picture)))
     present = {p for label_folder in {p.parent for p in labels.values()} for p in label_folder.glob("*.txt") if p.name not in _NOT_LABELS}
-    raw.skipped["label files without their picture"] += len(present - set(labels.values()))
-    raw.skipped = +raw.skipped
+    for path in sorted(present - set(labels.values())):
+        with faults.leaving_out("label files"):
+            raise missing_picture(path.stem, where=path)
     return raw
 
 
@@ -193,7 +200,7 @@ def _checked_names(names: list[str], path: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------------------- pictures
 
 
-def _pictures(source: _Source, raw: RawSet) -> dict[Path, str]:
+def _pictures(source: _Source, raw: RawSet, faults: Faults) -> dict[Path, str]:
     """Every picture with its split.
 
     Raises:
@@ -210,7 +217,7 @@ def _pictures(source: _Source, raw: RawSet) -> dict[Path, str]:
                 where=source.file,
                 fix="name the folders of pictures relative to this file",
             )
-        found = _pictures_of(entry, source)
+        found = _pictures_of(entry, source, faults)
         if found and all(split_of.get(p, split) != split for p in found):
             # detectors want a `val`: without one, people name the training pictures twice
             raw.notes[f"pictures of {split_of[found[0]]} that {split} names again"] += len(found)
@@ -269,7 +276,7 @@ def _below(folder: Path, text: str) -> Path | None:
     return None
 
 
-def _pictures_of(entry: Path, source: _Source) -> list[Path]:
+def _pictures_of(entry: Path, source: _Source, faults: Faults) -> list[Path]:
     """The pictures below a folder, or of a list such as ``train.txt``, one path a line."""
     if not entry.is_file():
         return sorted(p for p in entry.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -281,9 +288,10 @@ def _pictures_of(entry: Path, source: _Source) -> list[Path]:
         if not text:
             continue
         picture = _below(folder, text) or _below(folder, f"{beside}/{text}") or _below(folder, f"{prefix}/{text}")
-        if picture is None or picture.suffix.lower() not in SUFFIXES or not picture.is_file():
-            raise CCDiffError(f"the picture {text!r:.80} is not below {folder}", where=f"{entry}:{line_number}")
-        found.append(picture)
+        with faults.leaving_out("pictures"):
+            if picture is None or picture.suffix.lower() not in SUFFIXES or not picture.is_file():
+                raise missing_picture(text, where=f"{entry}:{line_number}", looked=str(folder))
+            found.append(picture)
     return found
 
 
@@ -317,27 +325,27 @@ class _Line:
 _InstanceOf = Callable[[_Line, RawSet], Instance]
 
 
-def _read_labels(
-    path: Path, spellings: Sequence[str], names: ClassMap, raw: RawSet, instance_of: _InstanceOf, size: tuple[int, int]
-) -> list[Instance]:
+def _read_labels(path: Path, faults: Faults, read_line: Callable[[list[str], str], Instance]) -> list[Instance]:
     found = []
     for line_number, line in enumerate(read_text(path).splitlines(), start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        where = f"{path}:{line_number}"
-        class_number = number(fields[0], where=where, what="class number")
-        if class_number != int(class_number) or not 0 <= class_number < len(spellings):
-            known = ", ".join(f"{k} {name}" for k, name in enumerate(spellings))
-            raise CCDiffError(f"unknown class number {fields[0]!r:.40}", where=where, fix=f"known classes: {known}")
-        shares = tuple(number(v, where=where, what=f"field {k}") for k, v in enumerate(fields[1:], start=2))
-        if any(not REACH[0] <= v <= REACH[1] for v in shares):
-            worst = max(shares, key=lambda v: abs(v - 0.5))
-            raise CCDiffError(
-                f"expected coordinates from 0 to 1 (shares of the picture's size), found {worst:g}", where=where, fix="divide pixels by it"
-            )
-        found.append(instance_of(_Line(names.name(spellings[int(class_number)], where=where), shares, size, where), raw))
+        if fields := line.split():
+            with faults.leaving_out("lines"):
+                found.append(read_line(fields, f"{path}:{line_number}"))
     return found
+
+
+def _line(fields: list[str], spellings: Sequence[str], names: ClassMap, size: tuple[int, int], where: str) -> _Line:
+    class_number = number(fields[0], where=where, what="class number")
+    if class_number != int(class_number) or not 0 <= class_number < len(spellings):
+        known = ", ".join(f"{k} {name}" for k, name in enumerate(spellings))
+        raise CCDiffError(f"unknown class number {fields[0]!r:.40}", where=where, fix=f"known classes: {known}")
+    shares = tuple(number(v, where=where, what=f"field {k}") for k, v in enumerate(fields[1:], start=2))
+    if any(not REACH[0] <= v <= REACH[1] for v in shares):
+        worst = max(shares, key=lambda v: abs(v - 0.5))
+        raise CCDiffError(
+            f"expected coordinates from 0 to 1 (shares of the picture's size), found {worst:g}", where=where, fix="divide pixels by it"
+        )
+    return _Line(names.name(spellings[int(class_number)], where=where), shares, size, where)
 
 
 def _box_or_outline(line: _Line, raw: RawSet) -> Instance:
@@ -377,7 +385,7 @@ def _field_count(root: Path) -> int | None:
         if source.keys.get("names") is None and not any((source.folder / name).is_dir() for name in label_folders):
             return None
         for _, _, entry in _entries(source):
-            for picture in _pictures_of(entry, source) if entry is not None else ():
+            for picture in _pictures_of(entry, source, Faults(strict=False)) if entry is not None else ():
                 path = label_path(source.folder, picture)
                 for line in read_text(path).splitlines() if path.is_file() else ():
                     if line.split():

@@ -38,7 +38,7 @@ from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, content_key, inside, read_json, sha256_file, write_bytes, write_json
 from ..formats import read_raw
 from ..formats.classes import read_class_file
-from ..formats.raw import RawSet, read_split_lists, seeded_splits
+from ..formats.raw import PLACES, RawSet, read_split_lists, seeded_splits
 from ..geometry import clip_hbb
 from ..pictures import UnreadablePicture, open_picture, stored_mode
 from ..references import REFERENCES, cut_reference, reference_window, write_bank
@@ -99,7 +99,7 @@ def prepare_dataset(
         scene_clip: folder or hub name of a CLIP that finds the place each other prepared picture shows (see ``scenes``).
         places: file of places it chooses from; our own list when None.
         masks: where the masks of reference crops come from, see ``masks``.
-        strict: stop at a picture that does not decode, rather than leave it out and say so.
+        strict: stop at the first broken label, missing picture or picture that does not decode, rather than leave it out and say so.
         processes: how many work at a time; 1 works in this one. Each holds a scene of up to 32 million pixels whole (4 bytes a pixel), of
             a larger PNG or TIFF about a row of tiles (see ``windows``), and a larger JPEG or BMP whole, which a stage of its own says.
         progress: called as ``progress(stage, done, total)``.
@@ -125,7 +125,7 @@ def prepare_dataset(
 
         clip = Clip(scene_clip, where="--scene-clip")
     report("reading labels", 0, 1)
-    raw = read_raw(source, format, read_class_file(Path(classes)) if classes is not None else None)
+    raw = read_raw(source, format, read_class_file(Path(classes)) if classes is not None else None, strict=strict)
     report("reading labels", 1, 1)
     ledger = _Ledger(raw, strict=strict)
     _apply_splits(ledger, Path(splits) if splits is not None else None, seed)
@@ -166,6 +166,8 @@ def prepare_dataset(
             return done
         _begin(out, plan)
 
+        if (say := getattr(progress, "say", None)) is not None:
+            say({"changes": ledger.changes, "skipped": ledger.skipped, "places": ledger.places})
         jobs = _named_jobs(scenes, out, said, tile=tile, overlap=overlap, size=size, keep_share=keep_share, difficult_share=difficult_share,
                            keep_empty=keep_empty, keep_partial=keep_partial, caption_style=caption_style, masks=masks)  # fmt: skip
         if masker is not None:
@@ -204,7 +206,9 @@ def prepare_dataset(
         },
         "prepare": plan,
         "seed": seed,
+        "changes": dict(sorted(ledger.changes.items())),
         "skipped": dict(sorted(ledger.skipped.items())),
+        "places": dict(sorted(ledger.places.items())),
         "quarantined": ledger.quarantined,
         "notes": dict(sorted(ledger.notes.items())),
         "cutting": dict(sorted(ledger.counts.items())),
@@ -225,13 +229,21 @@ def prepare_dataset(
 
 
 class _Ledger:
-    """What is left out, corrected and counted on the way."""
+    """What is left out, altered and counted on the way: the three ranks of :class:`RawSet`, carried on."""
 
     def __init__(self, raw: RawSet, *, strict: bool) -> None:
         self.raw, self.strict = raw, strict
-        self.skipped, self.notes = Counter(raw.skipped), Counter(raw.notes)
+        self.changes, self.skipped, self.notes = Counter(raw.changes), Counter(raw.skipped), Counter(raw.notes)
+        self.places = raw.places
         self.counts: Counter[str] = Counter()
         self.quarantined: list[dict[str, str]] = []
+
+    def change(self, what: str, where: str, detail: str = "", count: int = 1) -> None:
+        """Count an altered label or picture, and keep where the first were found."""
+        self.changes[what] += count
+        places = self.places.setdefault(what, [])
+        if len(places) < PLACES:
+            places.append({"where": where, "what": detail})
 
     def quarantine(self, scene: Scene, reason: str) -> None:
         if self.strict:
@@ -319,7 +331,8 @@ def _checked_sizes(ledger: _Ledger, workers: _Workers) -> list[Scene]:
             ledger.notes["large pictures decoded whole, since their files have no bands"] += 1
             largest = max(largest, size[0] * size[1])
         if scene.width and (scene.width, scene.height) != size:
-            ledger.notes["pictures whose declared size was wrong"] += 1
+            declared = f"declared {scene.width} x {scene.height}, found {size[0]} x {size[1]}"
+            ledger.change("pictures whose declared size was wrong", str(scene.path), declared)
         scene = scene.replace(width=size[0], height=size[1])
         good.append(scene.replace(instances=tuple(_checked_instances(scene, ledger))))
     if largest:
@@ -349,7 +362,7 @@ def _checked_instances(scene: Scene, ledger: _Ledger) -> Iterator[Instance]:
             ledger.skipped["objects outside the picture"] += 1
             continue
         if hbb != instance.hbb:
-            ledger.notes["boxes clipped to the picture"] += 1
+            ledger.change("boxes clipped to the picture", str(scene.path), "")
         if instance.oriented:
             yield Instance.from_corners(
                 instance.category, instance.corners, hbb, difficult=instance.difficult, mask=instance.mask, extra=instance.extra

@@ -58,16 +58,23 @@ def test_an_unknown_recipe_and_a_wrong_override(inline: Run, prepared: Path, rec
 
 def test_a_missing_picture(inline: Run, raw: Path, tmp_path: Path) -> None:
     (raw / "JPEGImages-trainval/00002.jpg").unlink()
-    assert_one_clear_message(prepare(inline, raw, tmp_path / "out"), "00002", "missing")
-    assert not (tmp_path / "out").exists()
+    assert_one_clear_message(prepare(inline, raw, tmp_path / "strict", "--strict"), "00002", "missing")
+    assert not (tmp_path / "strict").exists()
+    done = prepare(inline, raw, tmp_path / "out")
+    assert done.returncode == 0 and "left out: pictures that are missing: 1" in done.stdout and "00002.xml" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize("folder", ["Horizontal Bounding Boxes", "Oriented Bounding Boxes"])
 def test_a_truncated_xml(inline: Run, raw: Path, tmp_path: Path, folder: str) -> None:
     path = raw / "Annotations" / folder / "00003.xml"
     path.write_bytes(path.read_bytes()[:-40])
-    assert_one_clear_message(prepare(inline, raw, tmp_path / "out"), str(path), "not valid XML")
-    assert not (tmp_path / "out").exists()
+    assert_one_clear_message(prepare(inline, raw, tmp_path / "strict", "--strict"), str(path), "not valid XML")
+    assert not (tmp_path / "strict").exists()
+    done = prepare(inline, raw, tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    (reason,) = [what for what in said["skipped"] if "not valid XML" in what]
+    assert said["pictures"] == 23 and str(path) in said["places"][reason][0]["where"]
 
 
 def test_an_xml_that_declares_entities(inline: Run, raw: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def dota(root: Path, files: dict[str, str], *, labels: str = "labelTxt", picture
 def read_one(root: Path, text: str) -> tuple[Scene, dict[str, int]]:
     raw = read_raw(dota(root, {"P0001": text}))
     assert raw.format == "dota" and not raw.skipped
-    return raw.scenes[0], dict(raw.notes)
+    return raw.scenes[0], {**raw.notes, **raw.changes}
 
 
 def test_headers_crlf_float_corners_and_difficult(tmp_path):
@@ -140,12 +140,14 @@ def test_published_folders(tmp_path):
     (root / "val" / "images" / "P0004.png").unlink()
     picture(root / "test" / "images" / "P0006.png")
     assert detect_format(root) == "dota"
-    raw = read_raw(root)
+    with pytest.raises(CCDiffError, match="the picture P0004 is missing from images/"):
+        read_raw(root)
+    raw = read_raw(root, strict=False)
     assert [(s.file_name, s.split, s.instances[0].corners[:2]) for s in raw.scenes] == [
         ("P0001.png", "train", (10, 5)),
         ("P0003.png", "val", (10, 5)),
     ]
-    assert raw.skipped == {"label files without their picture": 1, "pictures without a label file": 1}
+    assert raw.skipped == {"pictures that are missing": 1, "pictures without a label file": 1}
 
 
 def test_two_versions_side_by_side(tmp_path):
@@ -226,7 +228,7 @@ def test_folders_that_cannot_be_read(tmp_path):
     root = dota(tmp_path / "r", {"P0001": SHIP}, pictures=False)
     (root / "images").mkdir()
     with pytest.raises(CCDiffError, match="none of the 1 label files has its picture"):
-        read_raw(root)
+        read_raw(root, strict=False)
     picture(root / "images" / "P0001.png")
     picture(root / "images" / "sub" / "P0001.jpg")
     with pytest.raises(CCDiffError, match="two pictures are called 'P0001'"):
@@ -253,6 +255,6 @@ def test_any_text_is_a_scene_or_our_error(tmp_path_factory, text):
 
 @pytest.mark.skipif("CCDIFF_SHARED" not in os.environ, reason="needs the published samples")
 def test_published_samples():
-    raw = read_raw(Path(os.environ["CCDIFF_SHARED"]) / "data" / "samples" / "DOTA")
+    raw = read_raw(Path(os.environ["CCDIFF_SHARED"]) / "data" / "samples" / "DOTA", strict=False)
     assert {s.source: len(s.instances) for s in raw.scenes} == {"P0248": 47, "P0706": 536, "P1888": 64}
-    assert raw.skipped == {"label files without their picture": 5} and raw.scenes[0].provenance["gsd"] == 0.272604708179
+    assert raw.skipped == {"pictures that are missing": 5} and raw.scenes[0].provenance["gsd"] == 0.272604708179

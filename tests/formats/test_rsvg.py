@@ -37,7 +37,7 @@ def test_lists_count_objects_and_a_picture_goes_where_it_leaks_least(tmp_path):
     raw = read_raw(rsvg(tmp_path / "r", FILES, {"train": [0, 1], "val": [3], "test": [2]}))
     assert [(s.source, s.split, len(s.instances)) for s in raw.scenes] == [("00001", "train", 1), ("00002", "test", 2), ("00007", "val", 1)]
     assert [i.extra.get("listed") for i in raw.scenes[1].instances] == ["train", None]
-    assert raw.notes["objects listed for another split than their picture's"] == 1
+    assert raw.changes["objects listed for another split than their picture's"] == 1
     assert raw.skipped == {"pictures with no object in a split list": 1}
 
 

@@ -85,7 +85,7 @@ def test_missing_picture_and_lists_that_leak(tmp_path):
         read_raw(root)
     (root / "splits" / "test.txt").write_text("002\n")
     (root / "positive image set" / "002.jpg").unlink()
-    with pytest.raises(CCDiffError, match=r"002\.txt: the picture of this label file is missing"):
+    with pytest.raises(CCDiffError, match=r"002\.txt: the picture 002 is missing from positive image set"):
         read_raw(root)
 
 

@@ -130,9 +130,11 @@ def test_split_lists_and_lonely_labels(tmp_path):
     (root / "splits").mkdir()
     (root / "splits" / "test.txt").write_text("b\n")
     (root / "splits" / "train.txt").write_text("a\n")
-    raw = read_raw(root)
+    with pytest.raises(CCDiffError, match=r"z\.txt: the picture z is missing"):
+        read_raw(root)
+    raw = read_raw(root, strict=False)
     assert [(s.source, s.split) for s in raw.scenes] == [("a", "train"), ("b", "test")] and list(raw.classes) == ["ship", "tank"]
-    assert raw.skipped == {"pictures in no split list": 1, "label files without their picture": 1}
+    assert raw.skipped == {"pictures in no split list": 1, "pictures that are missing": 1}
 
 
 def test_class_file(tmp_path):
@@ -227,7 +229,7 @@ def test_broken_lines(tmp_path, line, message):
         ("path: /\ntrain: etc/ssl\nnames: [ship, tank]", "train: 'etc/ssl' is not below"),
         ("path: //etc\ntrain: //etc/ssl\nnames: [ship, tank]", "train: '//etc/ssl' is not below"),
         ("train: ../../other\nnames: [ship, tank]", r"train: '\.\./\.\./other' is not below"),
-        ("train: list.txt\nnames: [ship, tank]", r"list\.txt:1: the picture '/etc/passwd' is not below"),
+        ("train: list.txt\nnames: [ship, tank]", r"list\.txt:1: the picture /etc/passwd is missing from "),
         ("train: empty\nnames: [ship, tank]", "no pictures in the folders"),
         ("a: &a {train: images/train}\nnames: [ship]\n<<: [*a, *a]", r"data\.yaml:3: not valid YAML: merge keys"),
         ("train: images/train\nnames: !!python/object/apply:os.getcwd []", "not valid YAML"),

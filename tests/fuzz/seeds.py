@@ -21,6 +21,7 @@ from ccdiff_cli.dataset import SPLITS, read_set, scene_record, write_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.formats import READERS, detect_format, read_raw
+from ccdiff_cli.formats.raw import Faults
 from ccdiff_cli.pictures import UnreadablePicture, picture_size
 from ccdiff_cli.prepare import windows
 from ccdiff_cli.prepare.merging import merge_file
@@ -147,12 +148,23 @@ def read_damaged(root: Path, format: str) -> bool:
     with contextlib.suppress(CCDiffError):
         detect_format(root)
     try:
-        raw = READERS[format](root, None)
+        lenient = read_raw(root, format, strict=False)
     except CCDiffError as error:
         str(error).encode("utf-8")  # a terminal must be able to print it
+        with contextlib.suppress(CCDiffError):
+            READERS[format](root, None, Faults())
+            raise AssertionError("strict reads what lenient refuses") from error
         return False
-    _check_scenes(raw.scenes, raw.classes, root)
-    assert all(v >= 0 for v in (*raw.skipped.values(), *raw.notes.values()))
+    _check_scenes(lenient.scenes, lenient.classes, root)
+    assert all(v > 0 for v in (*lenient.skipped.values(), *lenient.notes.values(), *lenient.changes.values()))
+    json.dumps([lenient.skipped, lenient.places], ensure_ascii=False).encode("utf-8")
+    try:
+        raw = READERS[format](root, None, Faults())
+    except CCDiffError as error:
+        str(error).encode("utf-8")
+        assert lenient.skipped, f"strict refuses, lenient says nothing: {error}"
+        return False
+    assert raw.scenes == lenient.scenes and raw.classes == lenient.classes  # nothing is broken: both read the same
     return bool(raw.scenes)
 
 

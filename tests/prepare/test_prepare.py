@@ -335,14 +335,14 @@ def test_boxes_that_are_out_of_the_picture_or_flat(tmp_path):
     data = prepare_dataset(source, tmp_path / "out")
     assert [i.hbb for i in data.scenes[0].instances] == [(0, 0, 20, 20), (50, 40, 96, 60)]
     assert data.manifest["skipped"] == {"objects outside the picture": 1, "objects whose box has no area": 1}
-    assert data.manifest["notes"]["boxes clipped to the picture"] == 2
+    assert data.manifest["changes"]["boxes clipped to the picture"] == 2
 
 
 def test_a_declared_size_that_lies_is_corrected(tmp_path):
     objects = ([hbb_xml("ship", (5, 5, 20, 20))], [obb_xml("ship", (5, 5, 20, 5, 20, 20, 5, 20))])
     data = prepare_dataset(dior(tmp_path / "raw", {"00001": objects}, declared=(1024, 512)), tmp_path / "out")
     assert (data.scenes[0].width, data.scenes[0].height) == (96, 64)
-    assert data.manifest["notes"]["pictures whose declared size was wrong"] == 1
+    assert data.manifest["changes"]["pictures whose declared size was wrong"] == 1
 
 
 def test_pictures_with_one_stem_or_in_subfolders(tmp_path):

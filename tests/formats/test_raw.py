@@ -1,0 +1,104 @@
+"""What is broken in a set: left out, counted and named by default, an error at once where asked for, an error where it is the rule."""
+
+import json
+
+import pytest
+
+from ccdiff_cli.errors import CCDiffError, UnsafeInput
+from ccdiff_cli.formats import read_raw
+from ccdiff_cli.formats.raw import PLACES, Faults, UnknownClass, missing_picture
+from ccdiff_cli.prepare import prepare_dataset
+from tests.rawsets import picture
+
+
+def broken(faults, kind, errors, sound=0):
+    for error in [*errors, *[None] * sound]:
+        with faults.leaving_out(kind):
+            if error is not None:
+                raise error
+
+
+def test_a_fault_is_left_out_with_its_place_or_stops():
+    error = CCDiffError("expected a number, found 'x'", where="a.txt:3")
+    faults = Faults(strict=False)
+    broken(faults, "lines", [error] * 30, sound=1_000_000 // 1000)
+    faults.check()
+    assert faults.counts == {"broken lines: expected a number, found ...": 30}
+    assert faults.places == {"broken lines: expected a number, found ...": [{"where": "a.txt:3", "what": error.what}] * PLACES}
+    with pytest.raises(CCDiffError, match=r"a\.txt:3: expected a number"):
+        broken(Faults(), "lines", [error])
+    with pytest.raises(UnsafeInput):
+        broken(Faults(strict=False), "lines", [UnsafeInput("leaves its folder")])
+
+
+@pytest.mark.parametrize(("bad", "sound", "stops"), [(1, 0, True), (2, 1, False), (5, 4, False), (6, 4, True), (5, 5, False)])
+def test_what_is_mostly_broken_is_not_of_its_format(bad, sound, stops):
+    faults = Faults(strict=False)
+    broken(faults, "lines", [CCDiffError("too short", where=f"a.txt:{k}") for k in range(bad)], sound)
+    if stops:
+        with pytest.raises(CCDiffError, match=r"a\.txt:0: too short") as caught:
+            faults.check()
+        assert bad == 1 or (f"{bad} of {bad + sound} lines" in str(caught.value) and "a.txt:2" in str(caught.value))
+    else:
+        faults.check()
+
+
+def test_missing_pictures_may_be_many_and_unknown_classes_must_be_rare():
+    faults = Faults(strict=False)
+    broken(faults, "pictures", [missing_picture(f"{k}", where="a.xml", looked="images") for k in range(50)], sound=1)
+    faults.check()
+    assert faults.counts == {"pictures that are missing": 50}
+    for sound, rare in ((99, True), (98, False)):
+        faults = Faults(strict=False)
+        broken(faults, "objects", [UnknownClass("unknown class 'shp'", where="a.xml: object 1", fix="known classes: ship")], sound)
+        assert faults.counts == {"objects of the unknown class 'shp'": 1}
+        if rare:
+            faults.check()
+        else:
+            with pytest.raises(CCDiffError, match="unknown class 'shp'"):
+                faults.check()
+
+
+def yolo(root, lines):
+    picture(root / "images" / "a.png")
+    (root / "labels").mkdir()
+    (root / "labels" / "a.txt").write_text("\n".join(lines))
+    (root / "classes.txt").write_text("ship\n")
+    return root
+
+
+def test_one_bad_line_does_not_stop_a_set_and_a_person_sees_it(tmp_path):
+    root = yolo(tmp_path / "r", ["0 0.5 0.5 0.2 0.2"] * 3 + ["0 0.5 0,5 0.2 0.2"])
+    made = prepare_dataset(root, tmp_path / "out")
+    (reason,) = made.manifest["skipped"]
+    assert reason.startswith("broken lines: field ...: expected a number") and made.manifest["skipped"][reason] == 1
+    assert made.manifest["places"] == {reason: [{"where": f"{root}/labels/a.txt:4", "what": "field 3: expected a number, found '0,5'"}]}
+    assert len(made.scenes[0].instances) == 3
+    with pytest.raises(CCDiffError, match=r"a\.txt:4: field 3"):
+        prepare_dataset(root, tmp_path / "strict", strict=True)
+    assert not (tmp_path / "strict").exists()
+    (root / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n" + "0 48 32 10 10\n" * 20)
+    with pytest.raises(CCDiffError, match=r"a\.txt:2: .*20 of 21 lines are broken"):
+        prepare_dataset(root, tmp_path / "pixels")
+
+
+def test_the_three_ranks_for_people(tmp_path, capsys):
+    from ccdiff_cli.cli import main
+
+    root = yolo(tmp_path / "r", ["0 0.5 0.5 0.2 0.2", "0 0.9 0.9 0.4 0.4", "0 x 0.5 0.2 0.2"])
+    picture(root / "images" / "b.png", seed=1)
+    with pytest.raises(SystemExit) as left:
+        main(["prepare", str(root), "--out", str(tmp_path / "out")])
+    assert left.value.code == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    where = {word: next(k for k, line in enumerate(lines) if line.startswith(word)) for word in ("note:", "left out: broken", "changed:")}
+    assert where["note:"] < where["left out: broken"] < where["changed:"] < len(lines) - 1
+    assert "a.txt:3" in said.err.replace("\n", "") and "boxes clipped to the picture: 1" in said.err  # at once, too
+    facts = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert facts["changes"] == {"boxes clipped to the picture": 1}
+
+
+def test_a_direct_reading_is_strict(tmp_path):
+    with pytest.raises(CCDiffError, match=r"a\.txt:1"):
+        read_raw(yolo(tmp_path / "r", ["0 x 0.5 0.2 0.2", "0 0.5 0.5 0.2 0.2"]))
