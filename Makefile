@@ -43,12 +43,12 @@ $(VENV)/.made:
 
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "Installing into $(VENV): the first time this fetches PyTorch and may take some minutes."
-	$(INSTALL) --editable '.[cpu-detector]'
+	$(INSTALL) --editable '.[cpu-detector,raster]'
 	@touch $@
 
 $(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "Installing into $(VENV): the first time this fetches PyTorch and may take some minutes."
-	$(INSTALL) --editable '.[cpu-detector,evaluate,fuzz,mmrotate,dev]'
+	$(INSTALL) --editable '.[cpu-detector,evaluate,fuzz,mmrotate,raster,dev]'
 	@touch $(VENV)/.ready $@
 
 clean:

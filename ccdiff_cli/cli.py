@@ -99,6 +99,38 @@ def prepare(
             "or sam:FOLDER (or hub name)."
         ),
     ] = "coco",
+    exif: Annotated[
+        str | None,
+        typer.Option(
+            help="turn: labels are of the picture as its EXIF orientation shows it (done unless given); keep: of the pixels as stored "
+            "(`--exif keep`). The tag is dropped either way."
+        ),
+    ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(help="Bands that become red, green, blue, from 1: `--bands 3,2,1`; one, `--bands 4`, becomes grey."),
+    ] = None,
+    stretch: Annotated[
+        str,
+        typer.Option(
+            help="Which values of more than 8 bits become black and white: set (percentiles 0.5 and 99.5 of the set; `set:2,98`), picture "
+            "(of each picture), `0,2047` or none."
+        ),
+    ] = "set",
+    resized: Annotated[
+        str,
+        typer.Option(
+            help="Pictures of another size than their labels declare: stop, scale (boxes by one factor: `--resized scale`), stretch (by a "
+            "factor for each axis) or keep (boxes as they are)."
+        ),
+    ] = "stop",
+    metadata: Annotated[
+        Path | None,
+        typer.Option(
+            help="What is known of each picture: CSV with columns file_name,gsd,sensor,..., or JSON {file name: {gsd: 0.3}} "
+            "(`--metadata scenes.csv`)."
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option(help="Stop at the first broken label, missing or broken picture, instead of leaving it out and counting it.")
     ] = False,
@@ -114,7 +146,8 @@ def prepare(
         made = prepare_dataset(
             source, out, format=format, tile=tile, overlap=overlap, size=size, splits=splits, classes=classes,
             keep_share=keep_share, difficult_share=difficult_share, keep_empty=keep_empty, keep_partial=keep_partial,
-            caption_style=caption_style, sentences=sentences, scene_clip=scene_clip, places=places, masks=masks, strict=strict, seed=seed,
+            caption_style=caption_style, sentences=sentences, scene_clip=scene_clip, places=places, masks=masks, exif=exif, bands=bands,
+            stretch=stretch, resized=resized, metadata=metadata, strict=strict, seed=seed,
             processes=processes or min(8, os.cpu_count() or 1), progress=progress,
         )  # fmt: skip
     counts = made.manifest["counts"]
@@ -123,7 +156,9 @@ def prepare(
     lines.append(f"reference crops: {bank['instances']}; masks: {', '.join(f'{k} {v}' for k, v in bank.get('masks', {}).items())}")
     lines += ranks(made.manifest)
     lines += [f"prepared set: {out}", f"next: ccdiff train --recipe tiny --data {out} --out runs/generator"]
-    said = {key: made.manifest.get(key) for key in ("changes", "skipped", "places", "notes", "cutting", "quarantined", "references")}
+    said = {
+        key: made.manifest.get(key) for key in ("changes", "skipped", "places", "notes", "cutting", "pixels", "quarantined", "references")
+    }
     finish({"set": str(out), **counts, **said}, as_json=as_json, lines=lines)
 
 

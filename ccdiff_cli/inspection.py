@@ -10,8 +10,10 @@ dictionary (``--json``, ``inspection.json``), as tables in the terminal, and as 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,9 @@ from .errors import CCDiffError
 from .files import write_json, write_text
 from .formats import read_raw
 from .formats.classes import read_class_file
+from .formats.raw import PLACES
 from .geometry import polygon_iou
+from .prepare.pixels import Found, PixelOptions, look, settle
 from .scene import ClassList, Scene
 
 Progress = Callable[[str, int, int], None]
@@ -100,10 +104,12 @@ def inspect_set(
     if source.is_dir() and out.resolve() in (source.resolve(), *source.resolve().parents):
         raise CCDiffError("the report would lie in or around the set itself", where=out, fix="choose another output folder (--out)")
     kind, names, scenes, reader = _read(source, format, Path(classes) if classes is not None else None)
-    looks = look_at_all([str(s.path) for s in scenes], progress)
-    wrong_size = [
-        s.file_name for s, look in zip(scenes, looks, strict=True) if s.width and not look.failure and (s.width, s.height) != look.size
-    ]
+    scenes, pixels, wrong_size = _settled(scenes, kind.startswith("raw"), reader, progress)
+    looks = look_at_all([str(s.path) for s in scenes], progress, readings=[s.reading for s in scenes])
+    if not kind.startswith("raw"):
+        wrong_size = [
+            s.file_name for s, k in zip(scenes, looks, strict=True) if s.width and not k.failure and (s.width, s.height) != k.size
+        ]
     scenes = [s if look.failure else s.replace(width=look.size[0], height=look.size[1]) for s, look in zip(scenes, looks, strict=True)]
     boxes = _boxes(scenes, names)
     facts: dict[str, Any] = {
@@ -119,6 +125,8 @@ def inspect_set(
         "duplicates": _duplicates(scenes, looks),
         "unreadable": [{"picture": s.file_name, "reason": look.failure} for s, look in zip(scenes, looks, strict=True) if look.failure],
         "declared_size_wrong": wrong_size,
+        "pixels": pixels,
+        "gsd": _gsd(scenes),
         "reader": reader,
     }
     facts["warnings"] = _warnings(facts)
@@ -144,6 +152,50 @@ def _read(source: Path, format: str | None, classes: Path | None) -> tuple[str, 
     raw = read_raw(source, format, read_class_file(classes) if classes is not None else None, strict=False)
     said = {key: dict(sorted(getattr(raw, key).items())) for key in ("changes", "skipped", "notes", "places")}
     return f"raw ({raw.format})", raw.classes, raw.scenes, said
+
+
+def _settled(
+    scenes: list[Scene], raw: bool, reader: dict[str, Any], progress: Progress | None
+) -> tuple[list[Scene], dict[str, Any], list[str]]:
+    """Scenes as `prepare` would read their pixels; what that alters (also told to ``reader``); who declares another size.
+
+    Our own sets are read as they are stored; a tag that other programs would turn them by is told.
+    """
+
+    def run(work: Callable[[Any], Any], items: Sequence[Any], stage: str) -> Iterator[Any]:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for done, result in enumerate(pool.map(work, items), start=1):
+                if progress is not None:
+                    progress(stage, done, len(items))
+                yield result
+
+    looked = list(run(look, [str(s.path) for s in scenes], "looking at headers"))
+    good = [k for k, found in enumerate(looked) if isinstance(found, Found)]
+    if not raw:
+        tagged = [scenes[k].file_name for k in good if looked[k].header.tagged]
+        return scenes, {"tagged": tagged} if tagged else {}, []
+    settled = settle([scenes[k] for k in good], [looked[k] for k in good], PixelOptions(), run, stop=False)
+    read = list(scenes)
+    for k, scene in zip(good, settled.scenes, strict=True):
+        read[k] = scene
+    for what, where, detail in settled.changes:
+        reader["changes"][what] = reader["changes"].get(what, 0) + 1
+        places = reader["places"].setdefault(what, [])
+        if len(places) < PLACES:
+            places.append({"where": where, "what": detail})
+    names = {str(s.path): s.file_name for s in scenes}
+    wrong = [names[path] for cases in settled.sizes.values() for path, _, _ in cases]
+    return read, settled.summary, wrong
+
+
+def _gsd(scenes: Sequence[Scene]) -> dict[str, Any]:
+    """How many pictures are known to have how many metres a pixel."""
+    told = [s.provenance.get("gsd") for s in scenes]
+    known = [float(gsd) for gsd in told if isinstance(gsd, int | float)]
+    if not known:
+        return {"pictures": 0}
+    low, middle, high = (float(f"{v:.4g}") for v in np.percentile(known, (0, 50, 100)))
+    return {"pictures": len(known), "min": low, "median": middle, "max": high}
 
 
 def _boxes(scenes: Sequence[Scene], names: ClassList) -> _Boxes:
@@ -369,6 +421,10 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
         found.append(f"leak, source pictures with tiles in different splits: {len(sources)}, first {sources[0]}")
     if bad := facts["unreadable"]:
         found.append(f"pictures that do not decode: {len(bad)}, first {bad[0]['picture']}")
+    if tagged := facts["pixels"].get("tagged"):
+        found.append(
+            f"pictures that other programs turn by their EXIF orientation: {len(tagged)}, first {tagged[0]}; prepare the set again"
+        )
     if wrong := facts["declared_size_wrong"]:
         found.append(f"pictures of another size than their labels say: {len(wrong)}, first {wrong[0]}")
     absent = [name for name, c in facts["per_class"].items() if not c["objects"]]
@@ -422,7 +478,13 @@ def tables(facts: dict[str, Any]) -> list[Table]:
     third.add_row("alike pictures in one split", f"{len(duplicates['within_a_split']):,}")
     third.add_row("pictures that do not decode", f"{len(facts['unreadable']):,}")
     third.add_row("pictures of another size than declared", f"{len(facts['declared_size_wrong']):,}")
-    return [first, second, third]
+    tables = [first, second, third]
+    if facts["gsd"]["pictures"]:
+        fourth = _table("metres a pixel (gsd)", "pictures", "least", "median", "most")
+        g = facts["gsd"]
+        fourth.add_row(f"{g['pictures']:,} of {facts['pictures']:,}", *(f"{g[k]:g}" for k in ("min", "median", "max")))
+        tables.append(fourth)
+    return tables
 
 
 def _table(title: str, first: str, *others: str) -> Table:

@@ -10,9 +10,12 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import CCDiffError
+
+if TYPE_CHECKING:
+    from .pictures import Reading
 
 HBB = tuple[float, float, float, float]
 """Horizontal bounding box: x_min, y_min, x_max, y_max in pixels."""
@@ -75,6 +78,7 @@ class Scene:
         caption: the scene caption; "" where there is none yet.
         path: where the picture lies now; None for a layout without a picture.
         provenance: how the picture came to be (tile offset, generator, seed, references, ...), JSON-able.
+        reading: how the file's pixels become the picture that the labels mean (raw sets; see ``prepare.pixels``); None: as they are stored.
     """
 
     file_name: str
@@ -86,6 +90,7 @@ class Scene:
     caption: str = ""
     path: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    reading: Reading | None = None
 
     def replace(self, **changes: Any) -> Scene:
         """A copy with some fields changed."""

@@ -19,7 +19,7 @@ from typing import Any
 from ..dataset import SPLITS
 from ..errors import CCDiffError
 from ..files import inside
-from ..pictures import UnreadablePicture, picture_size
+from ..pictures import UnreadablePicture, labelled_size
 from ..scene import ClassList, Instance, Scene
 from .classes import ClassMap, clean_name, over, read_class_file
 from .dota import tile_source
@@ -58,7 +58,7 @@ def read_metadata(root: Path, classes: ClassMap | None = None, faults: Faults | 
             if seen.setdefault(picture, where) != where:
                 raise CCDiffError(f"the picture {picture.name} stands in {seen[picture]} too", where=where, fix="keep one of the lines")
             try:
-                width, height = picture_size(picture)
+                width, height = labelled_size(picture)
             except UnreadablePicture:
                 width = height = 0
             instances = tuple(_instances(entry, names, (width or 1, height or 1), faults, where=where))

@@ -25,7 +25,7 @@ import yaml
 
 from ..errors import CCDiffError
 from ..geometry import min_area_corners
-from ..pictures import SUFFIXES, UnreadablePicture, picture_size
+from ..pictures import SUFFIXES, UnreadablePicture, labelled_size
 from ..scene import ClassList, Instance, Scene
 from .classes import ClassMap, clean_name, over
 from .dota import tile_source
@@ -85,7 +85,7 @@ def _read(root: Path, classes: ClassMap | None, faults: Faults, format: str, ins
             raw.skipped["pictures in no split list"] += 1
             continue
         try:
-            width, height = picture_size(picture)
+            width, height = labelled_size(picture)
         except UnreadablePicture:
             # whoever opens the picture next will say so; its objects are counted all the same, in a picture of one by one
             width, height = 0, 0

@@ -40,15 +40,19 @@ from ..formats import read_raw
 from ..formats.classes import read_class_file
 from ..formats.raw import PLACES, RawSet, read_split_lists, seeded_splits
 from ..geometry import clip_hbb
-from ..pictures import UnreadablePicture, open_picture, stored_mode
+from ..pictures import AS_STORED, UnreadablePicture, is_flat, labels_of_stored_pixels, read_header
 from ..references import REFERENCES, cut_reference, reference_window, write_bank
 from ..scene import Instance, Scene
 from .captions import STYLES, caption_of, read_sentences
 from .masks import COCO, MASKS, NONE, SAM, MaskJob, mask_picture, masker_of, read_masks
+from .metadata import add_metadata
+from .pixels import KEEP, PixelOptions, look, of_window, pixel_options, settle
 from .scenes import DEFAULT_PLACES, PLACES_FOUND, name_scenes, read_places
 from .tiling import cut_scene, pad_and_resize, tile_origins
-from .windows import held_whole, read_windows
+from .windows import read_windows
 
+COPIED = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+"""Files of these kinds go into a set of whole pictures as they are; others (GIF, PPM, MPO, JPEG 2000) become PNG, which everybody reads."""
 PLAN = "prepare.json"
 """Stands in the folder of an unfinished set: what it is being made from."""
 Progress = Callable[[str, int, int], None]
@@ -76,6 +80,11 @@ def prepare_dataset(
     scene_clip: str | Path | None = None,
     places: str | Path | None = None,
     masks: str = COCO,
+    exif: str | None = None,
+    bands: str | None = None,
+    stretch: str = "set",
+    resized: str = "stop",
+    metadata: str | Path | None = None,
     strict: bool = False,
     processes: int = 1,
     progress: Progress | None = None,
@@ -99,6 +108,9 @@ def prepare_dataset(
         scene_clip: folder or hub name of a CLIP that finds the place each other prepared picture shows (see ``scenes``).
         places: file of places it chooses from; our own list when None.
         masks: where the masks of reference crops come from, see ``masks``.
+        exif, bands, stretch, resized: which way up, which bands, which values and in which size pictures are read, see
+            ``pixels.pixel_options``.
+        metadata: file of what is known of each picture (gsd, sensor, date, ...), see ``metadata.read_metadata_file``.
         strict: stop at the first broken label, missing picture or picture that does not decode, rather than leave it out and say so.
         processes: how many work at a time; 1 works in this one. Each holds a scene of up to 32 million pixels whole (4 bytes a pixel), of
             a larger PNG or TIFF about a row of tiles (see ``windows``), and a larger JPEG or BMP whole, which a stage of its own says.
@@ -118,6 +130,7 @@ def prepare_dataset(
     if places is not None and scene_clip is None:
         raise CCDiffError("places without a CLIP to choose among them", where="--places", fix="give --scene-clip too")
     place_names = read_places(Path(places)) if places is not None else DEFAULT_PLACES
+    pixels = pixel_options(exif, bands, stretch, resized)
     masker = masker_of(masks)[1] if masks not in (COCO, NONE) else None
     clip = None
     if scene_clip is not None:
@@ -125,13 +138,16 @@ def prepare_dataset(
 
         clip = Clip(scene_clip, where="--scene-clip")
     report("reading labels", 0, 1)
-    raw = read_raw(source, format, read_class_file(Path(classes)) if classes is not None else None, strict=strict)
+    with labels_of_stored_pixels(exif == KEEP):
+        raw = read_raw(source, format, read_class_file(Path(classes)) if classes is not None else None, strict=strict)
     report("reading labels", 1, 1)
     ledger = _Ledger(raw, strict=strict)
+    if metadata is not None:
+        raw.scenes = add_metadata(raw.scenes, Path(metadata), ledger.notes)
     _apply_splits(ledger, Path(splits) if splits is not None else None, seed)
     said = _said(ledger, Path(sentences)) if sentences is not None else {}
     with _Workers(processes, report) as workers:
-        scenes = _checked_sizes(ledger, workers)
+        scenes, settled = _checked_sizes(ledger, workers, pixels)
         if not scenes:
             raise CCDiffError("no picture of the set decodes", where=source, fix="check the picture files")
         hashes = dict(
@@ -159,6 +175,8 @@ def prepare_dataset(
             options["scene_clip"], options["places"] = clip.key, content_key(place_names)
         if masks != COCO:
             options["masks"] = masker or NONE
+        if settled:
+            options["pixels"] = settled
         labels = content_key([list(raw.classes), [scene_record(s) for s in scenes], hashes])
         plan = {"options": options, "inputs": labels}
         if (done := _finished(out, plan)) is not None:
@@ -185,6 +203,7 @@ def prepare_dataset(
                     picture_hashes.update(result.hashes)
                     references.extend(result.references)
                     ledger.counts.update(result.counts)
+                    ledger.notes.update(result.notes)
             if not tiles:
                 raise _Fruitless(
                     "no picture with objects is left", where=source, fix="keep pictures without objects, or check the picture files"
@@ -212,6 +231,7 @@ def prepare_dataset(
         "quarantined": ledger.quarantined,
         "notes": dict(sorted(ledger.notes.items())),
         "cutting": dict(sorted(ledger.counts.items())),
+        **({"pixels": settled} if settled else {}),
         "references": {"instances": len(references), "masks": dict(sorted(Counter(r["mask"] for r in references).items()))},
         "sources": hashes,
     }
@@ -316,38 +336,27 @@ def _said(ledger: _Ledger, path: Path) -> dict[str, str]:
     return {name: text for name, text in said.items() if text}
 
 
-def _checked_sizes(ledger: _Ledger, workers: _Workers) -> list[Scene]:
-    """Scenes with the size of their picture file, and objects that have an area inside it."""
+def _checked_sizes(ledger: _Ledger, workers: _Workers, pixels: PixelOptions) -> tuple[list[Scene], dict[str, Any]]:
+    """Scenes with their pixels settled (see ``pixels``) and objects that have an area inside; what was settled, for the manifest."""
     raw = ledger.raw
     good: list[Scene] = []
-    largest = 0
-    sizes = workers.map(_size_or_reason, [str(s.path) for s in raw.scenes], "checking pictures")
-    for scene, found in zip(raw.scenes, sizes, strict=True):
+    facts = []
+    for scene, found in zip(raw.scenes, workers.map(look, [str(s.path) for s in raw.scenes], "checking pictures"), strict=True):
         if isinstance(found, str):
             ledger.quarantine(scene, found)
-            continue
-        size, whole = found
-        if whole:
-            ledger.notes["large pictures decoded whole, since their files have no bands"] += 1
-            largest = max(largest, size[0] * size[1])
-        if scene.width and (scene.width, scene.height) != size:
-            declared = f"declared {scene.width} x {scene.height}, found {size[0]} x {size[1]}"
-            ledger.change("pictures whose declared size was wrong", str(scene.path), declared)
-        scene = scene.replace(width=size[0], height=size[1])
-        good.append(scene.replace(instances=tuple(_checked_instances(scene, ledger))))
-    if largest:
+        else:
+            good.append(scene)
+            facts.append(found)
+    settled = settle(good, facts, pixels, workers.map)
+    for what, where, detail in settled.changes:
+        ledger.change(what, where, detail)
+    ledger.notes.update(settled.notes)
+    whole = [f.header.size for f, s in zip(facts, settled.scenes, strict=True) if f.whole and not (s.reading and s.reading.raster)]
+    if whole:
+        ledger.notes["large pictures decoded whole, since their files have no bands"] += len(whole)
         advice = "store large scenes as PNG or as TIFF in strips or tiles, to cut them band by band"
-        workers.report(f"decoding pictures whole: up to {largest * 4 / 1e9:.1f} GB a process ({advice})", 1, 1)
-    return good
-
-
-def _size_or_reason(path: str) -> tuple[tuple[int, int], bool] | str:
-    """Width, height and whether the picture will be held whole although it is large; or why it does not open."""
-    try:
-        with open_picture(path) as image:
-            return image.size, held_whole(image, path)
-    except UnreadablePicture as error:
-        return error.what
+        workers.report(f"decoding pictures whole: up to {max(w * h for w, h in whole) * 4 / 1e9:.1f} GB a process ({advice})", 1, 1)
+    return [s.replace(instances=tuple(_checked_instances(s, ledger))) for s in settled.scenes], settled.summary
 
 
 def _checked_instances(scene: Scene, ledger: _Ledger) -> Iterator[Instance]:
@@ -450,6 +459,7 @@ class _Result:
     hashes: dict[str, str] = field(default_factory=dict)
     references: list[dict[str, Any]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
     failure: str = ""
 
 
@@ -498,7 +508,10 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
     size = job.size or side
     copied = job.tile is None and job.size is None
     scale = 1.0 if copied else size / side
-    stored_rgb = copied and stored_mode(str(scene.path)) == "RGB"
+    header = read_header(str(scene.path))
+    # a file goes on as it is only where its pixels are what is meant, whoever reads it
+    stored_rgb = copied and header.plain and header.mode == "RGB" and not header.tagged and scene.reading in (None, AS_STORED)
+    stored_rgb = stored_rgb and header.format in COPIED
     tiles = _tiles_of(job, side, scale, result.counts)
     objects = scene.instances if scene.split == "train" else ()
     windows = [(x, y, min(x + side, scene.width), min(y + side, scene.height)) for (x, y), _ in tiles]
@@ -506,7 +519,9 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
     made: dict[int, tuple[Scene, str]] = {}
     crops: dict[int, dict[str, Any]] = {}
     masks = read_masks(job.mask_file) if job.masks not in (COCO, NONE) else None
-    for k, cut in read_windows(str(scene.path), windows):
+    flat = bool(windows)
+    for k, cut in read_windows(str(scene.path), windows, scene.reading):
+        flat = flat and is_flat(cut)
         if k >= len(tiles):
             index = k - len(tiles)
             mask = masks[index] if masks is not None else None
@@ -517,7 +532,12 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
             crops[index] = {"file": name, **record, "source": scene.source, "picture": scene.file_name, "instance": index, "sha256": digest}
             continue
         (x, y), instances = tiles[k]
-        provenance = _carried(scene.provenance, scale) | {"picture": scene.file_name, "offset": [x, y], "side": side, "scale": scale}
+        provenance = _carried(scene.provenance, (x, y), scale) | {
+            "picture": scene.file_name,
+            "offset": [x, y],
+            "side": side,
+            "scale": scale,
+        }
         if copied:
             data = Path(str(scene.path)).read_bytes() if stored_rgb else _png(cut)
         else:
@@ -539,6 +559,8 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
         else:
             caption = scene.caption
         made[k] = prepared.replace(caption=caption), _write_once(written[-1], data)
+    if flat:
+        result.notes["pictures without contrast (as good as one grey level)"] += 1
     for k in sorted(made):
         prepared, digest = made[k]
         result.scenes.append(prepared)
@@ -546,11 +568,13 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
     result.references += [crops[index] for index in sorted(crops)]
 
 
-def _carried(provenance: Mapping[str, Any], scale: float) -> dict[str, Any]:
-    """What the source said of a picture, its ``gsd`` (metres a pixel) being that of the output's pixels."""
+def _carried(provenance: Mapping[str, Any], origin: tuple[int, int], scale: float) -> dict[str, Any]:
+    """What the source said of a picture; its ``gsd`` (metres a pixel) and ``georeference`` being those of the output's pixels."""
     carried = dict(provenance)
     if scale != 1.0 and type(carried.get("gsd")) in (int, float):
         carried["gsd"] = carried["gsd"] / scale
+    if "georeference" in carried:
+        carried["georeference"] = of_window(carried["georeference"], origin, scale)
     return carried
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from ..errors import CCDiffError
 from ..files import sha256_file, write_bytes
-from ..pictures import UnreadablePicture
+from ..pictures import Reading, UnreadablePicture
 from ..references import reference_window
 from ..scene import Scene
 from .windows import Window, read_windows
@@ -42,7 +42,7 @@ ground nothing is salient."""
 SAM_SIDE, SAM_BOXES = 1024, 64
 """SAM's input, pixels; prompts decoded at a time."""
 
-Masker = Callable[[str, int, int, Sequence[Window]], list[np.ndarray]]
+Masker = Callable[[str, int, int, Sequence[Window], Reading | None], list[np.ndarray]]
 """masker(path, width, height, boxes) -> one (h, w) bool array for each box, in its pixels."""
 
 
@@ -79,7 +79,7 @@ def mask_picture(job: MaskJob) -> None:
         return
     boxes = [reference_window(i, scene.width, scene.height) for i in scene.instances]
     try:
-        found = masker_of(job.masks)[0](str(scene.path), scene.width, scene.height, boxes)
+        found = masker_of(job.masks)[0](str(scene.path), scene.width, scene.height, boxes, scene.reading)
     except UnreadablePicture:
         return
     stream = io.BytesIO()
@@ -131,10 +131,10 @@ def u2netp() -> Masker:
         found = session.run([first], {entry: np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])})[0][0, 0]
         return (found - found.min()) / max(float(found.max() - found.min()), 1e-6)
 
-    def masks(path: str, width: int, height: int, boxes: Sequence[Window]) -> list[np.ndarray]:
+    def masks(path: str, width: int, height: int, boxes: Sequence[Window], reading: Reading | None = None) -> list[np.ndarray]:
         windows = [_around(box, width, height) for box in boxes]
         made: dict[int, np.ndarray] = {}
-        for k, cut in read_windows(path, windows):
+        for k, cut in read_windows(path, windows, reading):
             whole = np.asarray(Image.fromarray(saliency(cut)).resize(cut.size, Image.Resampling.BILINEAR)) > 0.5
             made[k] = _inner(whole, boxes[k], windows[k])
         return [made[k] for k in range(len(boxes))]
@@ -173,10 +173,10 @@ def sam(source: str) -> tuple[Masker, str]:
     model.to(device)
 
     @torch.no_grad()
-    def masks(path: str, width: int, height: int, boxes: Sequence[Window]) -> list[np.ndarray]:
+    def masks(path: str, width: int, height: int, boxes: Sequence[Window], reading: Reading | None = None) -> list[np.ndarray]:
         groups = sam_windows(boxes, width, height)
         made: dict[int, np.ndarray] = {}
-        for g, cut in read_windows(path, [window for window, _ in groups]):
+        for g, cut in read_windows(path, [window for window, _ in groups], reading):
             window, members = groups[g]
             prepared: Any = processor.image_processor(cut, return_tensors="pt")
             embedding = model.get_image_embeddings(prepared["pixel_values"].to(device))

@@ -6,8 +6,10 @@ Notable here:
   picture would.  For PNG the rows are inflated as they come, and the last row of the band before goes first, for the filters of the next
   row refer to it; for TIFF the strips or tiles of the band are picked out of the file.
 * In memory are a band and, of the windows, the rows that came: a row of tiles, and what the next row shares with it.
-* Other formats (JPEG, BMP, WebP, interlaced PNG, TIFF in one compressed strip or with separate planes) have no bands that can be reached
-  this way: they are decoded whole, 4 bytes a pixel, and :func:`held_whole` says so beforehand.
+* What a :class:`Reading` gives to the raster library comes in bands from there.  Other formats (JPEG, BMP, WebP, interlaced PNG, TIFF in
+  one compressed strip or with separate planes) have no bands that can be reached this way: they are decoded whole, 4 bytes a pixel, and
+  :func:`held_whole` says so beforehand.
+* A picture that its EXIF data turn is never turned as a whole: windows are cut out of the stored pixels, then turned.
 * The whole picture is decoded even where no window is asked for: whether it does decode must not depend on what is cut from it.
 """
 
@@ -24,7 +26,21 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from ..pictures import open_picture, opened, to_rgb
+from ..pictures import (
+    AS_STORED,
+    Reading,
+    decoded,
+    open_picture,
+    opened,
+    picture_of_values,
+    picture_size,
+    stored_point,
+    stored_size,
+    to_rgb,
+    turned,
+    values_of,
+)
+from ..rasters import read_values
 
 WHOLE = 32_000_000
 """Pictures of up to so many pixels are decoded whole, whatever their format: 128 MB, and faster."""
@@ -35,16 +51,24 @@ Window = tuple[int, int, int, int]
 """x1 y1 x2 y2, whole pixels inside the picture."""
 
 
-def read_windows(path: str | Path, windows: Sequence[Window]) -> Iterator[tuple[int, Image.Image]]:
+def read_windows(path: str | Path, windows: Sequence[Window], reading: Reading | None = None) -> Iterator[tuple[int, Image.Image]]:
     """Cut windows out of a picture: yields (index of the window, its pixels as 8-bit RGB) as the windows become whole.
 
+    Args:
+        windows: in pixels of the picture as ``reading`` turns it.
+        reading: how the stored pixels become the picture; as they are when None.
+
     Raises:
-        CCDiffError: the file is missing.
+        CCDiffError: the file is missing; a raster library is needed and not installed.
         UnreadablePicture: it does not decode, or only in part: then some windows may have been given out before.
     """
+    reading = reading or AS_STORED
+    if reading.orientation != 1:
+        size = picture_size(path)
+        windows = [_stored_window(window, reading.orientation, size) for window in windows]
     waiting = sorted(range(len(windows)), key=lambda k: (windows[k][1], k))[::-1]
     begun: dict[int, list[np.ndarray]] = {}
-    for top, band in read_bands(path):
+    for top, band in read_bands(path, reading):
         bottom = top + band.height
         while waiting and windows[waiting[-1]][1] < bottom:
             begun[waiting.pop()] = []
@@ -53,28 +77,54 @@ def read_windows(path: str | Path, windows: Sequence[Window]) -> Iterator[tuple[
             part = band.crop((x1, max(y1, top) - top, x2, min(y2, bottom) - top))
             if y1 >= top and y2 <= bottom:
                 del begun[k]
-                yield k, part
+                yield k, turned(part, reading)
                 continue
             begun[k].append(np.asarray(part))  # only the rows that came: of the next row of tiles, what they share with this one
             if y2 <= bottom:
-                yield k, Image.fromarray(np.concatenate(begun.pop(k)))
+                yield k, turned(Image.fromarray(np.concatenate(begun.pop(k))), reading)
         del band  # before the next is made
 
 
-def read_bands(path: str | Path) -> Iterator[tuple[int, Image.Image]]:
-    """A picture from top to bottom: yields (first row, RGB picture of the full width); one band where it cannot be parted.
+def _stored_window(window: Window, orientation: int, size: tuple[int, int]) -> Window:
+    a, b = (stored_point(orientation, size, *window[k : k + 2]) for k in (0, 2))
+    return int(min(a[0], b[0])), int(min(a[1], b[1])), int(max(a[0], b[0])), int(max(a[1], b[1]))
+
+
+def read_bands(path: str | Path, reading: Reading | None = None) -> Iterator[tuple[int, Image.Image]]:
+    """A picture's stored pixels from top to bottom: yields (first row, RGB picture of the full width); one band where it cannot be parted.
 
     Raises: as :func:`read_windows`.
     """
+    reading = reading or AS_STORED
+    if reading.raster:
+        for top, values in read_values(path, reading.bands, pixels=BAND):
+            yield top, picture_of_values(values, reading)
+        return
+    for top, band in _stored_bands(path):
+        rgb = band if band.mode == "RGB" and not reading.bands else to_rgb(band, reading)  # `convert` would copy what is RGB already
+        del band  # before the next is made
+        yield top, rgb
+        del rgb
+
+
+def read_value_bands(path: str | Path, reading: Reading) -> Iterator[tuple[int, np.ndarray]]:
+    """The same as (rows, width, bands) values before they become 8 bits. Raises as :func:`read_windows`."""
+    if reading.raster:
+        yield from read_values(path, reading.bands, pixels=BAND)
+    else:
+        for top, band in _stored_bands(path):
+            yield top, values_of(band, reading.bands)
+
+
+def _stored_bands(path: str | Path) -> Iterator[tuple[int, Image.Image]]:
     with open_picture(path) as image:
         bands = _bands(image, Path(path))
         if bands is None:
-            image.load()
-            bands = iter((image,))
+            bands = iter((decoded(image),))
         top = 0
         while (band := next(bands, None)) is not None:
             rows = band.height
-            yield top, band if band.mode == "RGB" else to_rgb(band)  # `convert` would copy what is RGB already
+            yield top, band
             top += rows
             del band  # before the next is made
 
@@ -186,7 +236,7 @@ def _written(kind: bytes, data: bytes) -> bytes:
 
 # ---------------------------------------------------------------------------------------------------------------- TIFF
 
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR = 256, 257, 258, 259, 262, 274, 277, 284
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 257, 258, 259, 262, 277, 284
 _STRIPS, _ROWS_PER_STRIP, _STRIP_BYTES = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 322, 323, 324, 325
 _COPIED = (_BITS, _COMPRESSION, _PHOTOMETRIC, 266, _SAMPLES, _PLANAR, 317, 320, _TILE_WIDTH, _TILE_HEIGHT, 338, 339, 347, 530)
@@ -195,26 +245,27 @@ _YCBCR, _JPEG = 6, 7
 
 
 def _tiff_bands(image: Any, path: Path) -> Iterator[Image.Image] | None:
-    tags = {int(k): image.tag_v2[k] for k in (*_COPIED, _ORIENTATION, _STRIPS, _ROWS_PER_STRIP, _STRIP_BYTES, _TILES, _TILE_BYTES)
+    tags = {int(k): image.tag_v2[k] for k in (*_COPIED, _STRIPS, _ROWS_PER_STRIP, _STRIP_BYTES, _TILES, _TILE_BYTES)
             if k in image.tag_v2}  # fmt: skip
     bits = tags.get(_BITS, (1,))
-    if tags.get(_ORIENTATION, 1) != 1 or (tags.get(_PLANAR, 1) != 1 and len(bits) > 1):
+    if tags.get(_PLANAR, 1) != 1 and len(bits) > 1:
         return None
     if tags.get(_COMPRESSION, 1) == 6 or (tags.get(_PHOTOMETRIC) == _YCBCR and tags.get(_COMPRESSION) != _JPEG):
         return None  # these need further tags, or the neighbouring strip
     tiled = _TILES in tags
     offsets, sizes = (tags.get(k, ()) for k in ((_TILES, _TILE_BYTES) if tiled else (_STRIPS, _STRIP_BYTES)))
-    unit = int(tags.get(_TILE_HEIGHT, 0) if tiled else min(tags.get(_ROWS_PER_STRIP, image.height), image.height))
-    across = math.ceil(image.width / tags[_TILE_WIDTH]) if tiled and tags.get(_TILE_WIDTH) else 1
-    if unit < 1 or not len(offsets) == len(sizes) == across * math.ceil(image.height / unit):
+    width, height = stored_size(image)
+    unit = int(tags.get(_TILE_HEIGHT, 0) if tiled else min(tags.get(_ROWS_PER_STRIP, height), height))
+    across = math.ceil(width / tags[_TILE_WIDTH]) if tiled and tags.get(_TILE_WIDTH) else 1
+    if unit < 1 or not len(offsets) == len(sizes) == across * math.ceil(height / unit):
         return None
-    if not tiled and unit * image.width > BAND and tags.get(_COMPRESSION, 1) == 1:  # uncompressed rows can be reached one by one
-        row = math.ceil(image.width * sum(bits) / 8)
-        offsets = [offsets[y // unit] + (y % unit) * row for y in range(image.height)]
-        sizes, unit = [row] * image.height, 1
-    if unit >= image.height:
+    if not tiled and unit * width > BAND and tags.get(_COMPRESSION, 1) == 1:  # uncompressed rows can be reached one by one
+        row = math.ceil(width * sum(bits) / 8)
+        offsets = [offsets[y // unit] + (y % unit) * row for y in range(height)]
+        sizes, unit = [row] * height, 1
+    if unit >= height:
         return None
-    return _picked(path, image.size, tags, image.tag_v2.prefix, offsets, sizes, unit, across)
+    return _picked(path, (width, height), tags, image.tag_v2.prefix, offsets, sizes, unit, across)
 
 
 def _picked(

@@ -76,7 +76,7 @@ def choose(scenes: Sequence[Scene], classes: ClassList, count: int) -> list[Scen
 
 
 def _drawn(scene: Scene, classes: ClassList) -> str:
-    return _embedded(read_rgb(str(scene.path)), scene, classes)
+    return _embedded(read_rgb(str(scene.path), scene.reading), scene, classes)
 
 
 def _sample(scene: Scene, classes: ClassList) -> dict[str, str]:
@@ -92,7 +92,7 @@ def _sample(scene: Scene, classes: ClassList) -> dict[str, str]:
     room = np.maximum(0, np.array([scene.width, scene.height]) - side)
     x, y = (int(v) for v in np.clip(np.round(centres[int(np.argmax(crowd))] - side / 2), 0, room))
     window = (x, y, min(scene.width, x + side), min(scene.height, y + side))
-    ((_, crop),) = read_windows(str(scene.path), [window])
+    ((_, crop),) = read_windows(str(scene.path), [window], scene.reading)
     inside = np.flatnonzero((boxes[:, :2] < window[2:]).all(1) & (boxes[:, 2:] > window[:2]).all(1))
     moved = tuple(_moved(scene.instances[k], x, y) for k in inside.tolist())
     return {"picture": _embedded(crop, Scene("", *crop.size, moved), classes), "part": f"{crop.width} x {crop.height} px at {x}, {y}"}
@@ -136,7 +136,7 @@ def _surroundings(scene: Scene, instances: Sequence[Instance], classes: ClassLis
     side = int(min(max(64.0, 2.0 * float((high - low).max())), 4.0 * max(scene.width, scene.height)))  # a wild box does not blow it up
     corner = np.round((low + high) / 2 - side / 2).astype(int)
     x, y = (int(v) for v in np.clip(corner, -side, np.array([scene.width, scene.height])))
-    crop = read_rgb(str(scene.path)).crop((x, y, x + side, y + side))
+    crop = read_rgb(str(scene.path), scene.reading).crop((x, y, x + side, y + side))
     moved = []
     for instance in instances:
         moved.append(_moved(instance, x, y))

@@ -135,9 +135,8 @@ def test_what_cannot_be_parted_is_decoded_whole(tmp_path):
     image.save(tmp_path / "a.jpg")
     image.save(tmp_path / "a.bmp")
     image.save(tmp_path / "one_strip.tif", compression="tiff_lzw", tiffinfo={278: 230})
-    image.save(tmp_path / "turned.tif", compression="tiff_lzw", tiffinfo={274: 3, 278: 8})
     pixels("1").save(tmp_path / "bits.png")
-    for name in ("a.jpg", "a.bmp", "one_strip.tif", "turned.tif", "bits.png"):
+    for name in ("a.jpg", "a.bmp", "one_strip.tif", "bits.png"):
         check(tmp_path / name, parted=False)
 
 
