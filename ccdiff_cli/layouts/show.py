@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from ..bounds import check_crowded, check_memory
 from ..dataset import PictureSet, read_set, scene_record
 from ..drawing import contact_sheet, layout_image, legend
 from ..errors import CCDiffError
@@ -45,7 +46,7 @@ def show_layouts(
     Raises:
         CCDiffError: see :func:`plan_layouts`.
     """
-    pictures, out = _open(data, out), Path(out)
+    pictures, out = _open(data, out, split, n), Path(out)
     made = plan_layouts(pictures, n, seed, source=source, split=split, balance=balance, writer=writer, progress=progress)
     facts = {
         "set": str(data),
@@ -83,7 +84,7 @@ def compare_layouts(
     Raises:
         CCDiffError: see :func:`plan_layouts`; a set of one picture.
     """
-    pictures, out = _open(data, out), Path(out)
+    pictures, out = _open(data, out, split, n or 0), Path(out)
     layouts = layouts_of_set(pictures, split)
     if len({s.source or s.file_name for s in layouts}) < 2:
         raise CCDiffError("one source picture has no halves", where=data, fix="give a set made of several pictures")
@@ -154,8 +155,10 @@ def write_sheet(path: Path, scenes: Sequence[Scene], classes: ClassList, count: 
     write_bytes(path, buffer.getvalue())
 
 
-def _open(data: str | Path, out: str | Path) -> PictureSet:
+def _open(data: str | Path, out: str | Path, split: str, n: int) -> PictureSet:
     pictures = read_set(data)
+    check_crowded(pictures.split(split), where=data)
+    check_memory(n * 20_000.0, f"a list of {n:,} layouts", where="--n", fix="ask for fewer layouts")
     if Path(out).resolve() in (pictures.root.resolve(), *pictures.root.resolve().parents):
         raise CCDiffError("the layouts would lie in or around the set itself", where=out, fix="choose another folder (--out)")
     return pictures

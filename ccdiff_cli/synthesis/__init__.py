@@ -42,6 +42,7 @@ from .plan import (
     PLAN,
     PLAN_LINES,
     Plan,
+    check_needs,
     environment,
     holds_plan,
     identity_of,
@@ -172,6 +173,7 @@ def synthesize(
         raise CCDiffError("a floor set is not filtered: nothing would be left", where="--filter", fix="leave one of the two options out")
     generator = {**read_generator(checkpoint), "key": generator_key(checkpoint)}
     source = open_layouts(layouts, split)
+    cost = check_needs(out, source, split, n, int(generator["picture_size"]), format)
     bank_folder = _bank_folder(references, source.root)
     bank = ReferenceBank.read(bank_folder) if bank_folder is not None else None
     sampling = (generator.get("recipe") or {}).get("sampling", {})
@@ -206,7 +208,7 @@ def synthesize(
     parts = Parts(str(checkpoint), str(bank_folder or ""), "", str(filter_clip or ""), pipeline)
     if dry_run:
         plan = make_plan(identity, source, bank, writer=writer, extension=extension, progress=progress)
-        return {**_summary(out, plan), **_estimate(plan, parts, num_processes)}
+        return {**_summary(out, plan), **cost, **_estimate(plan, parts, num_processes)}
     machine = environment(device_of(0).partition(":")[0])
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_stop_signal())
@@ -325,6 +327,7 @@ def _estimate(plan: Plan, parts: Parts, num_processes: int | None) -> dict[str, 
     per_step = max(0.0, taken[2] - taken[1]) / 2
     batch = max(0.0, taken[1] - per_step) + per_step * plan.options["steps"]
     return {
+        "memory_mib_per_process": memory_of(device_of(0)),
         "seconds_per_batch": round(batch, 3),
         "processes": count,
         "estimated_seconds": round(batch * plan.blocks / count, 1),

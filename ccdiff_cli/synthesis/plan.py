@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bounds import amount, check_crowded, check_disk, check_memory, free_memory
 from ..dataset import PictureSet, count_scenes, read_set, scene_from_record, scene_record, versions
 from ..errors import CCDiffError
 from ..files import content_key, read_json, sha256_file, write_json, write_text
@@ -35,6 +36,10 @@ PLAN = "plan.json"
 PLAN_LINES = "plan.jsonl"
 FORMAT = "ccdiff plan 2"
 
+BYTES_OF_JOB, BYTES_OF_OBJECT = 14_000, 1_000
+"""Memory of a planned picture and of each of its objects, in every process (measured at the end of a synthesis: 20 kB a picture of 1.8 objects)."""
+BYTES_OF_PIXEL = {"png": 1.9, "jpeg": 0.8, "webp": 1.4}
+"""Of generated pictures on disk."""
 NOISE, CHOICE = 3, 4
 """What a random stream is for; see ``layouts.ORDER``."""
 
@@ -142,6 +147,28 @@ def identity_of(
         },
         "options": {"n": n, "seed": seed, **options},
     }
+
+
+def needs(layouts: PictureSet, split: str, n: int, picture_size: int, format: str) -> dict[str, float]:
+    """About how many bytes a plan of n pictures takes: ``memory`` (in every process) and ``disk``."""
+    scenes = layouts.split(split)
+    objects = sum(len(scene.instances) for scene in scenes) / len(scenes)
+    return {"memory": n * (BYTES_OF_JOB + BYTES_OF_OBJECT * objects), "disk": n * picture_size**2 * BYTES_OF_PIXEL[format]}
+
+
+def check_needs(out: str | Path, layouts: PictureSet, split: str, n: int, picture_size: int, format: str) -> dict[str, str]:
+    """What :func:`needs` says, for people.
+
+    Raises:
+        CCDiffError: more than this machine has, before the first layout is drawn; or a picture too crowded to be drawn.
+    """
+    check_crowded(layouts.split(split), where=layouts.root)
+    found = needs(layouts, split, n, picture_size, format)
+    fits = int(n * min((free_memory() or found["memory"]) / found["memory"], 1.0)) or 1
+    fix = f"ask for fewer: about {fits:,} fit here (--n {fits}); more sets with other seeds (--seed) add up"
+    check_memory(found["memory"], f"a plan of {n:,} pictures", where="--n", fix=fix)
+    check_disk(out, found["disk"], f"a set of {n:,} pictures", fix="ask for fewer pictures (--n), or choose a larger disk (--out)")
+    return {"memory_of_the_plan": amount(found["memory"]), "disk": amount(found["disk"])}
 
 
 def make_plan(

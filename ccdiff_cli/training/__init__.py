@@ -29,19 +29,19 @@ from ..drawing import contact_sheet, draw_scene
 from ..errors import CCDiffError, os_errors
 from ..files import atomic_write, content_key, write_json
 from ..generator import GENERATOR_FILE, generator_key, read_generator
-from ..models.autoencoder import PatchAutoencoder
-from ..models.conditioning import ConditionedUNet, ConditioningConfig
+from ..models.conditioning import ConditioningConfig
 from ..models.pipeline import CCDiffPipeline
-from ..models.resamplers import CoResampler, DualResampler
 from ..prepare.captions import caption_of
 from ..recipes import EncodersConfig, Recipe
 from ..references import WORDS, ReferenceBank
 from ..retrieval import OWN, EmbeddingSimilarity, open_similarity
 from ..scene import SYMMETRIES, Scene, symmetric_scene
 from .autoencoder import load_pixels, train_autoencoder
+from .costs import check_training
 from .denoiser import batch_source, cache_features, train_denoiser, training_items
 from .encoders import resize_pixels, train_encoders
 from .loop import Progress, seed_of
+from .parts import make_resampler, own_unet, with_conditioning
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ def train(
         raise CCDiffError(
             "a generator of another recipe or data set lies there", where=out, fix="choose another --out folder, or delete this one"
         )
+    check_training(recipe, scenes, where=prepared.root, start=start)
     work = out / "train"
     with os_errors(out, "make the folder"):
         work.mkdir(parents=True, exist_ok=True)
@@ -161,6 +162,7 @@ def plan(recipe: Recipe, data: str | Path, *, start: str | Path | None = None) -
         read_generator(start)
     stages = {} if start else {"autoencoder": recipe.autoencoder.train, "encoders": recipe.encoders.train}
     stages["denoiser"] = recipe.denoiser.train
+    memory = check_training(recipe, scenes, where=prepared.root, start=start)
     described: dict[str, Any] = {"recipe": recipe.name, "training pictures": len(scenes), "classes": ", ".join(prepared.classes)}
     for name, stage in stages.items():
         if stage is None:
@@ -168,7 +170,7 @@ def plan(recipe: Recipe, data: str | Path, *, start: str | Path | None = None) -
         else:
             seen = stage.steps * stage.batch_size * stage.accumulation
             described[name] = f"{stage.steps} steps, {seen} pictures a process ({seen / len(scenes):.1f} epochs)"
-    return described
+    return described | {"memory": memory}
 
 
 def save_generator(pipe: CCDiffPipeline, out: Path, description: dict[str, Any]) -> None:
@@ -262,18 +264,15 @@ def _build(
     unet = (
         _load(UNet2DConditionModel, recipe.unet.source, recipe.unet.subfolder, "unet.source")
         if recipe.unet.source
-        else _own_unet(recipe, vae, text)
+        else own_unet(
+            recipe,
+            recipe.picture_size // 2 ** (len(vae.config.block_out_channels) - 1),
+            vae.config.latent_channels,
+            text.config.hidden_size,
+        )
     )
-    unet = _conditioned(unet, ConditioningConfig(**recipe.conditioning.model_dump()))
-    r = recipe.resampler
-    sizes: dict[str, Any] = {
-        "dim": r.width, "depth": r.depth, "dim_head": r.head_width, "embedding_dim": image.config.hidden_size,
-        "output_dim": text.config.hidden_size, "ff_mult": r.ff_mult, "point_width": recipe.conditioning.point_width,
-    }  # fmt: skip
-    if recipe.conditioning.variant == "ccdiff++":
-        resampler = CoResampler(heads=r.heads, num_queries=r.queries, **sizes)
-    else:
-        resampler = DualResampler(num_queries=(2 * r.queries, r.queries, r.queries), **sizes)
+    unet = with_conditioning(unet, ConditioningConfig(**recipe.conditioning.model_dump()))
+    resampler = make_resampler(recipe, image.config.hidden_size, text.config.hidden_size)
     sampling = recipe.sampling
     pipe = CCDiffPipeline(
         vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=_scheduler(recipe, training=True), resampler=resampler,
@@ -281,32 +280,6 @@ def _build(
         negative_prompt=sampling.negative_prompt,
     )  # fmt: skip
     return pipe, auto_key, enc_key
-
-
-def _own_unet(recipe: Recipe, vae: AutoencoderKL | PatchAutoencoder, text: CLIPTextModel) -> UNet2DConditionModel:
-    attention = recipe.unet.attention or (True,) * len(recipe.unet.channels)
-    return UNet2DConditionModel(
-        sample_size=recipe.picture_size // 2 ** (len(vae.config.block_out_channels) - 1),
-        in_channels=vae.config.latent_channels,
-        out_channels=vae.config.latent_channels,
-        layers_per_block=recipe.unet.layers_per_block,
-        block_out_channels=recipe.unet.channels,
-        down_block_types=["CrossAttnDownBlock2D" if there else "DownBlock2D" for there in attention],
-        up_block_types=["CrossAttnUpBlock2D" if there else "UpBlock2D" for there in reversed(attention)],
-        cross_attention_dim=text.config.hidden_size,
-        attention_head_dim=recipe.unet.heads,
-        norm_num_groups=min(16, recipe.unet.channels[0]),
-    )
-
-
-def _conditioned(unet: UNet2DConditionModel, config: ConditioningConfig) -> ConditionedUNet:
-    """A conditioned UNet with the weights of a plain one; its conditional generation module is new."""
-    arguments = {key: value for key, value in unet.config.items() if not key.startswith("_") and key != "conditioning"}
-    made = ConditionedUNet(conditioning=config.to_dict(), **arguments)
-    missing, surplus = made.load_state_dict(unet.state_dict(), strict=False)
-    if surplus or [key for key in missing if ".processor.fusion." not in key]:
-        raise CCDiffError(f"the UNet's weights do not fit: missing {missing[:3]}, surplus {surplus[:3]}", where="recipe key unet.source")
-    return made
 
 
 def _own_encoders(

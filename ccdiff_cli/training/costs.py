@@ -1,0 +1,157 @@
+"""What a training takes in memory, said by its plan and held against the machine before anything is loaded.
+
+Notable here:
+
+* What a picture takes is counted, not guessed: the UNet runs once on the meta device, which computes shapes and nothing else, and the
+  tensors that autograd would keep are added up.
+* What an object takes follows from the sizes of resampler and conditioning; measured at the tiny recipe it is a third more than the sum of
+  the tensors kept (``MORE``), for what lives shortly.
+* Weights of parts from a source are read off their safetensors headers; of a hub name nothing is known before it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from ..bounds import amount, check_crowded, check_memory, free_memory
+from ..models.conditioning import ConditioningConfig, conditioning_parameters
+from ..recipes import Recipe
+from ..scene import Scene
+from .parts import make_resampler, own_unet, with_conditioning
+
+PROGRAM = 800e6
+"""Bytes of the interpreter and its libraries."""
+MORE = 1.4
+_UNTRAINED, _TRAINED = 4, 16
+"""Bytes of a parameter: its value; with gradient and both moments of AdamW."""
+
+
+def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Path | None = None) -> dict[str, Any]:
+    """About how many bytes a process takes: ``weights``, ``pictures``, ``objects``, ``all``.
+
+    ``crowd`` is the number of objects of its largest piece.  ``{}`` where a part is of a hub name, or not on this machine.
+    """
+    try:
+        unet, resampler, frozen = _parts_without_weights(recipe, Path(start) if start else None)
+    except (OSError, ValueError, KeyError, TypeError):  # said by what loads them
+        return {}
+    train = recipe.denoiser.train
+    whole = recipe.unet.train_all
+    trained = _count(resampler) + (_count(unet) if whole else sum(p.numel() for p in conditioning_parameters(unet)))
+    ema = 4 if train.ema_decay else 0
+    weights = trained * (_TRAINED + ema) + (0 if whole else (_count(unet) - trained) * _UNTRAINED) + frozen
+    weights += trained * (12 + ema) * 2  # a checkpoint in memory, as tensors and as bytes
+    width = 2 if train.precision == "bfloat16" else 4
+    picture = _kept_by(unet) * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0)
+    crowd = _largest_piece([len(scene.instances) for scene in scenes], train.batch_size, recipe.denoiser.objects_at_once)
+    parts = {
+        "weights": weights,
+        "pictures": MORE * picture * train.batch_size,
+        "objects": MORE * crowd * _object_numbers(recipe, unet, resampler) * width,
+    }
+    return {**parts, "all": PROGRAM + sum(parts.values()), "crowd": crowd}
+
+
+def check_training(recipe: Recipe, scenes: Sequence[Scene], *, where: str | Path, start: str | Path | None = None) -> str:
+    """The memory of a training, for people.
+
+    Raises:
+        CCDiffError: clearly more than this machine has, naming what to lower; a picture too crowded to be trained on.
+    """
+    check_crowded(scenes, where=where)
+    need = memory_of_training(recipe, scenes, start)
+    if not need:
+        return "not known before the parts are loaded"
+    batch = recipe.denoiser.train.batch_size
+    if not torch.cuda.is_available():
+        free = free_memory() or need["all"]
+        fits = int((free - need["all"] + need["pictures"]) / (need["pictures"] / batch))
+        if fits >= 1:
+            fix = f"lower denoiser.train.batch_size (now {batch}; about {fits} fit), raise denoiser.train.accumulation by as much"
+        elif need["objects"] > need["weights"]:
+            fix = f"lower denoiser.objects_at_once (now {recipe.denoiser.objects_at_once}), or prepare smaller tiles"
+        else:
+            fix = "take a smaller recipe, or a larger machine"
+        check_memory(need["all"], f"a step of batch {batch} with up to {need['crowd']:,} objects", where=f"recipe {recipe.name}", fix=fix)
+    parts = ", ".join(f"{amount(need[k])} {k}" for k in ("weights", "pictures", "objects"))
+    return f"about {amount(need['all'])} a process ({parts}; at most {need['crowd']:,} objects at a time)"
+
+
+def _parts_without_weights(recipe: Recipe, start: Path | None) -> tuple[Any, Any, float]:
+    """UNet and resampler on the meta device, and the bytes of the parts that stay as they are."""
+    if start:
+        folders = {name: start / name for name in ("vae", "text_encoder", "image_encoder", "unet")}
+    else:
+        auto, enc, unet = recipe.autoencoder, recipe.encoders, recipe.unet
+        sources = {
+            "vae": (auto.source, auto.subfolder),
+            "text_encoder": (enc.text_source, enc.text_subfolder),
+            "image_encoder": (enc.image_source, None),
+            "unet": (unet.source, unet.subfolder),
+        }
+        folders = {name: Path(source) / (sub or "") for name, (source, sub) in sources.items() if source}
+    found = {name: _config_of(folder) for name, folder in folders.items()}
+    vae, text, image = (found.get(name, {}) for name in ("vae", "text_encoder", "image_encoder"))
+    levels = len(vae.get("block_out_channels", recipe.autoencoder.channels))
+    side = recipe.picture_size // 2 ** (levels - 1)
+    channels = vae.get("latent_channels", recipe.autoencoder.latent_channels)
+    text_width = text.get("hidden_size", recipe.encoders.text_width)
+    image_width = image.get("hidden_size", recipe.encoders.image_width)
+    with torch.device("meta"):
+        plain = UNet2DConditionModel.from_config(found["unet"]) if "unet" in found else own_unet(recipe, side, channels, text_width)
+        plain.register_to_config(sample_size=side)
+        conditioned = with_conditioning(plain, ConditioningConfig(**recipe.conditioning.model_dump()))
+        resampler = make_resampler(recipe, image_width, text_width)
+    frozen = sum(f.stat().st_size for name, folder in folders.items() if name != "unet" for f in folder.glob("*.safetensors"))
+    return conditioned, resampler, 2.0 * frozen  # files are in half precision as a rule
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("not a configuration")
+    return {k: v for k, v in found.items() if not k.startswith("_") and k != "conditioning"}
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _kept_by(unet: Any) -> int:
+    """Numbers that autograd keeps of one picture."""
+    kept: dict[int, torch.Tensor] = {}
+    own = {id(p) for p in unet.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in own and tensor._base is None:
+            kept[id(tensor)] = tensor
+        return tensor
+
+    size, config = unet.config.sample_size, unet.config
+    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        context = torch.empty(1, 77, config.cross_attention_dim)
+        unet.requires_grad_(True)(torch.empty(1, config.in_channels, size, size), torch.empty(1), context)
+    return sum(tensor.numel() for tensor in kept.values())
+
+
+def _largest_piece(objects: Sequence[int], batch: int, most: int) -> int:
+    """The most objects that are worked on at once: the crowded pictures may meet in one batch."""
+    crowded = sorted(objects, reverse=True)[:batch]
+    return max(min(sum(crowded), most), max(crowded, default=0))
+
+
+def _object_numbers(recipe: Recipe, unet: Any, resampler: Any) -> float:
+    """Numbers kept of one object: its reference in the resampler, its tokens in every enhanced layer, its gates."""
+    r, enc = recipe.resampler, recipe.encoders
+    tokens = 257 if enc.image_source else (enc.image_size // enc.image_patch) ** 2 + 1
+    inner = r.heads * r.head_width
+    numbers = tokens * r.width + r.depth * (tokens + r.queries) * (2 * r.width + 3 * inner)
+    layers = [p for name, p in unet.named_parameters() if name.endswith("fusion.ea_obj.to_k.weight")]
+    numbers += sum((r.queries + 2) * (w.shape[1] + 2 * w.shape[0]) for w in layers)
+    return numbers + 6 * unet.config.sample_size**2

@@ -1,0 +1,112 @@
+"""What a run may take: estimates, and refusals that name the number to change before anything is made."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ccdiff_cli import bounds
+from ccdiff_cli.bounds import amount, check_crowded, check_disk, check_memory, free_memory
+from ccdiff_cli.cli import app, main
+from ccdiff_cli.drawn import CLASSES, draw_dataset
+from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.recipes import load_recipe
+from ccdiff_cli.scene import Instance, Scene
+from ccdiff_cli.training.costs import memory_of_training
+
+TINY = Path(__file__).parents[1] / "ccdiff_cli" / "weights" / "tiny"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (123e6, "123 MB"), (3.14e9, "3.1 GB"), (2.5e12, "2.5 TB")]
+)
+def test_amounts(count: float, text: str) -> None:
+    assert amount(count) == text
+    assert amount(1e30).endswith("PB")
+
+
+def test_memory_and_disk_are_held_against_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = free_memory()
+    assert free is None or 0 < free < 1 << 50
+    monkeypatch.setattr(bounds, "free_memory", lambda: 10e9)
+    check_memory(12e9, "a step", fix="-")  # estimates may be wrong by a third
+    with pytest.raises(CCDiffError, match=r"a step takes about 20\.0 GB of memory; 10\.0 GB are free"):
+        check_memory(20e9, "a step", fix="-")
+    check_disk(tmp_path / "not" / "there", 1000, "a set", fix="-")
+    with pytest.raises(CCDiffError, match="of disk"):
+        check_disk(tmp_path / "not" / "there", 1e20, "a set", fix="-")
+
+
+def test_a_limit_of_the_process_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1 << 20, 1 << 20))
+    assert free_memory() == 0
+
+
+def scene_of(count: int) -> Scene:
+    return Scene("p.png", 64, 64, (Instance.from_hbb("ship", (1, 1, 9, 9)),) * count)
+
+
+def test_crowded_pictures_are_refused_with_the_cure() -> None:
+    check_crowded([scene_of(2_500)], where="set")
+    with pytest.raises(CCDiffError, match=r"p\.png has 20,001 objects.*\n  fix: .*--tile"):
+        check_crowded([scene_of(20_001)], where="set")
+
+
+def test_memory_of_a_training_follows_batch_objects_and_precision() -> None:
+    def need(objects: int, **changes: Any) -> dict[str, Any]:
+        return memory_of_training(load_recipe("tiny", {k.replace("__", "."): v for k, v in changes.items()}), [scene_of(objects)] * 64)
+
+    small, crowded = need(2), need(2_500)
+    # measured: 3.0 GB with 2,500 objects a picture (docs/results.md)
+    assert 2.2e9 < crowded["all"] < 4.5e9 and crowded["crowd"] == 4_000
+    assert small["crowd"] == 32 and small["all"] < 2e9
+    assert need(2_500, denoiser__objects_at_once=40_000)["all"] > 12e9  # what the pieces save
+    assert need(2, denoiser__train__batch_size=32)["pictures"] == pytest.approx(2 * small["pictures"])
+    assert need(2, denoiser__train__precision="bfloat16")["pictures"] == pytest.approx(small["pictures"] / 2)
+    assert memory_of_training(load_recipe("ccdiffpp-sd14-dior"), [scene_of(2)]) == {}  # its parts are on a hub
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bounds")
+    drawn = draw_dataset(root / "drawn", pictures=12, size=128)
+    prepare_dataset(drawn, root / "set", size=128, classes=drawn / CLASSES)
+    return root / "set"
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--part", "0/4"], ["--format", "jpeg"]])
+def test_more_pictures_than_memory_holds_are_refused_before_the_first_is_planned(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    out = tmp_path / "out"
+    said = refusal(
+        ["synthesize", "--n", "10000000000000", "--checkpoint", str(TINY), "--layouts", str(prepared), "--out", str(out), *more], capsys
+    )
+    assert "--n" in said and "fit here" in said and not out.exists()
+
+
+def test_other_numbers_without_bound(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "ask for fewer layouts" in refusal(["layout", str(prepared), "--n", "10000000000000", "--out", str(tmp_path / "l")], capsys)
+    said = refusal(
+        ["train", "--data", str(prepared), "--out", str(tmp_path / "g"), "--dry-run", "--set", "denoiser.train.batch_size=1000000"], capsys
+    )
+    assert "lower denoiser.train.batch_size" in said and "fit" in said
+    assert not (tmp_path / "g").exists()
+
+
+def test_the_plan_of_a_training_names_its_memory(prepared: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["train", "--data", str(prepared), "--out", str(tmp_path / "g"), "--dry-run", "--json"])
+    assert done.exit_code == 0, done.output
+    assert "a process" in json.loads(done.output)["memory"]
