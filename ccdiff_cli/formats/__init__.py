@@ -12,7 +12,7 @@ from .dior import is_dior, read_dior
 from .dota import is_dota, read_dota
 from .hrsc import is_hrsc, read_hrsc
 from .metadata import is_metadata, read_metadata
-from .raw import Faults, RawSet
+from .raw import Faults, RawSet, count_litter
 from .rsvg import is_rsvg, read_rsvg
 from .vhr10 import is_vhr10, read_vhr10
 from .voc import is_voc, read_voc
@@ -93,6 +93,8 @@ def read_raw(root: str | Path, format: str | None = None, classes: ClassMap | No
         raise
     faults.check()
     raw.skipped = +(raw.skipped + faults.counts)
+    if root.is_dir() and (litter := count_litter(root)):
+        raw.notes["files that macOS or Windows left (._NAME, .DS_Store, Thumbs.db), passed over"] += litter
     raw.notes, raw.changes = +raw.notes, +raw.changes
     raw.places |= faults.places
     if not raw.scenes:

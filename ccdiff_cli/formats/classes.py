@@ -15,7 +15,7 @@ import yaml
 
 from ..errors import CCDiffError
 from ..scene import ClassList
-from .raw import UnknownClass, read_text
+from .raw import UnknownClass, read_text, some
 
 DIOR = ClassList(
     (
@@ -56,6 +56,8 @@ HRSC = ClassList(("ship",))
 HRSC2 = ClassList(("ship", "aircraft carrier", "warcraft", "merchant ship", "submarine"))
 HRSC3 = ClassList(tuple(name for name, _ in HRSC_TREE.values()))
 
+MAX_NAME_BYTES = 200
+"""Crops of a class lie in a folder of its name."""
 CLASS_LISTS: dict[str, ClassList] = {
     "dior": DIOR,
     "vhr10": VHR10,
@@ -82,6 +84,8 @@ def clean_name(name: object, *, where: str) -> str:
     text = " ".join(name.split()) if isinstance(name, str) else ""
     if not text or not text.isprintable():
         raise CCDiffError(f"expected a class name, found {name!r:.60}", where=where)
+    if len(text.encode("utf-8")) > MAX_NAME_BYTES:
+        raise CCDiffError(f"a class name of {len(text)} characters: {text[:40]!r}...", where=where, fix="give it a shorter name")
     return text
 
 
@@ -135,7 +139,7 @@ class ClassMap:
             raise UnknownClass(
                 f"unknown class {spelling!r:.80}",
                 where=where,
-                fix=f"known classes: {', '.join(self.classes)}; give a class file with a line '{spelling} = NAME' to map it",
+                fix=f"known classes: {some(self.classes)}; give a class file with a line '{spelling} = NAME' to map it",
             )
         return known
 

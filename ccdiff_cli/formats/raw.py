@@ -8,20 +8,24 @@ decoded by readers.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
+import os
 import re
 import stat
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from ..dataset import SPLITS
 from ..errors import CCDiffError, UnsafeInput
+from ..files import inside
 from ..pictures import SUFFIXES
 from ..scene import ClassList, Scene
 
@@ -189,16 +193,22 @@ def read_head(path: Path, size: int) -> bytes:
         return b""
 
 
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
 def read_text(path: Path) -> str:
-    """A label file as text.
+    """A label file as text: UTF-8, or UTF-16 or UTF-32 that begins with its mark (as Windows' editor saves it).
 
     Raises:
-        CCDiffError: see :func:`read_bytes`; not UTF-8.
+        CCDiffError: see :func:`read_bytes`; another encoding.
     """
+    data = read_bytes(path)
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise CCDiffError(f"not UTF-8 text (byte {error.start})", where=path, fix="save the file as UTF-8") from error
+        fix = "save the file as UTF-8, or convert it: iconv -f GBK -t UTF-8 (or LATIN1, CP1252: what it was written in)"
+        raise CCDiffError(f"not UTF-8 text (byte {error.start})", where=path, fix=fix) from error
 
 
 def parse_json(text: str, *, where: str | Path) -> Any:
@@ -221,6 +231,13 @@ def parse_json(text: str, *, where: str | Path) -> Any:
         raise CCDiffError(f"not valid JSON: {what}", where=where) from error
 
 
+def some(words: Iterable[str], limit: int = 40) -> str:
+    """A list for a message, cut where it would fill the screen."""
+    words = list(words)
+    more = f" and {len(words) - limit} more" if len(words) > limit else ""
+    return ", ".join(words[:limit]) + more
+
+
 def _at_line(where: str | Path, line: int) -> str:
     return f"{where}:{line}" if isinstance(where, Path) else where
 
@@ -240,6 +257,161 @@ def number(text: object, *, where: str, what: str) -> float:
     return value
 
 
+_YES, _NO = ("1", "true", "yes", "y", "t", "on"), ("", "0", "false", "no", "n", "f", "off", "none", "null", "unspecified")
+
+
+def flag(value: object, *, where: str, what: str) -> bool:
+    """A flag, as a number, a truth value or a word; what labelling tools write where nobody said ("Unspecified") is no.
+
+    Raises:
+        CCDiffError: anything else.
+    """
+    text = "" if value is None else str(value).strip().lower()
+    if text.endswith(".0"):
+        text = text[:-2]
+    if text in _NO or text in _YES:
+        return text in _YES
+    raise CCDiffError(f"{what}: expected 0 or 1 (or yes, no, true, false), found {str(value)[:40]!r}", where=where)
+
+
+# ------------------------------------------------------------------------------------------------------------- files and folders
+
+_LITTER = {".ds_store", "thumbs.db", "desktop.ini", "ehthumbs.db"}
+LITTER_FOLDER = "__MACOSX"
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file is what macOS and Windows leave beside others (``._NAME``, ``.DS_Store``, ``Thumbs.db``): no label and no picture."""
+    return name.startswith("._") or name.lower() in _LITTER
+
+
+def count_litter(root: Path) -> int:
+    """How many such files lie in a folder and below."""
+    count = 0
+    for folder, _, names in os.walk(root):
+        count += len(names) if LITTER_FOLDER in Path(folder).relative_to(root).parts else sum(map(is_litter, names))
+    return count
+
+
+def listed(folder: Path, *suffixes: str) -> list[Path]:
+    """The files of a folder that end so (in any case), sorted, without litter; [] where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not is_litter(p.name))
+
+
+def listed_below(folder: Path, *suffixes: str) -> list[Path]:
+    """As :func:`listed`, of all folders below, too."""
+    found = []
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != LITTER_FOLDER]
+        found += [Path(top, name) for name in names if Path(name).suffix.lower() in suffixes and not is_litter(name)]
+    return sorted(found)
+
+
+def child(root: Path, name: str) -> Path:
+    """``root / name`` (of one part or more), each part in the case that the disk has it in; as given where the disk has none."""
+    path = root
+    for part in name.split("/"):
+        exact = path / part
+        if not exact.exists() and path.is_dir():
+            exact = min((p for p in path.iterdir() if p.name.lower() == part.lower()), default=exact)
+        path = exact
+    return path
+
+
+def path_parts(name: str) -> list[list[str]]:
+    """The parts of a path that another machine wrote, as they stand and, where it has them, with its %20 made characters again.
+
+    Windows' backslashes and drives, ``file://`` and other addresses, and leading ``./``, ``/`` and ``../`` do not matter.
+    """
+    text = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]+://[^/]*", "", name.strip())
+    text = re.sub(r"[?#].*$", "", text) if text != name.strip() else text
+    ways = [text] if unquote(text) == text else [text, unquote(text)]
+    found = []
+    for way in ways:
+        parts = [part for part in re.sub(r"^/?[A-Za-z]:", "", way.replace("\\", "/")).split("/") if part not in ("", ".")]
+        while ".." in parts:
+            parts = parts[parts.index("..") + 1 :]
+        found.append(parts)
+    return found
+
+
+def below(folder: Path, name: str, *, least: int = 1) -> Path | None:
+    """What lies below ``folder`` at the longest end of a foreign path (see :func:`path_parts`); never anything outside.
+
+    Args:
+        least: an end has at least so many parts, where the path has them: ``../test/images`` must not become ``images``.
+    """
+    if "\x00" in name:
+        return None
+    for parts in path_parts(name):
+        for start in range(max(1, len(parts) - least + 1)) if parts else ():
+            path = folder.joinpath(*parts[start:])
+            try:
+                if path.exists():
+                    return path
+            except (OSError, ValueError):  # a name that the file system cannot hold
+                continue
+    return None
+
+
+def same_name(name: str) -> str:
+    """How two file names are compared where they differ in case, or in how macOS composes letters."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class PictureFinder:
+    """Finds the pictures that labels name by paths of their own making, below one folder and never outside.
+
+    A name is taken as it stands below one of ``bases``; else it means the one file of that name (in any case) whose folders agree with
+    the longest end of the path, and with the split where several agree alike.
+    """
+
+    def __init__(self, folder: Path, bases: Sequence[Path] = ()) -> None:
+        self.folder, self.bases = folder, list(dict.fromkeys((folder, child(folder, "images"), *bases)))
+        self._all: dict[str, list[Path]] | None = None
+
+    def find(self, name: str, *, where: str, split: str = "") -> Path:
+        """The picture.
+
+        Raises:
+            MissingPicture: there is none.
+            UnsafeInput: there is none, and the name climbs out of the folder.
+            CCDiffError: several have the name.
+        """
+        more = [child(self.folder, split), child(self.folder, f"images/{split}")] if split else []
+        ways = [] if "\x00" in name else path_parts(name)
+        for parts in ways:
+            for base in (*self.bases, *more):
+                if parts and ".." not in name and is_file(path := base.joinpath(*parts)) and path.suffix.lower() in SUFFIXES:
+                    return path
+        if self._all is None:
+            self._all = {}
+            for path in listed_below(self.folder, *SUFFIXES):
+                self._all.setdefault(same_name(path.name), []).append(path)
+        for parts in ways:
+            found = self._all.get(same_name(parts[-1]), []) if parts else []
+            if not found:
+                continue
+            agree = [_common_end(p.relative_to(self.folder).parts, parts) for p in found]
+            best = [p for p, n in zip(found, agree, strict=True) if n == max(agree)]
+            best = [p for p in best if split and split in p.relative_to(self.folder).parts] or best
+            if len(best) > 1:
+                fix = f"name it by its path below {self.folder}"
+                raise CCDiffError(f"the picture {name:.200} lies in {len(best)} places: {best[0]}, {best[1]}", where=where, fix=fix)
+            return best[0]
+        if "\x00" in name or ".." in Path(name.replace("\\", "/")).parts:
+            inside(self.folder, name, where=where)
+        raise missing_picture(name, where=where, looked=str(self.folder))
+
+
+def _common_end(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many of the last parts of two paths are the same."""
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return next((k for k, (x, y) in enumerate(pairs) if same_name(x) != same_name(y)), min(len(a), len(b)))
+
+
 def find_pictures(folders: Sequence[Path]) -> dict[str, Path]:
     """Stem -> picture file of some folders (not their subfolders).
 
@@ -248,45 +420,62 @@ def find_pictures(folders: Sequence[Path]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for folder in folders:
-        if not folder.is_dir():
-            continue
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
+        for path in listed(folder, *SUFFIXES):
+            if path.is_file():
                 if path.stem in found:
                     raise CCDiffError(f"two pictures are called {path.stem!r}: {found[path.stem]} and {path}", where=folder)
                 found[path.stem] = path
     return found
 
 
-def read_split_lists(folder: Path, known: Sequence[str], *, names: Sequence[str] = SPLITS) -> dict[str, str]:
+SPLIT_LISTS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+"""Name of a list -> split."""
+
+
+def read_split_lists(folder: Path, known: Iterable[str], faults: Faults | None = None) -> dict[str, str]:
     """Picture id -> split, from ``train.txt``, ``val.txt`` and ``test.txt`` of ``folder``; {} where it has none of them.
 
-    A line is a picture's stem or file name (an extension is ignored).
+    A line is a picture's stem, file name or path (folders and extension are ignored where the picture is not called so).
 
     Raises:
-        CCDiffError: an id that no picture has, or one that stands in two lists.
+        CCDiffError: an id that stands in two lists; (strict) one that no picture has.
     """
+    faults = faults or Faults()
     ids = set(known)
+    alike = {same_name(name): name for name in sorted(ids, reverse=True)}
     split_of: dict[str, str] = {}
-    for split in names:
-        path = folder / f"{split}.txt"
+    for name, split in SPLIT_LISTS.items():
+        path = child(folder, f"{name}.txt")
         if not path.is_file():
             continue
         for line_number, line in enumerate(read_text(path).splitlines(), start=1):
             text = line.strip()
-            if not text:
+            if not text or is_litter(path_parts(text)[0][-1] if path_parts(text)[0] else text):
                 continue
             where = f"{path}:{line_number}"
-            picture = text if text in ids else text.rpartition(".")[0] or text
-            if picture not in ids:
-                raise CCDiffError(
-                    f"no picture is called {text!r}", where=where, fix="take the line out, or restore the picture and its labels"
-                )
-            if split_of.setdefault(picture, split) != split:
+            picture = None
+            with faults.leaving_out("lines of split lists"):
+                picture = _listed_id(text, ids, alike)
+                if picture is None:
+                    fix = "take the line out, or restore the picture and its labels"
+                    raise MissingPicture(f"no picture is called {text!r:.200}", where=where, fix=fix)
+            if picture is not None and split_of.setdefault(picture, split) != split:
                 raise CCDiffError(
                     f"{text!r} stands in two lists, {split_of[picture]} and {split}", where=where, fix="leave it in one of them"
                 )
     return split_of
+
+
+def _listed_id(text: str, ids: set[str], alike: dict[str, str]) -> str | None:
+    """The id that a line of a list means: the whole line, its last part, either without the extension."""
+    ways = ["/".join(parts[start:]) for parts in path_parts(text) for start in range(len(parts))]
+    if len(fields := text.split()) == 2 and fields[1] in ("-1", "0", "1"):  # as VOC lists the pictures of one class
+        ways.append(fields[0])
+    for way in (text, *ways):
+        for name in (way, way.rpartition(".")[0]):
+            if name and (name in ids or same_name(name) in alike):
+                return name if name in ids else alike[same_name(name)]
+    return None
 
 
 def seeded_splits(sources: Sequence[str], seed: int, shares: Sequence[float] = (0.7, 0.1, 0.2)) -> dict[str, str]:
