@@ -1,18 +1,23 @@
 """Any COCO file with its pictures: boxes, polygons, RLE masks.
 
 The OBB is the ``segmentation`` itself where it is one ring of four corners, else the minimum-area rectangle of the mask; an annotation
-without a mask has its HBB alone.  A group (``iscrowd`` 1) becomes a difficult object and is counted.  One file a split
-(``instances_train.json``, ``annotations/val.json``, ...) or one file in all.  Our own sets and exports are read whole: beside the OBB
-(``obb`` where the segmentation is the mask) ``oriented``, ``difficult``, ``mask`` and ``extra`` of an object, ``split``, ``source``,
-``caption`` and ``provenance`` of a picture.
+without a mask has its HBB alone, turned by CVAT's attribute ``rotation``.  A group (``iscrowd`` 1) becomes a difficult object and is
+counted.
+
+* One file a split (``instances_train.json``, ``annotations/val.json``, Roboflow's ``train/_annotations.coco.json``) or one file in all;
+  what a download of COCO holds beside the instances (captions, panoptic, ...) is passed over.  Categories are matched by name.
+* Our own sets and exports are read whole: beside the OBB (``obb`` where the segmentation is the mask) ``oriented``, ``difficult``,
+  ``mask`` and ``extra`` of an object, ``split``, ``source``, ``caption`` and ``provenance`` of a picture.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -20,12 +25,26 @@ import numpy as np
 
 from ..dataset import SPLITS
 from ..errors import CCDiffError
-from ..files import inside
 from ..geometry import hbb_of, min_area_corners
-from ..pictures import SUFFIXES
-from ..scene import ClassList, Instance, Scene
-from .classes import ClassMap, clean_name, over
-from .raw import Faults, RawSet, is_file, missing_picture, number, parse_json, read_split_lists, read_text
+from ..scene import HBB, ClassList, Corners, Instance, Scene
+from .classes import ClassMap, clean_name, over, plain_name
+from .raw import (
+    Faults,
+    PictureFinder,
+    RawSet,
+    UnknownClass,
+    child,
+    flag,
+    is_file,
+    is_litter,
+    listed,
+    number,
+    parse_json,
+    read_split_lists,
+    read_text,
+    some,
+    turned_box,
+)  # fmt: skip
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "minival": "val", "test": "test"}
 MAX_MASK_SIDE = 20_000
@@ -43,30 +62,33 @@ def read_coco(root: Path, classes: ClassMap | None = None, faults: Faults | None
     """Read a COCO file, or all COCO files of a folder; pictures are looked for beside the file and in the usual folders.
 
     Raises:
-        CCDiffError: not COCO, unknown ids, boxes that are not finite, repeated ids, a picture that is missing.
+        CCDiffError: not COCO; (strict) unknown ids, boxes that are not finite, repeated ids, a picture that is missing.
     """
     faults = faults or Faults()
     files = _files(root)
     if not files:
         raise CCDiffError("no COCO file (a JSON object with images, annotations and categories)", where=root)
     folder = root if root.is_dir() else root.parent
-    loaded = [(path, parse_json(read_text(path), where=path)) for path in files]
-    names = over(classes, lambda: ClassMap.of(_class_list(loaded)))
-    raw = RawSet("coco", names.classes, [])
-    finder = _PictureFinder(folder, files)
+    loaded = _with_boxes([(path, _lists(path)) for path in files], notes := Counter[str]())
+    table = _Categories(loaded, notes)
+    names = over(classes, lambda: ClassMap.of(ClassList(tuple(table.names))))
+    raw = RawSet("coco", names.classes, [], notes=notes)
+    finder = PictureFinder(folder, sorted({p.parent for p in files}))
     claimed: dict[str, Path] = {}
     for path, coco in loaded:
+        split = _split_of(path, folder) if len(loaded) > 1 else ""
         here: set[str] = set()
-        for scene in _read_one(path, coco, names, finder, raw, faults, split=_split_of_name(path) if len(loaded) > 1 else ""):
+        for scene in _read_one(path, coco, table.of_file(path, names), finder, raw, faults, split=split):
             if (other := claimed.setdefault(str(scene.path), path)) is not path or str(scene.path) in here:
                 what = f"stands in {other.name} too" if other is not path else "stands in the file twice"
-                raise CCDiffError(f"the picture {scene.file_name} {what}", where=path, fix="keep it once")
+                raise CCDiffError(f"the picture {scene.file_name} {what}", where=path, fix="keep it once, or give one of the files alone")
             here.add(str(scene.path))
             raw.scenes.append(scene)
+    _make_names_differ(raw, folder)
     raw.notes = +raw.notes  # without the zeros
-    lists = folder / "splits"
+    lists = child(folder, "splits")
     if lists.is_dir() and not any(s.split for s in raw.scenes):
-        splits = read_split_lists(lists, [_stem(s.file_name) for s in raw.scenes])
+        splits = read_split_lists(lists, [_stem(s.file_name) for s in raw.scenes], faults)
         if splits:
             raw.skipped["pictures in no split list"] += sum(_stem(s.file_name) not in splits for s in raw.scenes)
             raw.skipped = +raw.skipped
@@ -74,13 +96,20 @@ def read_coco(root: Path, classes: ClassMap | None = None, faults: Faults | None
     return raw
 
 
+# ------------------------------------------------------------------------------------------------------------------- the files
+
+
 def _files(root: Path) -> list[Path]:
+    """The COCO files of a folder: at its top, in ``annotations``, or one a split folder (Roboflow)."""
     if root.is_file():
-        return [root] if root.suffix == ".json" else []
+        return [root] if root.suffix.lower() == ".json" else []
     if not root.is_dir():
         return []
-    found = sorted(root.glob("*.json")) + sorted(root.glob("annotations/*.json"))
-    return [p for p in found if _looks_like_coco(p)]
+    found = [p for folder in (root, child(root, "annotations")) for p in listed(folder, ".json") if _looks_like_coco(p)]
+    if found:
+        return found
+    splits = sorted(p for p in root.iterdir() if p.is_dir() and p.name.lower() in _SPLIT_WORDS)
+    return [p for folder in splits for p in listed(folder, ".json") if _looks_like_coco(p)]
 
 
 def _looks_like_coco(path: Path) -> bool:
@@ -95,115 +124,259 @@ def _looks_like_coco(path: Path) -> bool:
             text += stream.read()
     except OSError:
         return False
-    return text.lstrip().startswith(b"{") and sum(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories")) >= 2
+    text = text.replace(b"\x00", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")  # whatever the encoding
+    return text.startswith(b"{") and sum(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories")) >= 2
 
 
-def _split_of_name(path: Path) -> str:
-    words = re.split(r"[^a-z]+", path.stem.lower())
-    return next((_SPLIT_WORDS[w] for w in words if w in _SPLIT_WORDS), "")
+def _split_of(path: Path, folder: Path) -> str:
+    """The split that a file's name tells, else that of the folder it lies in."""
+    for name in (path.stem, *reversed(path.parent.relative_to(folder).parts)):
+        if found := next((_SPLIT_WORDS[w] for w in re.split(r"[^a-z]+", name.lower()) if w in _SPLIT_WORDS), ""):
+            return found
+    return ""
 
 
-def _class_list(loaded: Sequence[tuple[Path, Any]]) -> ClassList:
-    """The categories of the files, by id; they must agree."""
-    by_id: dict[int, str] = {}
-    for path, coco in loaded:
-        try:
-            for category in coco["categories"]:
-                name = clean_name(category["name"], where=f"{path}: category {category['id']}")
-                if by_id.setdefault(int(category["id"]), name) != name:
-                    raise CCDiffError(
-                        f"category {category['id']} is {name!r} here and {by_id[int(category['id'])]!r} in another file", where=path
-                    )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CCDiffError(f"not a COCO file: categories: {type(error).__name__}: {error}", where=path) from error
-    if not by_id:
-        raise CCDiffError("the file names no categories", where=loaded[0][0])
-    names = [by_id[k] for k in sorted(by_id)]
-    return ClassList(tuple(dict.fromkeys(names)))
+def _lists(path: Path) -> dict[str, list[Any]]:
+    """The three lists of a COCO file; a file of pictures alone has no annotations."""
+    coco = parse_json(read_text(path), where=path)
+    if not isinstance(coco, dict):
+        raise CCDiffError(f"not a COCO file: expected an object, found {type(coco).__name__}", where=path)
+    found: dict[str, list[Any]] = {}
+    for key in ("images", "annotations", "categories"):
+        value = coco.get(key, None if key == "images" else [])
+        if not isinstance(value, list):
+            raise CCDiffError(f"not a COCO file: {key}: expected a list, found {type(value).__name__}", where=path)
+        found[key] = value
+    return found
 
 
-class _PictureFinder:
-    """Where a COCO file's pictures lie: beside it, in images/, in images/SPLIT/, or wherever one file below the folder has the name."""
-
-    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
-        self.folder = folder
-        self.roots = [folder, folder / "images", *sorted({p.parent for p in files})]
-        self._everything: dict[str, list[Path]] | None = None
-
-    def find(self, name: str, *, where: str, split: str) -> Path:
-        inside(self.folder, name, where=where)
-        tried = [*self.roots, self.folder / split, self.folder / "images" / split] if split else self.roots
-        for root in tried:
-            if is_file(root / name):
-                return root / name
-        if self._everything is None:
-            self._everything = {}
-            for path in sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES):
-                self._everything.setdefault(path.name, []).append(path)
-        found = self._everything.get(Path(name).name, [])
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            raise missing_picture(name, where=where, looked=str(self.folder))
-        fix = f"put the pictures into {self.folder / 'images'}"
-        raise CCDiffError(f"the picture {name} lies in {len(found)} places below the folder", where=where, fix=fix)
+def _holds(coco: dict[str, list[Any]]) -> str:
+    """What a file's annotations are, by the first hundred."""
+    first = [a for a in coco["annotations"][:100] if isinstance(a, dict)]
+    if not coco["annotations"]:
+        return "pictures alone"
+    if any("segments_info" in a for a in first):
+        return "panoptic segments"
+    if any("caption" in a for a in first) and not any("bbox" in a or "segmentation" in a for a in first):
+        return "captions"
+    return "keypoints" if any("keypoints" in a for a in first) else "instances"
 
 
-def _read_one(path: Path, coco: Any, names: ClassMap, finder: _PictureFinder, raw: RawSet, faults: Faults, *, split: str) -> list[Scene]:
-    instances: dict[int, list[Instance]] = {}
-    images: dict[int, Mapping[str, Any]] = {}
+def _with_boxes(loaded: list[tuple[Path, dict[str, list[Any]]]], notes: Counter[str]) -> list[tuple[Path, dict[str, list[Any]]]]:
+    """The files of objects: what a download of COCO holds beside them is passed over and named.
+
+    Raises:
+        CCDiffError: there are none.
+    """
+    if len(loaded) == 1 and _holds(loaded[0][1]) == "pictures alone" and loaded[0][1]["categories"]:
+        return loaded  # a set without objects, not yet labelled or of empty scenes
+    kinds = {path: _holds(coco) for path, coco in loaded}
+    instances = [path for path, kind in kinds.items() if kind == "instances" and not path.stem.lower().startswith("stuff")]
+    more = () if instances else ("keypoints", "instances")
+    kept = [(path, coco) for path, coco in loaded if path in instances or kinds[path] in more]
+    if instances:  # a part of the set that has no objects is still a part of it
+        seen = {_picture_name(image) for _, coco in kept for image in coco["images"]}
+        alone = [(p, c) for p, c in loaded if kinds[p] == "pictures alone" and c["categories"] and "image_info" not in p.name.lower()]
+        kept += [(p, c) for p, c in alone if not seen & {_picture_name(image) for image in c["images"]}]
+    if not kept:
+        what = "; ".join(f"{path.name} holds {kind}" for path, kind in kinds.items())
+        raise CCDiffError(f"no file with boxes: {what}", where=loaded[0][0], fix="give the file of the instances")
+    for path, _ in loaded:
+        if path not in {p for p, _ in kept}:
+            kind = kinds[path] if kinds[path] != "instances" else "stuff"
+            notes[f"files without objects, passed over ({path.name}: {kind})"] += 1
+    order = {path: k for k, (path, _) in enumerate(loaded)}
+    return sorted(kept, key=lambda pair: order[pair[0]])
+
+
+def _picture_name(image: Any) -> str:
+    return str(image.get("file_name")) if isinstance(image, dict) else ""
+
+
+# -------------------------------------------------------------------------------------------------------------- ids and classes
+
+
+def _key(value: Any) -> Any:
+    """An id as a key: any text or number; 7.0 is 7.
+
+    Raises:
+        CCDiffError: (through :func:`_broken`) a TypeError for what is no id.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or value != value:
+        raise TypeError(f"expected an id, found {value!r:.40}")
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _lookup(table: Mapping[Any, Any], value: Any) -> Any:
+    """The key of the table that an id means, "7" and 7 alike where only one is there; None where none is."""
+    key = _key(value)
+    if key in table:
+        return key
+    if isinstance(key, str):
+        other: Any = int(key) if re.fullmatch(r"-?(0|[1-9]\d{0,17})", key) else None
+    else:
+        other = str(key)
+    return other if other in table else None
+
+
+@contextmanager
+def _broken(what: str, where: str) -> Iterator[None]:
+    """What Python says of a thing that is not as COCO has it, as an error of ours."""
     try:
-        categories = {
-            int(c["id"]): names.name(" ".join(str(c["name"]).split()), where=f"{path}: category {c['id']}") for c in coco["categories"]
-        }
-        for image in coco["images"]:
-            if int(image["id"]) in images:
-                raise CCDiffError(f"two pictures have the id {image['id']}", where=path)
-            images[int(image["id"])] = image
-            instances[int(image["id"])] = []
-        seen: set[Any] = set()
-        for k, annotation in enumerate(coco["annotations"]):
-            where = f"{path}: annotation {annotation.get('id', f'number {k + 1}')}"
-            if annotation.get("id") is not None:
-                raw.notes["annotations whose id repeats (all kept)"] += annotation["id"] in seen
-                seen.add(annotation["id"])
-            with faults.leaving_out("annotations"):
-                image_id, category = int(annotation["image_id"]), int(annotation["category_id"])
-                if image_id not in images:
-                    raise CCDiffError(f"no picture has the id {image_id}", where=where)
-                if category not in categories:
-                    known = ", ".join(f"{i} {n}" for i, n in categories.items())
-                    raise CCDiffError(f"unknown category {category}", where=where, fix=f"known: {known}")
-                instance = _instance(annotation, categories[category], raw, where=where)
-                if instance is not None:
-                    instances[image_id].append(instance)
-        scenes = []
-        for image_id in sorted(images, key=lambda k: (str(images[k]["file_name"]), k)):
-            image = images[image_id]
-            name = str(image["file_name"])
-            own = str(image.get("split", "")) or split
-            if own and own not in SPLITS:
-                raise CCDiffError(f"unknown split {own!r}", where=f"{path}: picture {name}", fix=f"known splits: {', '.join(SPLITS)}")
-            with faults.leaving_out("pictures"):
-                found = finder.find(name, where=str(path), split=own)
-                size = [int(image.get(k) or 0) for k in ("width", "height")]
-                provenance = _object_of(image, "provenance", where=f"{path}: picture {name}")
-                scenes.append(
-                    Scene(
-                        name,
-                        size[0],
-                        size[1],
-                        tuple(instances[image_id]),
-                        own,
-                        str(image.get("source") or _stem(name)),
-                        str(image.get("caption", "")),
-                        str(found),
-                        provenance,
-                    )
-                )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CCDiffError(f"not a COCO file: {type(error).__name__}: {error}", where=path) from error
+        yield
+    except KeyError as error:
+        raise CCDiffError(f"{what}: no {error.args[0]!r:.60}", where=where) from error
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CCDiffError(f"{what}: {error!s:.200}", where=where) from error
+
+
+class _Categories:
+    """The categories of all files, matched by name: ids may differ from file to file."""
+
+    def __init__(self, loaded: Sequence[tuple[Path, dict[str, list[Any]]]], notes: Counter[str]) -> None:
+        self.by_file: dict[Path, dict[Any, str]] = {}
+        spelled: dict[str, str] = {}
+        above: set[str] = set()
+        for path, coco in loaded:
+            ids: dict[Any, str] = {}
+            for category in coco["categories"]:
+                with _broken("not a COCO file: categories", str(path)):
+                    key = _key(category["id"])
+                    name = clean_name(category["name"], where=f"{path}: category {key}")
+                    above.add(plain_name(str(category.get("supercategory") or "")))
+                name = spelled.setdefault(plain_name(name), name) if len(loaded) > 1 else name
+                if ids.setdefault(key, name) != name:
+                    raise CCDiffError(f"category {key} is {ids[key]!r} and {name!r}", where=path, fix="give each an id of its own")
+            self.by_file[path] = ids
+        agreed: dict[Any, set[str]] = {}
+        for ids in self.by_file.values():
+            for key, name in ids.items():
+                agreed.setdefault(key, set()).add(name)
+        differ = [key for key, found in agreed.items() if len(found) > 1]
+        if differ:
+            notes["category ids that differ between the files (matched by name)"] += len(differ)
+            ordered = [name for ids in self.by_file.values() for name in ids.values()]
+        else:
+            ordered = [next(iter(agreed[key])) for key in sorted(agreed, key=lambda k: (isinstance(k, str), k))]
+        names = list(dict.fromkeys(ordered))
+        used = self._used(loaded)
+        groups = [n for n in names if n not in used and plain_name(n) in above]
+        if used:  # the project that Roboflow writes as category 0, a class above the classes
+            notes["categories above others that no object has, taken for no class"] += len(groups)
+            names = [n for n in names if n not in groups]
+        if not names:
+            raise CCDiffError("the file names no categories", where=loaded[0][0])
+        self.names = names
+
+    def _used(self, loaded: Sequence[tuple[Path, dict[str, list[Any]]]]) -> set[str]:
+        used = set()
+        for path, coco in loaded:
+            ids = self.by_file[path]
+            for annotation in coco["annotations"]:
+                try:
+                    used.add(ids.get(_lookup(ids, annotation["category_id"]), ""))
+                except (TypeError, KeyError):
+                    continue
+        return used - {""}
+
+    def of_file(self, path: Path, names: ClassMap) -> dict[Any, str | UnknownClass]:
+        """Id -> class of one file; where the class list does not know the name, the error that an object of it is."""
+        found: dict[Any, str | UnknownClass] = {}
+        for key, name in self.by_file[path].items():
+            try:
+                found[key] = names.name(name, where=f"{path}: category {key}")
+            except UnknownClass as error:
+                found[key] = error
+        return found
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures and objects
+
+
+def _read_one(
+    path: Path, coco: dict[str, list[Any]], categories: dict[Any, str | UnknownClass], finder: PictureFinder, raw: RawSet, faults: Faults,
+    *, split: str,
+) -> list[Scene]:  # fmt: skip
+    images = _images(path, coco["images"], raw, faults)
+    instances: dict[Any, list[Instance]] = {key: [] for key in images}
+    seen: set[str] = set()
+    for k, annotation in enumerate(coco["annotations"]):
+        number_of = annotation.get("id") if isinstance(annotation, dict) else None
+        where = f"{path}: annotation {number_of if number_of is not None else f'number {k + 1}'}"
+        if number_of is not None:
+            raw.notes["annotations whose id repeats (all kept)"] += str(number_of) in seen
+            seen.add(str(number_of))
+        with faults.leaving_out("annotations"), _broken("not a COCO annotation", where):
+            key = _lookup(images, annotation["image_id"])
+            if key is None:
+                raise CCDiffError(f"no picture has the id {annotation['image_id']!r:.60}", where=where)
+            category = _category(annotation["category_id"], categories, where=where)
+            instance = _instance(annotation, category, raw, where=where)
+            if instance is not None:
+                instances[key].append(instance)
+    scenes = []
+    for key, image in sorted(images.items(), key=lambda pair: (str(pair[1]["file_name"]), str(pair[0]))):
+        with faults.leaving_out("pictures"), _broken("not a picture of a COCO file", f"{path}: image {key}"):
+            scenes.append(_scene(path, image, tuple(instances[key]), finder, split))
     return scenes
+
+
+def _images(path: Path, images: list[Any], raw: RawSet, faults: Faults) -> dict[Any, Mapping[str, Any]]:
+    """Id -> picture; an id that two pictures have says nothing about whose the objects are, so both are left out."""
+    found: dict[Any, Mapping[str, Any]] = {}
+    twice: set[Any] = set()
+    for k, image in enumerate(images):
+        where = f"{path}: image number {k + 1}"
+        with faults.leaving_out("pictures"), _broken("not a picture of a COCO file", where):
+            key, name = _key(image["id"]), str(image["file_name"])
+            if is_litter(re.split(r"[/\\]", name)[-1]):
+                raw.skipped["files that macOS or Windows left, named as pictures"] += 1
+                found.setdefault(key, {})
+                continue
+            if found.get(key):
+                if str(found[key].get("file_name")) != name:  # else only this entry is one too many
+                    twice.add(key)
+                raise CCDiffError(f"two pictures have the id {key}", where=path, fix="give each an id of its own")
+            found[key] = image
+    for key in twice:
+        with faults.leaving_out("pictures"):
+            raise CCDiffError(f"two pictures have the id {key}", where=path, fix="give each an id of its own")
+    return {key: image for key, image in found.items() if key not in twice}
+
+
+def _category(value: Any, categories: dict[Any, str | UnknownClass], *, where: str) -> str:
+    key = _lookup(categories, value)
+    if key is None:
+        known = some([f"{i} {n}" for i, n in categories.items() if isinstance(n, str)])
+        raise CCDiffError(f"unknown category {value!r:.60}", where=where, fix=f"known: {known}")
+    found = categories[key]
+    if isinstance(found, UnknownClass):
+        raise UnknownClass(found.what, where=where, fix=found.fix)
+    return found
+
+
+def _scene(path: Path, image: Mapping[str, Any], instances: tuple[Instance, ...], finder: PictureFinder, split: str) -> Scene:
+    name = str(image["file_name"])
+    own = str(image.get("split", "")) or split
+    if own and own not in SPLITS:
+        raise CCDiffError(f"unknown split {own!r}", where=f"{path}: picture {name}", fix=f"known splits: {', '.join(SPLITS)}")
+    found = finder.find(name, where=str(path), split=own)
+    plain = PurePosixPath(name)
+    if plain.is_absolute() or "\\" in name or found.parts[-len(plain.parts) :] != plain.parts:  # a path of another machine
+        name = found.relative_to(finder.folder).as_posix().removeprefix("images/")
+    size = [int(image.get(k) or 0) for k in ("width", "height")]
+    provenance = _object_of(image, "provenance", where=f"{path}: picture {name}")
+    source = str(image.get("source") or _stem(name))
+    return Scene(name, size[0], size[1], instances, own, source, str(image.get("caption", "")), str(found), provenance)
+
+
+def _make_names_differ(raw: RawSet, folder: Path) -> None:
+    """Pictures of one name in several folders go by their paths."""
+    counts = Counter(s.file_name for s in raw.scenes)
+    for k, scene in enumerate(raw.scenes):
+        if counts[scene.file_name] > 1:
+            name = Path(str(scene.path)).relative_to(folder).as_posix()
+            raw.scenes[k] = scene.replace(file_name=name, source=_stem(name) if scene.source == _stem(scene.file_name) else scene.source)
 
 
 def _stem(name: str) -> str:
@@ -220,7 +393,7 @@ def _instance(annotation: Mapping[str, Any], category: str, raw: RawSet, *, wher
         mask = mask or (outlines if outlines != (corners,) else ())
     elif corners is None:
         mask = mask or outlines
-    if annotation.get("bbox") is not None:
+    if annotation.get("bbox") not in (None, [], {}, ""):
         x, y, w, h = _row(annotation["bbox"], 4, "bbox: expected x, y, width, height", where=where)
         hbb = (x, y, x + w, y + h)
     elif outlines or corners is not None:
@@ -228,15 +401,33 @@ def _instance(annotation: Mapping[str, Any], category: str, raw: RawSet, *, wher
     else:
         raw.skipped["annotations without a box or a mask"] += 1
         return None
-    difficult = bool(annotation.get("difficult", 0)) or bool(annotation.get("iscrowd", 0))
-    if annotation.get("iscrowd", 0):
+    crowd, difficult = (flag(annotation.get(key), where=where, what=key) for key in ("iscrowd", "difficult"))
+    difficult |= crowd
+    if crowd:
         raw.notes["groups (iscrowd) kept as difficult"] += 1
     extra = _object_of(annotation, "extra", where=where)
+    if turned := _rotation(annotation, corners, outlines, hbb, where=where):
+        raw.changes["boxes turned by their attribute rotation"] += 1
+        return Instance.from_corners(category, turned, difficult=difficult, mask=mask, extra=extra)
     if (corners is None and not outlines) or not annotation.get("oriented", 1):
         return Instance.from_hbb(category, hbb, difficult=difficult, mask=mask, extra=extra)
     if corners is None:
         corners = min_area_corners([v for p in outlines for v in p])
     return Instance.from_corners(category, corners, hbb, difficult=difficult, mask=mask, extra=extra)
+
+
+def _rotation(
+    annotation: Mapping[str, Any], corners: Sequence[float] | None, outlines: Sequence[Sequence[float]], hbb: HBB, *, where: str
+) -> Corners | None:
+    """The box as CVAT means it where it writes it before its turn; None where it is not turned, or the segmentation shows the turn."""
+    attributes = annotation.get("attributes")
+    said = attributes.get("rotation") if isinstance(attributes, Mapping) else annotation.get("rotation")
+    if said in (None, "", 0) or (outlines and corners is None):
+        return None
+    angle = number(said, where=where, what="rotation")
+    if corners is not None and not np.allclose(sorted(corners), sorted((*hbb, *hbb)), atol=1.0):
+        return None  # an outline that is turned already
+    return turned_box(hbb, angle) if angle % 360 else None
 
 
 def _object_of(entry: Mapping[str, Any], key: str, *, where: str) -> Mapping[str, Any]:

@@ -26,8 +26,9 @@ from urllib.parse import unquote
 
 from ..errors import CCDiffError, UnsafeInput
 from ..files import inside
+from ..geometry import le90_to_corners
 from ..pictures import SUFFIXES
-from ..scene import ClassList, Scene
+from ..scene import HBB, ClassList, Corners, Scene
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -274,6 +275,12 @@ def flag(value: object, *, where: str, what: str) -> bool:
     raise CCDiffError(f"{what}: expected 0 or 1 (or yes, no, true, false), found {str(value)[:40]!r}", where=where)
 
 
+def turned_box(hbb: HBB, degrees: float) -> Corners:
+    """The corners of a box turned about its centre, clockwise as the picture shows it: how CVAT means its attribute ``rotation``."""
+    x1, y1, x2, y2 = hbb
+    return le90_to_corners(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, math.radians(degrees)))
+
+
 # ------------------------------------------------------------------------------------------------------------- files and folders
 
 _LITTER = {".ds_store", "thumbs.db", "desktop.ini", "ehthumbs.db"}
@@ -382,9 +389,11 @@ class PictureFinder:
         """
         more = [child(self.folder, split), child(self.folder, f"images/{split}")] if split else []
         ways = [] if "\x00" in name else path_parts(name)
-        for parts in ways:
-            for base in (*self.bases, *more):
-                if parts and ".." not in name and is_file(path := base.joinpath(*parts)) and path.suffix.lower() in SUFFIXES:
+        climbs = ".." in re.split(r"[/\\]", name)
+        for base in (*self.bases, *more):
+            for parts in ways:
+                path = Path(os.path.normpath(base / name.replace("\\", "/"))) if climbs else base.joinpath(*parts)
+                if path.suffix.lower() in SUFFIXES and path.is_relative_to(self.folder) and is_file(path):
                     return path
         if self._all is None:
             self._all = {}
@@ -395,13 +404,15 @@ class PictureFinder:
             if not found:
                 continue
             agree = [_common_end(p.relative_to(self.folder).parts, parts) for p in found]
+            if climbs and max(agree) < 2:  # ../a.png may be any a.png
+                continue
             best = [p for p, n in zip(found, agree, strict=True) if n == max(agree)]
             best = [p for p in best if split and split in p.relative_to(self.folder).parts] or best
             if len(best) > 1:
                 fix = f"name it by its path below {self.folder}"
                 raise CCDiffError(f"the picture {name:.200} lies in {len(best)} places: {best[0]}, {best[1]}", where=where, fix=fix)
             return best[0]
-        if "\x00" in name or ".." in Path(name.replace("\\", "/")).parts:
+        if "\x00" in name or climbs:
             inside(self.folder, name, where=where)
         raise missing_picture(name, where=where, looked=str(self.folder))
 
