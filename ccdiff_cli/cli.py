@@ -384,20 +384,46 @@ def export(
     source: Annotated[Path, typer.Argument(help="A prepared or synthetic set.")],
     out: Out,
     format: Annotated[
-        str, typer.Option("--format", "-f", help="coco, dota, yolo, yolo-obb, voc, metadata (CC-Diff's jsonl), huggingface or webdataset.")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="coco, roboflow-coco, dota, dota-task1 (labels as result files), yolo, yolo-obb, voc, metadata (CC-Diff's jsonl), "
+            "huggingface or webdataset.",
+        ),
     ],
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link",
+            help="Hard links to the set's pictures: no room is taken, but a tool that rewrites them in place changes the set. "
+            "Copies unless given (reflinks, where the file system can).",
+        ),
+    ] = False,
+    picture_format: Annotated[
+        str | None,
+        typer.Option(help="Encode pictures as png, jpeg or webp; those that are it already, and all unless given, stay as they are."),
+    ] = None,
+    quality: Annotated[int | None, typer.Option(help="Of jpeg (95 unless given) or webp (lossless unless given), 1 to 100.")] = None,
+    voc_origin: Annotated[
+        int, typer.Option(help="VOC alone. 1: pixels counted from 1, the last one inside the box, as the devkit; 0: edges from 0.")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Write a set in the folders that other tools read."""
+    """Write a set in the folders that other tools read. The pictures are copied, so that no tool changes the set."""
     from dataclasses import asdict
 
     from .console import finish, progress_bars
-    from .export import export_set
+    from .export import ExportOptions, export_set
 
+    options = ExportOptions(link=link, picture_format=picture_format, quality=quality, voc_origin=voc_origin)
     with progress_bars(quiet=as_json) as progress:
-        made = export_set(source, out, format, progress=progress)
-    notes = [f"{format} cannot hold: {', '.join(f'{what} ({count})' for what, count in made.lost.items())}"] if made.lost else []
-    finish(asdict(made), as_json=as_json, lines=[*notes, f"{format} export of {made.pictures} pictures: {made.entry}"])
+        made = export_set(source, out, format, options=options, progress=progress)
+    notes = []
+    for title, counts in ((f"{format} cannot hold", made.lost), (f"{format} has these where not every reader looks", made.apart)):
+        if counts:
+            notes.append(f"{title}: {', '.join(f'{what} ({count})' for what, count in counts.items())}")
+    finish(asdict(made), as_json=as_json, lines=[*notes, *made.said, f"{format} export of {made.pictures} pictures: {made.entry}"])
 
 
 @app.command(

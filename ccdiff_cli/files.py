@@ -10,7 +10,10 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
+import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -55,6 +58,47 @@ def write_bytes(path: str | Path, data: bytes, *, durable: bool = True) -> None:
     """Write ``data`` to ``path`` atomically."""
     with atomic_write(path, durable=durable) as stream:
         stream.write(data)
+
+
+def copy_file(source: str | Path, target: str | Path) -> None:
+    """Copy a file's bytes, atomically and not durably; a reflink where the file system can, which shares no later change."""
+    with os_errors(source, "read the file"), open(source, "rb") as reader, atomic_write(target, durable=False) as stream:
+        if not _reflink(reader.fileno(), stream.fileno()):
+            shutil.copyfileobj(reader, stream, 1 << 20)
+
+
+_FICLONE = 0x40049409
+"""Linux's request to share a file's blocks until one side is written (btrfs, XFS, ...)."""
+
+
+def _reflink(source: int, target: int) -> bool:
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def link_file(source: str | Path, target: str | Path) -> bool:
+    """Make ``target`` a second name of a file, or a copy where that cannot be; returns whether the two are one file.
+
+    NOTE: whoever writes into one of them changes both.
+    """
+    target = Path(target)
+    with os_errors(target, "link the file"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+        try:
+            os.link(Path(source).resolve(), partial)
+        except OSError:  # another file system, or one without links
+            copy_file(source, target)
+            return False
+        os.replace(partial, target)
+        return True
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,8 +1,8 @@
 """What every writer is given and gives, and what several of them need.
 
-A writer is told where it writes and what it writes about (:class:`Job`), picture by picture and once at the end.  It counts what its
-format cannot hold in ``Job.lost``: nothing is dropped unsaid.  The scenes it gets carry the picture's name in the export: flat, of a stem
-that no other has, since label files are found by it.
+A writer is told where it writes and what it writes about (:class:`Job`), picture by picture and once at the end.  It says what its
+format holds of a scene; what it does not is counted (:func:`count_kept`): nothing is dropped unsaid.  The scenes it gets carry the
+picture's name in the export: flat, of a stem that no other has, since label files are found by it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,25 @@ from ..scene import ClassList, Instance, Scene
 
 REACHING_OUT = "horizontal boxes reaching out of the picture"
 CORNERS_OUTSIDE = "corners outside the picture"
+PICTURE_FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+"""What pictures can be encoded as -> the extension of their names."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a user may choose beside the format.
+
+    Attributes:
+        link: hard links to the set's pictures instead of copies; a tool that changes one then changes the set.
+        picture_format: a key of ``PICTURE_FORMATS``; None keeps every picture's bytes.
+        quality: of JPEG (95 when None) and WebP (lossless when None), 1 to 100.
+        voc_origin: VOC alone: 1 counts pixels from 1, the last one inside the box (the devkit's way); 0 writes edges from 0.
+    """
+
+    link: bool = False
+    picture_format: str | None = None
+    quality: int | None = None
+    voc_origin: int = 1
 
 
 @dataclass(frozen=True)
@@ -27,12 +46,27 @@ class Job:
     Attributes:
         out: the folder to write.
         classes: of the set.
+        options: what the user chose.
         lost: what the format cannot hold -> how many objects or pictures had it.
+        apart: what is written where only readers that know of it look -> how many had it.
+        said: what else a user should know, one sentence each.
     """
 
     out: Path
     classes: ClassList
+    options: ExportOptions = ExportOptions()
     lost: Counter[str] = field(default_factory=Counter)
+    apart: Counter[str] = field(default_factory=Counter)
+    said: list[str] = field(default_factory=list)
+
+
+CAPTIONS, SOURCES, PROVENANCE, DIFFICULT, MASKS, EXTRA = (
+    "captions", "sources", "provenance", "difficult flags", "masks", "extra fields",
+)  # fmt: skip
+ORIENTATIONS, UNKNOWN, OTHER_HBB = (
+    "orientations", "marks that an orientation is unknown", "horizontal boxes other than the OBB's",
+)  # fmt: skip
+"""What a scene may say beyond its pictures, classes, splits and one box an object."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +75,27 @@ class Writer:
 
     Attributes:
         place: where a scene's picture goes, below the export's folder; "" for nowhere.
-        labels: writes the labels of one scene, or counts what they lose.
+        labels: writes the labels of one scene.
         finish: writes what stands once; returns the file or folder a user points the next tool at.
+        holds: what of a scene every reader of the format finds (of ``CAPTIONS``, ...).
+        apart: what is written where only readers that know of it look.
+        pictures: the picture formats that its readers take, of ``PICTURE_FORMATS``.
+        files: whether pictures are files of their own, which can be links.
+        spaces: whether a picture's name may hold them.
         spelling: how a class is spelled in the format; two classes may not become one.
+        plain_names: whether ``classes.txt`` is read as a class file, in which # and = mean something.
     """
 
     place: Callable[[Scene], str]
     labels: Callable[[Job, Scene], None]
     finish: Callable[[Job, Sequence[Scene]], str]
+    holds: tuple[str, ...]
+    apart: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = tuple(PICTURE_FORMATS)
+    files: bool = True
+    spaces: bool = True
     spelling: Callable[[str], str] = str
+    plain_names: bool = False
 
 
 def stem_of(scene: Scene) -> str:
@@ -67,21 +113,22 @@ def write_classes(job: Job) -> None:
     write_label(job.out / "classes.txt", "".join(f"{name}\n" for name in job.classes))
 
 
-def count_lost(job: Job, scene: Scene, holds: Sequence[str]) -> None:
-    """Count what a format cannot hold: everything a scene may say but for what is named in ``holds``."""
+def count_kept(job: Job, scene: Scene, writer: Writer) -> None:
+    """Count what a scene says that the format cannot hold, or holds where few look."""
     unit, stem = scene.instances, stem_of(scene)
     found = {
-        "captions": bool(scene.caption),
-        "sources": scene.source not in ("", stem, scene.file_name, stem.partition("__x")[0]),  # a tile's name begins with its source
-        "provenance": bool(scene.provenance),
-        "orientations": sum(i.oriented for i in unit),
-        "marks that an orientation is unknown": sum(not i.oriented for i in unit),
-        "horizontal boxes other than the OBB's": sum(not _same_hbb(i) for i in unit),
-        "difficult flags": sum(i.difficult for i in unit),
-        "masks": sum(bool(i.mask) for i in unit),
-        "extra fields": sum(bool(i.extra) for i in unit),
+        CAPTIONS: bool(scene.caption),
+        SOURCES: scene.source not in ("", stem, scene.file_name, stem.partition("__x")[0]),  # a tile's name begins with its source
+        PROVENANCE: bool(scene.provenance),
+        ORIENTATIONS: sum(i.oriented for i in unit),
+        UNKNOWN: sum(not i.oriented for i in unit),
+        OTHER_HBB: sum(not _same_hbb(i) for i in unit),
+        DIFFICULT: sum(i.difficult for i in unit),
+        MASKS: sum(bool(i.mask) for i in unit),
+        EXTRA: sum(bool(i.extra) for i in unit),
     }
-    job.lost.update({what: int(count) for what, count in found.items() if what not in holds})
+    job.apart.update({what: int(count) for what, count in found.items() if what in writer.apart})
+    job.lost.update({what: int(count) for what, count in found.items() if what not in (*writer.apart, *writer.holds)})
 
 
 def _same_hbb(instance: Instance) -> bool:
@@ -110,3 +157,12 @@ def images_by_split(scene: Scene) -> str:
 def split_folder(scene: Scene) -> str:
     """``SPLIT/NAME``"""
     return f"{scene.split}/{scene.file_name}"
+
+
+def no_labels(job: Job, scene: Scene) -> None:
+    """For formats whose labels stand in a file that is written at the end."""
+
+
+def whole_number(value: float) -> bool:
+    """Whether a coordinate is one, at the three decimals that are written."""
+    return decimal(value).endswith(".0")

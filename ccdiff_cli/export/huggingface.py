@@ -1,19 +1,35 @@
-"""`imagefolder` of Hugging Face's datasets, after its page: ``SPLIT/metadata.jsonl`` beside the pictures."""
+"""`imagefolder` of Hugging Face's datasets, after its page: ``SPLIT/metadata.jsonl`` beside the pictures.
+
+`datasets` infers the types of a split from its first megabytes, and refuses splits that differ: the empty lists of pictures without
+objects have no type in JSON.  So where a split shows no object early, all splits have a ``metadata.parquet`` instead, which says types.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..dataset import polygon_area
+from ..files import atomic_write
 from ..scene import ClassList, Scene
-from .common import Job, Writer, count_lost, split_folder, write_classes, write_label
+from .common import (
+    CAPTIONS,
+    DIFFICULT,
+    ORIENTATIONS,
+    OTHER_HBB,
+    SOURCES,
+    UNKNOWN,
+    Job,
+    Writer,
+    no_labels,
+    split_folder,
+    write_classes,
+    write_label,
+)
 
-_KEPT = (
-    "captions", "sources", "orientations", "marks that an orientation is unknown", "horizontal boxes other than the OBB's",
-    "difficult flags",
-)  # fmt: skip
+HOLDS = (CAPTIONS, SOURCES, ORIENTATIONS, UNKNOWN, OTHER_HBB, DIFFICULT)
 
 
 def example(scene: Scene, classes: ClassList) -> dict[str, Any]:
@@ -37,20 +53,40 @@ def example(scene: Scene, classes: ClassList) -> dict[str, Any]:
     }
 
 
-def count_example(job: Job, scene: Scene) -> None:
-    """Count what :func:`example` does not say."""
-    count_lost(job, scene, _KEPT)
+TYPED_EARLY = 500
+"""A split whose first pictures have an object among so many gets the right types from JSON."""
 
 
 def _finish(job: Job, scenes: Sequence[Scene]) -> str:
-    """``SPLIT/metadata.jsonl``; ``classes.txt``."""
-    lines: dict[str, list[str]] = {}
-    for scene in scenes:
-        lines.setdefault(scene.split, []).append(json.dumps(example(scene, job.classes), ensure_ascii=False) + "\n")
-    for split, members in lines.items():
-        write_label(job.out / split / "metadata.jsonl", "".join(members))
+    """``SPLIT/metadata.jsonl`` or ``.parquet``; ``classes.txt``."""
+    members = {split: [s for s in scenes if s.split == split] for split in dict.fromkeys(s.split for s in scenes)}
+    typed = all(any(s.instances for s in of_split[:TYPED_EARLY]) for of_split in members.values())
+    for split, of_split in members.items():
+        rows = [example(s, job.classes) for s in of_split]
+        if typed:
+            write_label(job.out / split / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        else:
+            _write_parquet(job.out / split / "metadata.parquet", rows)
+    if not typed:
+        job.said.append("a split begins without objects, so the labels are metadata.parquet, whose types do not depend on what is in it")
     write_classes(job)
     return "."
 
 
-WRITER = Writer(split_folder, count_example, _finish)
+def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    numbers, text = pyarrow.list_(pyarrow.float64()), pyarrow.string()
+    objects = {
+        "bbox": pyarrow.list_(numbers), "category": pyarrow.list_(pyarrow.int64()), "name": pyarrow.list_(text),
+        "corners": pyarrow.list_(numbers), "oriented": pyarrow.list_(pyarrow.bool_()), "difficult": pyarrow.list_(pyarrow.bool_()),
+        "area": numbers,
+    }  # fmt: skip
+    columns = {"file_name": text, "width": pyarrow.int64(), "height": pyarrow.int64(), "text": text, "source": text}
+    schema = pyarrow.schema([*columns.items(), ("objects", pyarrow.struct(list(objects.items())))])
+    with atomic_write(path, durable=False) as stream:
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema=schema), stream)
+
+
+WRITER = Writer(split_folder, no_labels, _finish, HOLDS, plain_names=True)

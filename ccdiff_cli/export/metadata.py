@@ -9,7 +9,19 @@ import json
 from collections.abc import Sequence
 
 from ..scene import Scene
-from .common import CORNERS_OUTSIDE, REACHING_OUT, Job, Writer, count_lost, split_folder, unit_coordinates, write_classes, write_label
+from .common import (
+    CAPTIONS,
+    CORNERS_OUTSIDE,
+    ORIENTATIONS,
+    OTHER_HBB,
+    REACHING_OUT,
+    Job,
+    Writer,
+    split_folder,
+    unit_coordinates,
+    write_classes,
+    write_label,
+)
 
 METADATA_OBJECTS = 6
 """CC-Diff pads a picture's objects to this number."""
@@ -17,7 +29,6 @@ _BEYOND = f"objects beyond CC-Diff's {METADATA_OBJECTS} a picture (written, but 
 
 
 def _labels(job: Job, scene: Scene) -> None:
-    count_lost(job, scene, ("captions", "orientations", "horizontal boxes other than the OBB's"))
     job.lost[_BEYOND] += max(0, len(scene.instances) - METADATA_OBJECTS)
 
 
@@ -41,4 +52,4 @@ def _finish(job: Job, scenes: Sequence[Scene]) -> str:
     return "." if len(lines) > 1 else f"{next(iter(lines))}/metadata.jsonl"
 
 
-WRITER = Writer(split_folder, _labels, _finish)
+WRITER = Writer(split_folder, _labels, _finish, (CAPTIONS, ORIENTATIONS, OTHER_HBB), plain_names=True)

@@ -1,14 +1,13 @@
 """One export: the folder, the pictures, the labels by a writer, the receipt.
 
-``export_set`` links (or, across file systems, copies) the pictures and writes the labels in the format's own terms; what a format cannot
-hold is counted and said.  The receipt ``export.json`` is written last: a folder without one is unfinished and is completed by the same
+``export_set`` copies (or links) the pictures and writes the labels in the format's own terms; what a format cannot hold is counted and
+said.  The receipt ``export.json`` is written last: a folder without one is unfinished and is completed by the same
 command.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +19,8 @@ from ..dataset import SPLITS, PictureSet, read_set
 from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, inside, read_json, write_json
 from ..scene import ClassList, Scene
-from .common import Job
+from .common import ExportOptions, Job, Writer, count_kept
+from .pictures import place_picture, suffix_of
 from .writers import WRITERS
 
 RECEIPT = "export.json"
@@ -33,9 +33,11 @@ class Export:
 
     Attributes:
         root: the folder.
-        format: one of ``WRITERS``.
+        format: a key of ``WRITERS``.
         pictures, objects: how many.
         lost: what the format cannot hold -> how many objects or pictures had it.
+        apart: what only readers that know of it look at -> how many objects or pictures had it.
+        said: what else a user should know, a sentence each.
         entry: the file or folder a user points the next tool at.
         resumed: whether the folder was already complete.
     """
@@ -45,12 +47,20 @@ class Export:
     pictures: int
     objects: int
     lost: dict[str, int]
+    apart: dict[str, int]
+    said: list[str]
     entry: Path
     resumed: bool = False
 
 
 def export_set(
-    source: str | Path | PictureSet, out: str | Path, format: str, *, splits: Sequence[str] = SPLITS, progress: Progress | None = None
+    source: str | Path | PictureSet,
+    out: str | Path,
+    format: str,
+    *,
+    splits: Sequence[str] = SPLITS,
+    options: ExportOptions | None = None,
+    progress: Progress | None = None,
 ) -> Export:
     """Write a set in another format.
 
@@ -58,42 +68,85 @@ def export_set(
         source: a prepared or synthetic set.
         format: a key of :data:`WRITERS`.
         splits: the splits to write.
+        options: what else can be chosen; pictures are copied as they are unless it says otherwise.
         progress: called as ``progress("exporting", done, total)``.
 
     Raises:
-        CCDiffError: an unknown format, not a set, two pictures with one stem, class or file names that the format cannot spell, a folder
-            that holds something else, a full disk.
+        CCDiffError: an unknown format, options that do not fit it, not a set, two pictures with one stem, class or file names that the
+            format cannot spell, a folder that holds something else, a full disk.
     """
-    if format not in WRITERS:
-        raise CCDiffError(f"unknown export format {format!r}", fix=f"known formats: {', '.join(WRITERS)}")
+    options = options or ExportOptions()
+    _check_options(format, options)
     data = source if isinstance(source, PictureSet) else read_set(source)
-    out = Path(out)
+    out, writer = Path(out), WRITERS[format]
     scenes = [s for s in data.scenes if s.split in splits]
     if not scenes:
         raise CCDiffError(f"the set has no pictures in the splits {', '.join(splits)}", where=data.root)
-    _check_names(format, data.classes, scenes)
-    plan = {"format": format, "set": data.key(), "splits": sorted(set(splits)), "pictures": len(scenes)}
+    job = Job(out, data.classes, options)
+    _check_names(writer, data.classes, scenes)
+    named = _named(scenes, job)
+    plan = {"format": format, "set": data.key(), "splits": sorted(set(splits)), "pictures": len(scenes), **_planned(format, options)}
     if (receipt := _receipt(out, plan)) is not None:
-        return Export(out, format, receipt["pictures"], receipt["objects"], receipt["lost"], out / receipt["entry"], resumed=True)
+        kept = {key: receipt[key] for key in ("pictures", "objects", "lost", "apart", "said")}
+        return Export(out, format, **kept, entry=out / receipt["entry"], resumed=True)
     _begin(out, plan)
-    job, writer = Job(out, data.classes), WRITERS[format]
-    job.lost["folders in file names"] += sum("/" in s.file_name for s in scenes)
-    scenes = _named(scenes)
-    for done, scene in enumerate(scenes, start=1):
+    _check_case(out, named)
+    shared = 0
+    for done, scene in enumerate(named, start=1):
         if name := writer.place(scene):
-            _place(Path(str(scene.path)), inside(out, name, where=data.root))
+            shared += place_picture(job, Path(str(scene.path)), inside(out, name, where=data.root))
+        count_kept(job, scene, writer)
         writer.labels(job, scene)
         if progress is not None:
-            progress("exporting", done, len(scenes))
-    entry = writer.finish(job, scenes)
-    lost = dict(sorted((+job.lost).items()))  # what did happen
-    objects = sum(len(s.instances) for s in scenes)
+            progress("exporting", done, len(named))
+    job.lost["folders in file names"] += sum("/" in s.file_name for s in scenes)
+    entry = writer.finish(job, named)
+    job.said.extend(_said_of_pictures(job, writer, shared, len(named)))
+    counts = {"pictures": len(named), "objects": sum(len(s.instances) for s in named)}
+    kept = {**counts, "lost": _happened(job.lost), "apart": _happened(job.apart), "said": job.said}
     if hasattr(os, "sync"):
         os.sync()  # the receipt, which says that all is there, must not reach the disk before the labels
-    write_json(out / RECEIPT, {"plan": plan, "pictures": len(scenes), "objects": objects, "lost": lost, "entry": entry})
+    write_json(out / RECEIPT, {"plan": plan, **kept, "entry": entry})
     with os_errors(out, "finish the export"):
         (out / _PLAN).unlink(missing_ok=True)
-    return Export(out, format, len(scenes), objects, lost, out / entry)
+    return Export(out, format, **kept, entry=out / entry)
+
+
+def _check_options(format: str, options: ExportOptions) -> None:
+    if format not in WRITERS:
+        raise CCDiffError(f"unknown export format {format!r}", fix=f"known formats: {', '.join(WRITERS)}")
+    writer, chosen = WRITERS[format], options.picture_format
+    if chosen is not None and chosen not in writer.pictures:
+        known = ", ".join(writer.pictures) or "none, for it holds no pictures"
+        raise CCDiffError(f"picture format {chosen!r} for {format}", where="--picture-format", fix=f"its readers take: {known}")
+    if options.link and not writer.files:
+        raise CCDiffError(f"{format} has no picture files that could be links", where="--link", fix="leave the option out")
+    if options.link and chosen is not None:
+        raise CCDiffError("links to pictures that are encoded anew", where="--link", fix="give --link or --picture-format")
+    if options.quality is not None and (chosen not in ("jpeg", "webp") or not 1 <= options.quality <= 100):
+        raise CCDiffError(f"quality {options.quality}", where="--quality", fix="1 to 100, with --picture-format jpeg or webp")
+    if options.voc_origin not in (0, 1):
+        raise CCDiffError(f"origin {options.voc_origin}", where="--voc-origin", fix="0 or 1")
+
+
+def _planned(format: str, options: ExportOptions) -> dict[str, Any]:
+    """What tells one export from another beside the set: all that changes what is written."""
+    planned = {"files": "links" if options.link else "copies", "picture_format": options.picture_format, "quality": options.quality}
+    return planned | ({"voc_origin": options.voc_origin} if format == "voc" else {})
+
+
+def _happened(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted((+counts).items()))
+
+
+def _said_of_pictures(job: Job, writer: Writer, shared: int, pictures: int) -> list[str]:
+    """What a user should know of the picture files."""
+    if not job.options.link:
+        return ["pictures are copies: the set does not change with them"] if writer.files else []
+    said = [f"{shared} pictures are hard links: whoever changes one of these files changes the set"]
+    if shared < pictures:
+        said.append(f"{pictures - shared} pictures are copies: the set lies on another file system, or on one without links")
+    return said
 
 
 _PLAN = ".export-plan.json"
@@ -125,17 +178,25 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
     write_json(out / _PLAN, plan)
 
 
-def _check_names(format: str, classes: ClassList, scenes: Sequence[Scene]) -> None:
+def _check_names(writer: Writer, classes: ClassList, scenes: Sequence[Scene]) -> None:
     """Names that would break a label file, or make two classes one."""
-    for name in (*classes, *(s.file_name for s in scenes)):
+    pictures = [s.file_name for s in scenes]
+    for name in (*classes, *pictures):
         if any(unicodedata.category(ch) in ("Cc", "Cs", "Zl", "Zp") for ch in name):
             raise CCDiffError(f"the name {name!r} holds a character that label files cannot", fix="rename the class or the picture")
-    for spelling, count in Counter(WRITERS[format].spelling(name) for name in classes).items():
-        if count > 1:
+    for name in pictures:
+        stem = name.rpartition(".")[0] or name
+        if stem != stem.strip() or (not writer.spaces and stem.split() != [stem]):
+            raise CCDiffError(f"the picture's name {name!r} has a space where the format's lists of names end", fix="rename the picture")
+    for name in classes if writer.plain_names else ():
+        if name.startswith("#") or "=" in name:
+            raise CCDiffError(f"the class {name!r} would be read as a comment or a pair in classes.txt", fix="rename it without # and =")
+    for spelling, count in Counter(writer.spelling(name).casefold() for name in classes).items():
+        if count > 1 and writer.spelling is not str:
             raise CCDiffError(f"{count} classes would both be written as {spelling!r}", fix="rename one of them")
 
 
-def _named(scenes: Sequence[Scene]) -> list[Scene]:
+def _named(scenes: Sequence[Scene], job: Job) -> list[Scene]:
     """The scenes with a flat name for every picture, of a stem that no other has."""
     stems = [s.file_name.replace("/", "__").rpartition(".")[0] or s.file_name for s in scenes]
     for stem, count in Counter(stems).items():
@@ -144,23 +205,21 @@ def _named(scenes: Sequence[Scene]) -> list[Scene]:
                 f"{count} pictures are called {stem!r} with different extensions",
                 fix="rename them: their labels would overwrite each other",
             )
-    return [s.replace(file_name=stem + Path(str(s.path)).suffix) for s, stem in zip(scenes, stems, strict=True)]
+    if alike := len(stems) - len(_without_case(stems)):
+        job.said.append(f"{alike} pictures differ from others in case alone: file systems that ignore it (macOS, Windows) keep one of them")
+    return [s.replace(file_name=stem + suffix_of(job, Path(str(s.path)))) for s, stem in zip(scenes, stems, strict=True)]
 
 
-def _place(picture: Path, target: Path) -> None:
-    """Link a picture under a new name, or copy it; whole or not at all."""
-    if target.exists():
-        return
-    with os_errors(target, "write the picture"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{TEMPORARY_PREFIX}{target.name}")
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(picture.resolve(), partial)
-        except OSError:  # another file system, or one without links
-            try:
-                shutil.copyfile(picture, partial)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
-        os.replace(partial, target)
+def _without_case(names: Sequence[str]) -> set[str]:
+    return {unicodedata.normalize("NFC", name).casefold() for name in names}
+
+
+def _check_case(out: Path, scenes: Sequence[Scene]) -> None:
+    """Refuse names that this file system, which ignores case, takes for one."""
+    names = [s.file_name for s in scenes]
+    if len(_without_case(names)) < len(names) and (out / _PLAN.upper()).exists():
+        raise CCDiffError(
+            "pictures whose names differ in case alone, and a file system that ignores case",
+            where=out,
+            fix="rename them, or choose a folder on another file system",
+        )

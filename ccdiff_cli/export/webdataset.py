@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..dataset import SPLITS
-from ..errors import os_errors
 from ..files import atomic_write
 from ..scene import Scene
-from .common import Job, Writer, write_classes
-from .huggingface import count_example, example
+from .common import Job, Writer, no_labels, write_classes
+from .huggingface import HOLDS, example
+from .pictures import picture_bytes, suffix_of
 
 SHARD_PICTURES = 1000
 
@@ -37,10 +37,9 @@ def _finish(job: Job, scenes: Sequence[Scene]) -> str:
             ):
                 for number, scene in enumerate(members[first : first + SHARD_PICTURES], start=first):
                     picture = Path(str(scene.path))
-                    with os_errors(picture, "read the picture"):
-                        data = picture.read_bytes()
+                    data = picture_bytes(job, picture)
                     label = json.dumps(example(scene, job.classes), ensure_ascii=False).encode("utf-8")
-                    for suffix, content in ((picture.suffix, data), (".json", label)):
+                    for suffix, content in ((suffix_of(job, picture), data), (".json", label)):
                         entry = tarfile.TarInfo(f"{number:08d}{suffix}")
                         entry.size = len(content)
                         shard.addfile(entry, io.BytesIO(content))
@@ -48,4 +47,4 @@ def _finish(job: Job, scenes: Sequence[Scene]) -> str:
     return "."
 
 
-WRITER = Writer(_nowhere, count_example, _finish)
+WRITER = Writer(_nowhere, no_labels, _finish, HOLDS, files=False, plain_names=True)

@@ -7,7 +7,9 @@ from .common import Writer
 
 WRITERS: dict[str, Writer] = {
     "coco": coco.WRITER,
+    "roboflow-coco": coco.ROBOFLOW_WRITER,
     "dota": dota.WRITER,
+    "dota-task1": dota.TASK1_WRITER,
     "yolo": yolo.WRITER,
     "yolo-obb": yolo.OBB_WRITER,
     "voc": voc.WRITER,

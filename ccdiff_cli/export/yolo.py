@@ -13,12 +13,23 @@ import yaml
 from ..dataset import SPLITS
 from ..geometry import clip_hbb
 from ..scene import Scene
-from .common import CORNERS_OUTSIDE, REACHING_OUT, Job, Writer, count_lost, images_by_split, stem_of, unit_coordinates, write_label
+from .common import (
+    CORNERS_OUTSIDE,
+    ORIENTATIONS,
+    OTHER_HBB,
+    REACHING_OUT,
+    UNKNOWN,
+    Job,
+    Writer,
+    images_by_split,
+    stem_of,
+    unit_coordinates,
+    write_label,
+)
 
 
 def _labels(job: Job, scene: Scene) -> None:
     """``class cx cy w h``, normalised."""
-    count_lost(job, scene, ("horizontal boxes other than the OBB's", "marks that an orientation is unknown"))
     lines = []
     for instance in scene.instances:
         hbb = clip_hbb(instance.hbb, (0, 0, scene.width, scene.height))
@@ -33,7 +44,6 @@ def _labels(job: Job, scene: Scene) -> None:
 
 def _obb_labels(job: Job, scene: Scene) -> None:
     """``class x1 y1 x2 y2 x3 y3 x4 y4``, normalised; the format demands [0, 1], so corners outside the picture are moved to its border."""
-    count_lost(job, scene, ("orientations",))
     lines = []
     for instance in scene.instances:
         corners = unit_coordinates(job, instance.corners, scene, CORNERS_OUTSIDE)
@@ -48,10 +58,14 @@ def _finish(job: Job, scenes: Sequence[Scene]) -> str:
     description: dict[str, Any] = {"train": f"images/{train}", "val": f"images/{'val' if 'val' in present else train}"}
     if "test" in present:
         description["test"] = "images/test"
+    if "val" not in present:
+        job.said.append(f"val of data.yaml names the pictures of {train}, since the set has no val split and trainers ask for one")
+    if "train" not in present:
+        job.said.append(f"train of data.yaml names the pictures of {train}, since the set has no train split and trainers ask for one")
     description["names"] = dict(enumerate(job.classes))
     write_label(job.out / "data.yaml", yaml.safe_dump(description, sort_keys=False, allow_unicode=True))
     return "data.yaml"
 
 
-WRITER = Writer(images_by_split, _labels, _finish)
-OBB_WRITER = Writer(images_by_split, _obb_labels, _finish)
+WRITER = Writer(images_by_split, _labels, _finish, (UNKNOWN, OTHER_HBB))
+OBB_WRITER = Writer(images_by_split, _obb_labels, _finish, (ORIENTATIONS,))
