@@ -40,6 +40,14 @@ LlmCaptions = Annotated[
     Path | None, typer.Option(help="Of source llm: a text file of captions, one a line; those of the set unless given.")
 ]
 
+VocOrigin = Annotated[
+    int | None,
+    typer.Option(
+        help="Of VOC whose files do not say it. 1: boxes count pixels from 1, the last one inside, as VOC's devkit; "
+        "0 (unless given): edges from 0, as most tools write them."
+    ),
+]
+
 
 def _version(value: bool) -> None:
     if value:
@@ -134,6 +142,7 @@ def prepare(
     strict: Annotated[
         bool, typer.Option(help="Stop at the first broken label, missing or broken picture, instead of leaving it out and counting it.")
     ] = False,
+    voc_origin: VocOrigin = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core, at most 8, unless given.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split by picture, where the data set has none.")] = 0,
     as_json: Json = False,
@@ -148,7 +157,7 @@ def prepare(
             keep_share=keep_share, difficult_share=difficult_share, keep_empty=keep_empty, keep_partial=keep_partial,
             caption_style=caption_style, sentences=sentences, scene_clip=scene_clip, places=places, masks=masks, exif=exif, bands=bands,
             stretch=stretch, resized=resized, metadata=metadata, strict=strict, seed=seed,
-            processes=processes or min(8, os.cpu_count() or 1), progress=progress,
+            voc_origin=voc_origin, processes=processes or min(8, os.cpu_count() or 1), progress=progress,
         )  # fmt: skip
     counts = made.manifest["counts"]
     lines: list[Any] = [f"{split}: {c['pictures']} pictures, {c['objects']} objects" for split, c in counts["per_split"].items()]
@@ -598,6 +607,7 @@ def inspect(
     ] = None,
     format: Annotated[str | None, typer.Option(help="Of a raw data set; recognised from the folder unless given.")] = None,
     classes: Annotated[Path | None, typer.Option(help="Class file of a raw data set, as for `prepare`.")] = None,
+    voc_origin: VocOrigin = None,
     samples: Annotated[int, typer.Option(min=1, help="How many pictures the page shows.")] = 24,
     as_json: Json = False,
 ) -> None:
@@ -607,7 +617,7 @@ def inspect(
 
     target = out if out is not None else Path("runs") / f"inspect-{source.resolve().name}"
     with progress_bars(quiet=as_json) as progress:
-        made = inspect_set(source, target, format=format, classes=classes, samples=samples, progress=progress)
+        made = inspect_set(source, target, format=format, classes=classes, voc_origin=voc_origin, samples=samples, progress=progress)
     warnings = [f"warning: {text}" for text in made["warnings"]]
     finish(made, as_json=as_json, lines=[*tables(made), *warnings, f"page: {made['page']}"])
 

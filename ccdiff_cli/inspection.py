@@ -83,6 +83,7 @@ def inspect_set(
     *,
     format: str | None = None,
     classes: str | Path | None = None,
+    voc_origin: int | None = None,
     samples: int = 24,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def inspect_set(
 
     Args:
         source: a prepared or synthetic set, or a raw data set in a format that ``prepare`` reads.
-        format, classes: as for ``prepare``; for raw sets.
+        format, classes, voc_origin: as for ``prepare``; for raw sets.
         samples: how many pictures the page shows at least (every class is shown).
         progress: called as ``progress(stage, done, total)``.
 
@@ -103,7 +104,7 @@ def inspect_set(
     source, out = Path(source), Path(out)
     if source.is_dir() and out.resolve() in (source.resolve(), *source.resolve().parents):
         raise CCDiffError("the report would lie in or around the set itself", where=out, fix="choose another output folder (--out)")
-    kind, names, scenes, reader = _read(source, format, Path(classes) if classes is not None else None)
+    kind, names, scenes, reader = _read(source, format, Path(classes) if classes is not None else None, voc_origin)
     scenes, pixels, wrong_size = _settled(scenes, kind.startswith("raw"), reader, progress)
     looks = look_at_all([str(s.path) for s in scenes], progress, readings=[s.reading for s in scenes])
     if not kind.startswith("raw"):
@@ -143,13 +144,16 @@ def inspect_set(
     return facts
 
 
-def _read(source: Path, format: str | None, classes: Path | None) -> tuple[str, ClassList, list[Scene], dict[str, Any]]:
+def _read(
+    source: Path, format: str | None, classes: Path | None, voc_origin: int | None
+) -> tuple[str, ClassList, list[Scene], dict[str, Any]]:
     """Kind, classes, scenes, and what the reader (or ``prepare``) left out and corrected."""
     if format is None and (source / ANNOTATIONS).is_file() and (source / MANIFEST).is_file():
         made = read_set(source)
         said = {key: made.manifest.get(key) or {} for key in ("changes", "skipped", "notes", "cutting", "places")}
         return str(made.manifest.get("kind", "set")), made.classes, list(made.scenes), said
-    raw = read_raw(source, format, read_class_file(classes) if classes is not None else None, strict=False)
+    names = read_class_file(classes) if classes is not None else None
+    raw = read_raw(source, format, names, strict=False, voc_origin=voc_origin)
     said = {key: dict(sorted(getattr(raw, key).items())) for key in ("changes", "skipped", "notes", "places")}
     return f"raw ({raw.format})", raw.classes, raw.scenes, said
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ..errors import CCDiffError, UnsafeInput
@@ -64,7 +65,9 @@ def detect_format(root: Path) -> str:
     )
 
 
-def read_raw(root: str | Path, format: str | None = None, classes: ClassMap | None = None, *, strict: bool = True) -> RawSet:
+def read_raw(
+    root: str | Path, format: str | None = None, classes: ClassMap | None = None, *, strict: bool = True, voc_origin: int | None = None
+) -> RawSet:
     """Read a raw data set's labels; pictures are not opened.
 
     Args:
@@ -72,6 +75,7 @@ def read_raw(root: str | Path, format: str | None = None, classes: ClassMap | No
         classes: the user's class list and spellings; that of the format when None.
         strict: stop at the first broken line, object or file and at a missing picture, rather than leave it out, count it in
             ``skipped`` and keep the first ``places``.
+        voc_origin: of VOC alone, see :func:`~.voc.read_voc`.
 
     Raises:
         CCDiffError: an unknown format, broken labels (when not strict: most of them broken), a class that the list lacks, no pictures
@@ -83,9 +87,14 @@ def read_raw(root: str | Path, format: str | None = None, classes: ClassMap | No
         raise CCDiffError(f"unknown format {name!r}", fix=f"known formats: {', '.join(READERS)}")
     if not root.exists():
         raise CCDiffError("no such folder", where=root, fix="give the folder of the raw data set")
+    reader = READERS[name]
+    if voc_origin is not None:
+        if name != "voc" or voc_origin not in (0, 1):
+            raise CCDiffError(f"origin {voc_origin} of a {name} set", where="--voc-origin", fix="0 or 1, for VOC alone")
+        reader = partial(read_voc, origin=voc_origin)
     faults = Faults(strict=strict)
     try:
-        raw = READERS[name](root, classes, faults)
+        raw = reader(root, classes, faults)
     except UnsafeInput:
         raise
     except CCDiffError:

@@ -5,12 +5,16 @@ folder a split with pictures and XML side by side.  An object has a ``bndbox``, 
 ``cx cy w h angle`` in radians (roLabelImg), or both.
 
 * The class list is ``classes.txt`` where the folder has one (our exporter writes it), else the names found, sorted.
-* Coordinates are kept as they are written: VOC itself counts pixels from 1, most sets that use its format count from 0.
+* A ``bndbox`` is taken as edges counted from 0, as most sets that use the format write it.  The devkit's own counts pixels from 1, the
+  last one inside the box: so it is read where ``source/annotation`` says so (our exporter's does), or the user (``origin`` 1).  A
+  ``robndbox`` counts from 0 in any case.
 * NOTE: the declared ``<size>`` is not believed further on; `prepare` measures the picture.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,7 @@ _SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "test": "test"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _CORNERS = tuple(f"{axis}_{place}" for place in ("left_top", "right_top", "right_bottom", "left_bottom") for axis in "xy")
 _TURNED = ("cx", "cy", "w", "h", "angle")
+_COUNTED_FROM = re.compile(r"pixels counted from ([01])")
 
 
 def is_voc(root: Path) -> bool:
@@ -49,8 +54,11 @@ def begins_with_tag(folder: Path, tag: bytes) -> bool:
     return first is not None and tag in read_head(first, 4096)
 
 
-def read_voc(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
+def read_voc(root: Path, classes: ClassMap | None = None, faults: Faults | None = None, origin: int | None = None) -> RawSet:
     """Read the folder; the split comes from ``ImageSets/Main`` or ``ImageSets``, else from the folder's name.
+
+    Args:
+        origin: what the boxes count from where their file does not say it itself: 1 as the devkit, 0 (or None) edges from 0.
 
     Raises:
         CCDiffError: broken XML (with its line), an unknown class, a box that is not finite numbers, a picture that is missing.
@@ -71,6 +79,7 @@ def read_voc(root: Path, classes: ClassMap | None = None, faults: Faults | None 
         twice = next(s for s in stems if stems.count(s) > 1)
         raise CCDiffError(f"two annotation files are called {twice}.xml", where=root, fix="rename one of them and its picture")
     splits = read_split_lists(root / "ImageSets" / "Main", stems) or read_split_lists(root / "ImageSets", stems)
+    beginnings: dict[int | None, Counter[int]] = {None: Counter(), 0: Counter(), 1: Counter()}
     for path, tree in trees.items():
         folders_of_pictures, split = files[path]
         with faults.leaving_out("pictures"):
@@ -78,14 +87,39 @@ def read_voc(root: Path, classes: ClassMap | None = None, faults: Faults | None 
             if splits and path.stem not in splits:
                 raw.skipped["pictures in no split list"] += 1
                 continue
-            instances = tuple(i for i in voc_objects(tree, names, faults, where=path) if i is not None)
+            said = origin_of(tree)
+            counts_from = (origin or 0) if said is None else said
+            instances = tuple(i for i in voc_objects(tree, names, faults, where=path, origin=counts_from) if i is not None)
+            beginnings[said].update(int(min(i.hbb[:2])) for i in instances)
             width, height = declared_size(tree) or (0, 0)
             raw.scenes.append(
                 Scene(picture.name, width, height, instances, splits.get(path.stem, split), tile_source(picture.stem), path=str(picture))
             )
     if found:
         raw.skipped["pictures without annotations"] += len(found)
+    _say_origins(raw, beginnings, origin)
     return raw
+
+
+def origin_of(tree: Element) -> int | None:
+    """What the boxes of an annotation count from, as it says itself; None where it does not."""
+    match = _COUNTED_FROM.search(tree.findtext("source/annotation") or "")
+    return int(match.group(1)) if match else None
+
+
+def _say_origins(raw: RawSet, beginnings: dict[int | None, Counter[int]], origin: int | None) -> None:
+    """Note what boxes were taken to count from; ``beginnings`` are their first pixels, by what their files say."""
+    for said in (0, 1):
+        raw.notes[f"boxes counted from {said}, as their files say"] += beginnings[said].total()
+    unsaid = beginnings[None]
+    if origin is not None:
+        raw.notes[f"boxes taken as counted from {origin} (--voc-origin)"] += unsaid.total()
+    elif unsaid[1] and min(unsaid) == 1:
+        what = f"boxes taken as edges from 0, though {unsaid[1]} begin at 1 and none at 0: give --voc-origin 1 if the set counts from 1"
+        raw.notes[what] += unsaid.total()
+    else:
+        raw.notes["boxes taken as edges from 0 (--voc-origin 1: pixels from 1, as VOC's devkit)"] += unsaid.total()
+    raw.notes = +raw.notes
 
 
 def _folders(root: Path) -> list[tuple[Path, tuple[Path, ...], str]]:
@@ -173,8 +207,11 @@ def objects_of(tree: Element) -> list[tuple[int, Element]]:
     return list(enumerate(tree.iterfind("object"), start=1))
 
 
-def voc_objects(tree: Element, names: ClassMap, faults: Faults, *, where: Path) -> list[Instance | None]:
+def voc_objects(tree: Element, names: ClassMap, faults: Faults, *, where: Path, origin: int = 0) -> list[Instance | None]:
     """The objects of an annotation, None in the place of one that is left out; ``extra["description"]`` holds its ``<description>``.
+
+    Args:
+        origin: 1 where ``bndbox`` counts pixels from 1, the last one inside; 0 where it gives edges from 0.
 
     Raises:
         CCDiffError: (strict) naming the object's number: an unknown class, no box, a box that is not finite numbers.
@@ -183,11 +220,11 @@ def voc_objects(tree: Element, names: ClassMap, faults: Faults, *, where: Path) 
     for k, element in objects_of(tree):
         found.append(None)
         with faults.leaving_out("objects"):
-            found[-1] = _object(element, names, f"{where}: object {k}")
+            found[-1] = _object(element, names, f"{where}: object {k}", origin)
     return found
 
 
-def _object(element: Element, names: ClassMap, where: str) -> Instance:
+def _object(element: Element, names: ClassMap, where: str, origin: int) -> Instance:
     category = names.name(" ".join((element.findtext("name") or "").split()), where=where)
     description = " ".join((element.findtext("description") or "").split())
     more: dict[str, Any] = {"extra": {"description": description}} if description else {}
@@ -197,18 +234,18 @@ def _object(element: Element, names: ClassMap, where: str) -> Instance:
     if turned is None:
         if box is None:
             raise CCDiffError("the object has no <bndbox>", where=where)
-        return Instance.from_hbb(category, _hbb(box, where), **more)
+        return Instance.from_hbb(category, _hbb(box, where, origin), **more)
     corners = _turned(turned, where) if turned.find("cx") is not None else tuple(_numbers(turned, _CORNERS, where))
-    return Instance.from_corners(category, corners, _hbb(box, where) if box is not None else None, **more)
+    return Instance.from_corners(category, corners, _hbb(box, where, origin) if box is not None else None, **more)
 
 
 def _numbers(box: Element, keys: Sequence[str], where: str) -> list[float]:
     return [number((box.findtext(key) or "").strip(), where=where, what=f"<{key}>") for key in keys]
 
 
-def _hbb(box: Element, where: str) -> HBB:
+def _hbb(box: Element, where: str, origin: int) -> HBB:
     x1, y1, x2, y2 = _numbers(box, _SIDES, where)
-    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+    return min(x1, x2) - origin, min(y1, y2) - origin, max(x1, x2), max(y1, y2)
 
 
 def _turned(box: Element, where: str) -> Corners:

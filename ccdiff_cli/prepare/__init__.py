@@ -86,6 +86,7 @@ def prepare_dataset(
     resized: str = "stop",
     metadata: str | Path | None = None,
     strict: bool = False,
+    voc_origin: int | None = None,
     processes: int = 1,
     progress: Progress | None = None,
 ) -> PictureSet:
@@ -112,6 +113,7 @@ def prepare_dataset(
             ``pixels.pixel_options``.
         metadata: file of what is known of each picture (gsd, sensor, date, ...), see ``metadata.read_metadata_file``.
         strict: stop at the first broken label, missing picture or picture that does not decode, rather than leave it out and say so.
+        voc_origin: of VOC whose files do not say it: 1 where boxes count pixels from 1, as the devkit's; edges from 0 unless given.
         processes: how many work at a time; 1 works in this one. Each holds a scene of up to 32 million pixels whole (4 bytes a pixel), of
             a larger PNG or TIFF about a row of tiles (see ``windows``), and a larger JPEG or BMP whole, which a stage of its own says.
         progress: called as ``progress(stage, done, total)``.
@@ -138,8 +140,9 @@ def prepare_dataset(
 
         clip = Clip(scene_clip, where="--scene-clip")
     report("reading labels", 0, 1)
+    names = read_class_file(Path(classes)) if classes is not None else None
     with labels_of_stored_pixels(exif == KEEP):
-        raw = read_raw(source, format, read_class_file(Path(classes)) if classes is not None else None, strict=strict)
+        raw = read_raw(source, format, names, strict=strict, voc_origin=voc_origin)
     report("reading labels", 1, 1)
     ledger = _Ledger(raw, strict=strict)
     if metadata is not None:

@@ -1,0 +1,58 @@
+"""Every writer followed by our own reader: what a format holds comes back as it was, what it does not was counted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ccdiff_cli.export import WRITERS, export_set
+from ccdiff_cli.formats import READERS, detect_format, read_raw
+from ccdiff_cli.formats.classes import ClassMap
+from tests.export.sets import CLASSES
+
+TO_3_DECIMALS, TO_6_OF_THE_SIDE = 6e-4, 1e-4
+HELD = {  # format -> (how far a coordinate may move, what comes back as it was)
+    "coco": (1e-12, {"hbb", "corners", "oriented", "difficult", "mask", "extra", "caption", "source", "provenance"}),
+    "dota": (TO_3_DECIMALS, {"corners", "difficult", "provenance"}),
+    "voc": (TO_3_DECIMALS, {"hbb", "corners", "oriented", "difficult"}),
+    "yolo": (TO_6_OF_THE_SIDE, {"hbb"}),
+    "yolo-obb": (TO_6_OF_THE_SIDE, {"corners"}),
+    "metadata": (TO_6_OF_THE_SIDE, {"hbb", "corners", "caption"}),
+}
+
+
+@pytest.mark.parametrize("format", sorted(WRITERS.keys() & READERS.keys()))
+def test_round_trip_through_our_own_reader(rich, tmp_path, format):
+    done = export_set(rich, tmp_path / "out", format)
+    assert detect_format(done.root) == format
+    back = read_raw(done.root, format, ClassMap.of(CLASSES))
+    tolerance, held = HELD[format]
+    assert not +back.skipped and len(back.scenes) == len(rich.scenes)
+    by_stem = {Path(s.file_name).stem: s for s in back.scenes}
+    for before in rich.scenes:
+        after = by_stem[Path(before.file_name).stem]
+        assert Path(str(after.path)).read_bytes() == Path(str(before.path)).read_bytes()
+        assert after.split == before.split and after.categories() == before.categories()
+        for what in held & {"caption", "source"}:
+            assert getattr(after, what) == getattr(before, what)
+        if "provenance" in held:
+            assert after.provenance == (before.provenance or {"imagesource": "ccdiff"} if format == "dota" else before.provenance)
+        for a, b in zip(before.instances, after.instances, strict=True):
+            for what in held & {"oriented", "difficult", "extra"}:
+                assert getattr(b, what) == getattr(a, what), what
+            for what in held & {"hbb", "corners"}:
+                np.testing.assert_allclose(getattr(b, what), getattr(a, what), rtol=1e-12, atol=tolerance, err_msg=what)
+            if "mask" in held:
+                assert b.mask == a.mask
+    everything = {
+        "caption": "captions", "source": "sources", "corners": "orientations", "difficult": "difficult flags", "mask": "masks",
+        "extra": "extra fields", "provenance": "provenance",
+    }  # fmt: skip
+    assert {said for what, said in everything.items() if what not in held} <= done.lost.keys()  # what did not come back was said
+    assert not {said for what, said in everything.items() if what in held} & done.lost.keys()
+
+
+def test_a_set_itself_is_read_as_coco(rich):
+    raw = read_raw(rich.root)
+    assert raw.format == "coco" and raw.classes == rich.classes and not +raw.skipped and not +raw.notes
+    assert raw.scenes == list(rich.scenes)
