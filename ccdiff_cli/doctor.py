@@ -19,7 +19,8 @@ from .errors import CCDiffError
 
 CORE = (
     "torch", "torchvision", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "scipy", "shapely", "pillow",
-    "opencv-python-headless", "pycocotools", "pydantic", "pyyaml", "defusedxml", "jinja2", "matplotlib", "rich", "tensorboard", "typer",
+    "opencv-python-headless", "pyarrow", "pycocotools", "pydantic", "pyyaml", "defusedxml", "jinja2", "matplotlib", "rich", "tensorboard",
+    "typer",
 )  # fmt: skip
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "cpu-detector": (
