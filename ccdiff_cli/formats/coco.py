@@ -38,6 +38,7 @@ from .raw import (
     is_file,
     is_litter,
     listed,
+    make_names_differ,
     number,
     parse_json,
     read_split_lists,
@@ -84,7 +85,7 @@ def read_coco(root: Path, classes: ClassMap | None = None, faults: Faults | None
                 raise CCDiffError(f"the picture {scene.file_name} {what}", where=path, fix="keep it once, or give one of the files alone")
             here.add(str(scene.path))
             raw.scenes.append(scene)
-    _make_names_differ(raw, folder)
+    make_names_differ(raw, folder)
     raw.notes = +raw.notes  # without the zeros
     lists = child(folder, "splits")
     if lists.is_dir() and not any(s.split for s in raw.scenes):
@@ -368,15 +369,6 @@ def _scene(path: Path, image: Mapping[str, Any], instances: tuple[Instance, ...]
     provenance = _object_of(image, "provenance", where=f"{path}: picture {name}")
     source = str(image.get("source") or _stem(name))
     return Scene(name, size[0], size[1], instances, own, source, str(image.get("caption", "")), str(found), provenance)
-
-
-def _make_names_differ(raw: RawSet, folder: Path) -> None:
-    """Pictures of one name in several folders go by their paths."""
-    counts = Counter(s.file_name for s in raw.scenes)
-    for k, scene in enumerate(raw.scenes):
-        if counts[scene.file_name] > 1:
-            name = Path(str(scene.path)).relative_to(folder).as_posix()
-            raw.scenes[k] = scene.replace(file_name=name, source=_stem(name) if scene.source == _stem(scene.file_name) else scene.source)
 
 
 def _stem(name: str) -> str:

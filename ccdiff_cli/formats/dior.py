@@ -24,8 +24,8 @@ from ..files import inside
 from ..geometry import hbb_iou, hbb_of
 from ..scene import Instance, Scene
 from .classes import ClassMap, over
-from .raw import Faults, RawSet, find_pictures, missing_picture, read_split_lists
-from .voc import declared_size, read_annotation, voc_objects
+from .raw import Faults, RawSet, child, find_pictures, listed, missing_picture, read_split_lists
+from .voc import declared_size, read_annotation, unannotated, voc_objects
 
 HBB_FOLDER = "Annotations/Horizontal Bounding Boxes"
 OBB_FOLDER = "Annotations/Oriented Bounding Boxes"
@@ -38,7 +38,7 @@ _OTHER_CLASS = "objects whose class differs in the OBB file (the HBB's kept)"
 
 def is_dior(root: Path) -> bool:
     """Whether the folder has DIOR's annotation folders."""
-    return (root / HBB_FOLDER).is_dir() or (root / OBB_FOLDER).is_dir()
+    return child(root, HBB_FOLDER).is_dir() or child(root, OBB_FOLDER).is_dir()
 
 
 def read_dior(root: Path, classes: ClassMap | None = None, faults: Faults | None = None, *, pictures: bool = True) -> RawSet:
@@ -53,13 +53,16 @@ def read_dior(root: Path, classes: ClassMap | None = None, faults: Faults | None
     faults = faults or Faults()
     names = over(classes, lambda: ClassMap.frozen("dior"))
     raw = RawSet("dior", names.classes, [])
-    folders = [root / HBB_FOLDER, root / OBB_FOLDER]
-    horizontal, oriented = ({p.stem: p for p in folder.glob("*.xml")} if folder.is_dir() else {} for folder in folders)
+    folders = [child(root, HBB_FOLDER), child(root, OBB_FOLDER)]
+    horizontal, oriented = ({p.stem: p for p in listed(folder, ".xml")} for folder in folders)
     ids = sorted({*horizontal, *oriented})
     if not ids:
         raise CCDiffError("no annotation files (*.xml)", where=root / "Annotations")
-    found = find_pictures([root / name for name in PICTURES]) if pictures else {}
-    splits = read_split_lists(root / "ImageSets" / "Main", ids) or read_split_lists(root / "ImageSets", ids)
+    found = find_pictures([child(root, name) for name in PICTURES]) if pictures else {}
+    known = {*ids, *found}
+    splits: dict[str, str] = {}
+    for lists in ("ImageSets/Main", "ImageSets"):
+        splits = splits or read_split_lists(child(root, lists), known, faults)
     for picture_id in ids:
         if splits and picture_id not in splits:
             raw.skipped["pictures in no split list"] += 1
@@ -72,11 +75,12 @@ def read_dior(root: Path, classes: ClassMap | None = None, faults: Faults | None
             turned, turned_size = _read(oriented[picture_id], names, raw, faults, oriented=True) if picture_id in oriented else ([], None)
             if pictures and picture is None:
                 raise missing_picture(picture_id, where=where, looked=", ".join(PICTURES))
-            split = splits.get(picture_id, "test" if picture is not None and picture.parent.name == "JPEGImages-test" else "")
+            split = splits.get(picture_id, "test" if picture is not None and picture.parent.name.lower() == "jpegimages-test" else "")
             width, height = size or turned_size or (0, 0)
             instances = _merged(boxes, turned, raw, both=picture_id in horizontal and picture_id in oriented)
             name = picture.name if picture is not None else f"{picture_id}.jpg"
             raw.scenes.append(Scene(name, width, height, instances, split, picture_id, path=str(picture) if picture is not None else None))
+    raw.scenes += [unannotated(found.pop(stem), splits[stem], raw) for stem in sorted(splits.keys() & found.keys() - set(ids))]
     if found:
         raw.skipped["pictures without annotations"] += len(found)
     return raw
@@ -86,7 +90,7 @@ def _read(
     path: Path, names: ClassMap, raw: RawSet, faults: Faults, *, oriented: bool = False
 ) -> tuple[list[Instance], tuple[int, int] | None]:
     tree = read_annotation(path)
-    found = [i for i in voc_objects(tree, names, faults, where=path) if i is not None]
+    found = [i for i in voc_objects(tree, names, faults, raw, where=path) if i is not None]
     if oriented and any(not i.oriented for i in found):
         raw.notes["objects of OBB files that have only an HBB"] += sum(not i.oriented for i in found)
     return found, declared_size(tree)

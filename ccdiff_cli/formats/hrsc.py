@@ -20,8 +20,8 @@ from ..errors import CCDiffError
 from ..geometry import le90_to_corners
 from ..scene import Instance, Scene
 from .classes import HRSC_TREE, ClassMap, over
-from .raw import Faults, RawSet, find_pictures, missing_picture, number, read_split_lists
-from .voc import parse_xml
+from .raw import Faults, RawSet, child, find_pictures, flag, listed, missing_picture, number, read_split_lists
+from .voc import begins_with_tag, parse_xml, unannotated
 
 ANNOTATIONS = "Annotations"
 PICTURES = "AllImages"
@@ -31,16 +31,7 @@ _MBOX = ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h", "mbox_ang")
 
 def is_hrsc(root: Path) -> bool:
     """Whether the folder has annotation files that begin as HRSC2016's."""
-    for base, _ in _bases(root):
-        first = min((base / ANNOTATIONS).glob("*.xml"), default=None)
-        if first is not None and first.is_file():  # a pipe would wait for ever
-            try:
-                with open(first, "rb") as stream:
-                    if b"<HRSC_Image" in stream.read(4096):
-                        return True
-            except OSError:
-                continue
-    return False
+    return any(begins_with_tag(child(base, ANNOTATIONS), b"<HRSC_Image") for base, _ in _bases(root))
 
 
 def read_hrsc(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
@@ -53,13 +44,13 @@ def read_hrsc(root: Path, classes: ClassMap | None = None, faults: Faults | None
     names = over(classes, lambda: ClassMap.frozen("hrsc"))
     raw = RawSet("hrsc", names.classes, [])
     bases = _bases(root)
-    files = {path.stem: (path, split) for base, split in bases for path in sorted((base / ANNOTATIONS).glob("*.xml"))}
+    files = {path.stem: (path, split) for base, split in bases for path in listed(child(base, ANNOTATIONS), ".xml")}
     if not files:
         raise CCDiffError(f"no annotation files ({ANNOTATIONS}/*.xml)", where=root)
-    pictures = find_pictures([base / PICTURES for base, _ in bases])
+    pictures = find_pictures([child(base, PICTURES) for base, _ in bases])
     splits: dict[str, str] = {}
-    for folder in (root / "ImageSets", *(base / "ImageSets" for base, _ in bases), root.parent / "ImageSets"):
-        splits = splits or read_split_lists(folder, sorted(files))
+    for folder in (child(root, "ImageSets"), *(child(base, "ImageSets") for base, _ in bases), root.parent / "ImageSets"):
+        splits = splits or read_split_lists(folder, {*files, *pictures}, faults)
     for stem, (path, folder_split) in sorted(files.items()):
         if splits and stem not in splits:
             raw.skipped["pictures in no split list"] += 1
@@ -70,7 +61,7 @@ def read_hrsc(root: Path, classes: ClassMap | None = None, faults: Faults | None
             tree = parse_xml(path)
             if tree.tag != "HRSC_Image":
                 raise CCDiffError(f"expected the element <HRSC_Image>, found <{tree.tag}>", where=path)
-            if _text(tree, "Annotated") == "0" and tree.find("HRSC_Objects/HRSC_Object") is None:
+            if _text(tree, "Annotated").lower() in ("0", "false", "no") and tree.find("HRSC_Objects/HRSC_Object") is None:
                 raw.skipped["pictures that nobody annotated"] += 1
                 continue
             if picture is None:
@@ -86,6 +77,7 @@ def read_hrsc(root: Path, classes: ClassMap | None = None, faults: Faults | None
                     path=str(picture), provenance=_provenance(tree),
                 )
             )  # fmt: skip
+    raw.scenes += [unannotated(pictures.pop(stem), splits[stem], raw) for stem in sorted(splits.keys() & pictures.keys() - files.keys())]
     if pictures:
         raw.skipped["pictures without an annotation file"] += len(pictures)
     return raw
@@ -93,10 +85,11 @@ def read_hrsc(root: Path, classes: ClassMap | None = None, faults: Faults | None
 
 def _bases(root: Path) -> list[tuple[Path, str]]:
     """The folders with annotations, with their split; ``FullDataSet`` holds what ``Train`` and ``Test`` hold."""
-    for base in (root / "FullDataSet", root):
-        if (base / ANNOTATIONS).is_dir():
+    for base in (child(root, "FullDataSet"), root):
+        if child(base, ANNOTATIONS).is_dir():
             return [(base, "")]
-    return [(root / name, split) for name, split in (("Train", "train"), ("Test", "test")) if (root / name / ANNOTATIONS).is_dir()]
+    folders = [(child(root, name), split) for name, split in (("Train", "train"), ("Test", "test"))]
+    return [(base, split) for base, split in folders if child(base, ANNOTATIONS).is_dir()]
 
 
 def _text(element: Element, key: str) -> str:
@@ -108,9 +101,9 @@ def _instance(element: Element, names: ClassMap, raw: RawSet, *, where: str) -> 
     extra: dict[str, Any] = {"class_id": _text(element, "Class_ID")}
     if _text(element, "header_x") and _text(element, "header_y"):
         extra["header"] = [number(_text(element, key), where=where, what=f"<{key}>") for key in ("header_x", "header_y")]
-    if _text(element, "truncated") not in ("", "0"):
+    if flag(_text(element, "truncated"), where=where, what="<truncated>"):
         extra["truncated"] = True
-    difficult = _text(element, "difficult") not in ("", "0")
+    difficult = flag(_text(element, "difficult"), where=where, what="<difficult>")
     hbb = None
     if any(_text(element, key) for key in _BOX):
         x1, y1, x2, y2 = (number(_text(element, key), where=where, what=f"<{key}>") for key in _BOX)

@@ -56,6 +56,25 @@ class RawSet:
     changes: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
+    def note(self, what: str, where: str, detail: str = "") -> None:
+        """Count in ``notes``, and keep where it was found first."""
+        self.notes[what] += 1
+        keep_place(self.places, what, where, detail)
+
+    def change(self, what: str, where: str, detail: str = "") -> None:
+        """Count in ``changes``, and keep where it was found first."""
+        self.changes[what] += 1
+        keep_place(self.places, what, where, detail)
+
+
+def keep_place(places: dict[str, list[dict[str, str]]], reason: str, where: str, what: str) -> None:
+    """Add a place to the first :data:`PLACES` of a reason; names that are no UTF-8 are written so that any terminal and file holds them."""
+    found = places.setdefault(reason, [])
+    if len(found) < PLACES:
+        found.append(
+            {"where": where.encode("utf-8", "backslashreplace").decode(), "what": what.encode("utf-8", "backslashreplace").decode()}
+        )
+
 
 class MissingPicture(CCDiffError):
     """Labels whose picture is not there, see :func:`missing_picture`."""
@@ -129,9 +148,7 @@ class Faults:
             if len(first) < 3:
                 first.append(error)
         self.counts[reason] += 1
-        places = self.places.setdefault(reason, [])
-        if len(places) < PLACES:
-            places.append({"where": error.where or "", "what": error.what})
+        keep_place(self.places, reason, error.where or "", error.what)
 
     def check(self) -> None:
         """That what was left out is the exception.
@@ -421,6 +438,17 @@ def _common_end(a: Sequence[str], b: Sequence[str]) -> int:
     """How many of the last parts of two paths are the same."""
     pairs = zip(reversed(a), reversed(b), strict=False)
     return next((k for k, (x, y) in enumerate(pairs) if same_name(x) != same_name(y)), min(len(a), len(b)))
+
+
+def make_names_differ(raw: RawSet, folder: Path) -> None:
+    """Pictures of one name in several folders go by their paths."""
+    counts = Counter(s.file_name for s in raw.scenes)
+    for k, scene in enumerate(raw.scenes):
+        if counts[scene.file_name] > 1:
+            path = Path(str(scene.path)).relative_to(folder)
+            stem = scene.file_name.rpartition(".")[0]
+            source = f"{path.parent.as_posix()}/{scene.source}" if stem.startswith(scene.source) else scene.source
+            raw.scenes[k] = scene.replace(file_name=path.as_posix(), source=source)
 
 
 def find_pictures(folders: Sequence[Path]) -> dict[str, Path]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import CCDiffError
 from ..scene import Scene
 from .classes import ClassMap, over
-from .raw import Faults, RawSet, find_pictures, read_text
+from .raw import Faults, RawSet, child, find_pictures, listed, read_text
 from .voc import ANNOTATIONS, begins_with_tag, declared_size, picture_of, read_annotation, voc_objects
 
 PICTURES = ("JPEGImages", "JPEGImages-trainval", "JPEGImages-test")
@@ -26,7 +26,7 @@ _STRICTEST = ("test", "val", "train")
 
 def is_rsvg(root: Path) -> bool:
     """Whether the folder has VOC annotations with descriptions."""
-    return (root / ANNOTATIONS).is_dir() and begins_with_tag(root / ANNOTATIONS, b"<description>")
+    return begins_with_tag(child(root, ANNOTATIONS), b"<description>")
 
 
 def read_rsvg(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
@@ -38,28 +38,28 @@ def read_rsvg(root: Path, classes: ClassMap | None = None, faults: Faults | None
     faults = faults or Faults()
     names = over(classes, lambda: ClassMap.frozen("dior"))
     raw = RawSet("rsvg", names.classes, [])
-    files = sorted((root / ANNOTATIONS).glob("*.xml"))
+    files = listed(child(root, ANNOTATIONS), ".xml")
     if not files:
         raise CCDiffError("no annotation files (*.xml)", where=root / ANNOTATIONS)
-    folders = [root / name for name in PICTURES]
+    folders = [child(root, name) for name in PICTURES]
     found = find_pictures(folders)
     trees = [read_annotation(path) for path in files]  # all of them: the lists count the objects through
-    objects = [voc_objects(tree, names, faults, where=path) for path, tree in zip(files, trees, strict=True)]
-    listed = _read_lists(root, sum(map(len, objects)))
+    objects = [voc_objects(tree, names, faults, raw, where=path) for path, tree in zip(files, trees, strict=True)]
+    split_of = _read_lists(root, sum(map(len, objects)))
     first = 0
     for path, tree, instances in zip(files, trees, objects, strict=True):
-        own = [listed.get(first + k, "") for k in range(len(instances))]
+        own = [split_of.get(first + k, "") for k in range(len(instances))]
         first += len(instances)
         split = next((s for s in _STRICTEST if s in own), "")
         with faults.leaving_out("pictures"):
             picture = picture_of(path, tree, found, folders)
-            if listed and not split:
+            if split_of and not split:
                 raw.skipped["pictures with no object in a split list"] += 1
                 raw.skipped["objects in no split list"] += len(instances)
                 continue
             raw.notes["objects with a description"] += sum("description" in i.extra for i in instances if i is not None)
             raw.changes["objects listed for another split than their picture's"] += sum(s != split for s in own if s)
-            if listed:
+            if split_of:
                 raw.notes["objects in no split list, kept with their picture"] += own.count("")
             pairs = [(i, s) for i, s in zip(instances, own, strict=True) if i is not None]
             kept = tuple(replace(i, extra={**i.extra, "listed": s}) if s != split else i for i, s in pairs)
@@ -72,7 +72,7 @@ def read_rsvg(root: Path, classes: ClassMap | None = None, faults: Faults | None
 
 def _read_lists(root: Path, count: int) -> dict[int, str]:
     """Object number -> split; {} where there are no lists."""
-    folder = next((f for f in (root, root / "ImageSets" / "Main", root / "ImageSets") if (f / "train.txt").is_file()), root)
+    folder = next((f for f in (root, child(root, "ImageSets/Main"), child(root, "ImageSets")) if (f / "train.txt").is_file()), root)
     split_of: dict[int, str] = {}
     for split in reversed(_STRICTEST):
         path = folder / f"{split}.txt"

@@ -18,7 +18,7 @@ from ..errors import CCDiffError
 from ..geometry import hbb_iou, hbb_of, min_area_corners
 from ..scene import Instance, Scene
 from .classes import VHR10, ClassMap, over
-from .raw import Faults, RawSet, find_pictures, missing_picture, number, parse_json, read_split_lists, read_text
+from .raw import Faults, RawSet, child, find_pictures, listed, missing_picture, number, parse_json, read_split_lists, read_text
 
 PICTURES = "positive image set"
 LABELS = "ground truth"
@@ -32,7 +32,7 @@ _LINE = re.compile(rf"\s*\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)\s
 
 def is_vhr10(root: Path) -> bool:
     """Whether the folder looks like NWPU VHR-10."""
-    return (root / PICTURES).is_dir() and (root / LABELS).is_dir()
+    return child(root, PICTURES).is_dir() and child(root, LABELS).is_dir()
 
 
 def read_vhr10(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
@@ -42,14 +42,14 @@ def read_vhr10(root: Path, classes: ClassMap | None = None, faults: Faults | Non
         CCDiffError: a broken line, an unknown class, a label file without its picture.
     """
     faults = faults or Faults()
-    pictures = find_pictures([root / PICTURES])
-    labels = sorted((root / LABELS).glob("*.txt"))
+    pictures = find_pictures([child(root, PICTURES)])
+    labels = listed(child(root, LABELS), ".txt")
     if not labels:
         raise CCDiffError("no label files (*.txt)", where=root / LABELS)
     names = over(classes, lambda: ClassMap.frozen("vhr10"))
     raw = RawSet("vhr10", names.classes, [])
     masks = _read_masks(root / MASKS, names, faults) if (root / MASKS).is_file() else {}
-    splits = read_split_lists(root / "splits", [p.stem for p in labels])
+    splits = read_split_lists(child(root, "splits"), [p.stem for p in labels], faults)
     for path in labels:
         with faults.leaving_out("label files"):
             picture = pictures.pop(path.stem, None)

@@ -1,8 +1,9 @@
 """PASCAL VOC folders, and the XML of annotations that DIOR and DIOR-RSVG share with them.
 
-``JPEGImages/`` (or ``images/``, or the XML files' own folder), ``Annotations/NAME.xml``, ``ImageSets/Main/{train,val,test}.txt``; or one
-folder a split with pictures and XML side by side.  An object has a ``bndbox``, a ``robndbox`` of four corners (DIOR-R) or of
-``cx cy w h angle`` in radians (roLabelImg), or both.
+``JPEGImages/`` (or ``images/``, ``data/``, or the XML files' own folder), ``Annotations/NAME.xml`` (or ``labels/``),
+``ImageSets/Main/{train,val,test}.txt``; or one folder a split, with pictures and XML side by side (Roboflow) or in folders of their own.
+An object has a ``bndbox`` (turned by CVAT's attribute ``rotation``), a ``robndbox`` of four corners (DIOR-R) or of ``cx cy w h angle``
+in radians (roLabelImg), or a ``polygon`` (LabelMe, Roboflow), which is the OBB where it has four corners, else the mask.
 
 * The class list is ``classes.txt`` where the folder has one (our exporter writes it), else the names found, sorted.
 * A ``bndbox`` is taken as edges counted from 0, as most sets that use the format write it.  The devkit's own counts pixels from 1, the
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
@@ -25,18 +27,37 @@ from defusedxml.common import DefusedXmlException
 
 from ..errors import CCDiffError, UnsafeInput
 from ..files import inside
-from ..geometry import le90_to_corners
+from ..geometry import hbb_of, le90_to_corners, min_area_corners
+from ..pictures import SUFFIXES
 from ..scene import HBB, ClassList, Corners, Instance, Scene
 from .classes import ClassMap, clean_name, over, read_class_file
 from .dota import tile_source
-from .raw import Faults, RawSet, find_pictures, is_file, missing_picture, number, read_bytes, read_head, read_split_lists
+from .raw import (
+    LITTER_FOLDER,
+    Faults,
+    RawSet,
+    child,
+    find_pictures,
+    flag,
+    is_file,
+    listed,
+    listed_below,
+    make_names_differ,
+    missing_picture,
+    number,
+    read_bytes,
+    read_head,
+    read_split_lists,
+    turned_box,
+)  # fmt: skip
 
 ANNOTATIONS = "Annotations"
-PICTURES = ("JPEGImages", "images")
+PICTURES = ("JPEGImages", "images", "data", "image", "imgs", "img")
+_LIKE_ANNOTATIONS = ("Annotation", "labels", "xml", "xmls", "label")
 CLASSES = "classes.txt"
 MAX_XML_BYTES = 64_000_000
 """An annotation of 100,000 objects is smaller."""
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _CORNERS = tuple(f"{axis}_{place}" for place in ("left_top", "right_top", "right_bottom", "left_bottom") for axis in "xy")
 _TURNED = ("cx", "cy", "w", "h", "angle")
@@ -45,13 +66,12 @@ _COUNTED_FROM = re.compile(r"pixels counted from ([01])")
 
 def is_voc(root: Path) -> bool:
     """Whether the folder has annotation files that begin as VOC's."""
-    return any(begins_with_tag(folder, b"<annotation") for folder, _, _ in _folders(root))
+    return any(begins_with_tag(part.folder, b"<annotation") for part in _parts(root))
 
 
 def begins_with_tag(folder: Path, tag: bytes) -> bool:
-    """Whether the first XML file of a folder has ``tag`` in its first 4 kB."""
-    first = min(folder.glob("*.xml"), default=None)
-    return first is not None and tag in read_head(first, 4096)
+    """Whether one of the first XML files of a folder has ``tag`` in its first 4 kB."""
+    return any(tag in read_head(path, 4096).replace(b"\x00", b"") for path in listed(folder, ".xml")[:20])
 
 
 def read_voc(root: Path, classes: ClassMap | None = None, faults: Faults | None = None, origin: int | None = None) -> RawSet:
@@ -61,44 +81,108 @@ def read_voc(root: Path, classes: ClassMap | None = None, faults: Faults | None 
         origin: what the boxes count from where their file does not say it itself: 1 as the devkit, 0 (or None) edges from 0.
 
     Raises:
-        CCDiffError: broken XML (with its line), an unknown class, a box that is not finite numbers, a picture that is missing.
+        CCDiffError: objects where VOC has none; (strict) broken XML (with its line), an unknown class, a box that is not finite numbers, a
+            picture that is missing.
     """
     faults = faults or Faults()
-    folders = _folders(root)
-    files = {path: (pictures, split) for folder, pictures, split in folders for path in sorted(folder.glob("*.xml"))}
+    parts = _parts(root)
+    files = {path: part for part in parts for path in listed(part.folder, ".xml")}
     if not files:
         raise CCDiffError(f"no annotation files ({ANNOTATIONS}/*.xml)", where=root)
     trees = _trees(list(files), faults)
     names = over(classes, lambda: _class_map(root, trees, faults))
     raw = RawSet("voc", names.classes, [])
-    found = find_pictures(sorted({p for pictures, _ in files.values() for p in pictures}))
-    for path in files.keys() - trees.keys():
-        found.pop(path.stem, None)  # its labels are broken, which is counted already
-    stems = [path.stem for path in files]
-    if len(set(stems)) != len(stems):
-        twice = next(s for s in stems if stems.count(s) > 1)
-        raise CCDiffError(f"two annotation files are called {twice}.xml", where=root, fix="rename one of them and its picture")
-    splits = read_split_lists(root / "ImageSets" / "Main", stems) or read_split_lists(root / "ImageSets", stems)
     beginnings: dict[int | None, Counter[int]] = {None: Counter(), 0: Counter(), 1: Counter()}
-    for path, tree in trees.items():
-        folders_of_pictures, split = files[path]
+    for part in parts:
+        for said, hbb in _read_part(part, trees, names, raw, faults, origin):
+            beginnings[said][int(min(hbb[:2]))] += 1
+    _say_origins(raw, beginnings, origin)
+    make_names_differ(raw, root)
+    raw.skipped, raw.notes, raw.changes = +raw.skipped, +raw.notes, +raw.changes
+    return raw
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A folder of XML files: the folder it belongs to, where its pictures may lie, its split."""
+
+    folder: Path
+    base: Path
+    pictures: tuple[Path, ...]
+    split: str = ""
+
+    def found(self) -> dict[str, Path]:
+        """Stem -> picture; of a folder without any of the usual names, whatever pictures lie below it but masks."""
+        named = find_pictures(self.pictures)
+        if named:
+            return named
+        folders = {p.parent for p in listed_below(self.base, *SUFFIXES)}
+        return find_pictures(sorted(f for f in folders if not re.search("segmentation|mask", f.name.lower())))
+
+
+def _parts(root: Path) -> list[_Part]:
+    """The folders of XML files: of the folder itself, or of those below (``VOCdevkit/VOC2012``)."""
+    level = [root]
+    for _ in range(3):
+        found = [part for base in level for part in _parts_of(base)]
+        if found:
+            return found
+        level = sorted(p for base in level if base.is_dir() for p in base.iterdir() if p.is_dir() and p.name != LITTER_FOLDER)[:1000]
+    return []
+
+
+def _parts_of(base: Path) -> list[_Part]:
+    """``Annotations`` (by any of its names) whole or by split, else a folder a split, else the folder itself."""
+    annotations = [path for name in (ANNOTATIONS, *_LIKE_ANNOTATIONS) if (path := child(base, name)).is_dir()]
+    whole = [p for p in annotations if listed(p, ".xml")]
+    if whole:
+        return [_Part(whole[0], base, (*(child(base, name) for name in PICTURES), whole[0]))]
+    found = []
+    for folder in annotations:
+        for name, split in _SPLIT_FOLDERS.items():
+            if listed(inner := child(folder, name), ".xml"):
+                found.append(_Part(inner, base, (*(child(base, f"{p}/{inner.name}") for p in PICTURES), inner), split))
+    for name, split in _SPLIT_FOLDERS.items() if not found else ():
+        folder = child(base, name)
+        beside = next((p for p in (folder, *(child(folder, a) for a in (ANNOTATIONS, *_LIKE_ANNOTATIONS))) if listed(p, ".xml")), None)
+        if beside is not None:
+            found.append(_Part(beside, folder, (*(child(folder, p) for p in PICTURES), *dict.fromkeys((beside, folder))), split))
+    return found or ([_Part(base, base, (base, *(child(base, p) for p in PICTURES)))] if listed(base, ".xml") else [])
+
+
+def _read_part(
+    part: _Part, trees: Mapping[Path, Element], names: ClassMap, raw: RawSet, faults: Faults, origin: int | None
+) -> list[tuple[int | None, HBB]]:
+    """Add the scenes of a part; what each box says that it counts from, and the box."""
+    found, files = part.found(), listed(part.folder, ".xml")
+    boxes: list[tuple[int | None, HBB]] = []
+    stems = [path.stem for path in files]
+    for path in files:
+        if path not in trees:
+            found.pop(path.stem, None)  # its labels are broken, which is counted already
+    splits: dict[str, str] = {}
+    for name in ("ImageSets/Main", "ImageSets"):
+        splits = splits or read_split_lists(child(part.base, name), {*stems, *found}, faults)
+    for path in files:
         with faults.leaving_out("pictures"):
-            picture = picture_of(path, tree, found, folders_of_pictures)
+            if path not in trees:
+                continue
+            picture = picture_of(path, trees[path], found, (*part.pictures, *dict.fromkeys(p.parent for p in found.values())))
             if splits and path.stem not in splits:
                 raw.skipped["pictures in no split list"] += 1
                 continue
-            said = origin_of(tree)
+            said = origin_of(trees[path])
             counts_from = (origin or 0) if said is None else said
-            instances = tuple(i for i in voc_objects(tree, names, faults, where=path, origin=counts_from) if i is not None)
-            beginnings[said].update(int(min(i.hbb[:2])) for i in instances)
-            width, height = declared_size(tree) or (0, 0)
-            raw.scenes.append(
-                Scene(picture.name, width, height, instances, splits.get(path.stem, split), tile_source(picture.stem), path=str(picture))
-            )
-    if found:
-        raw.skipped["pictures without annotations"] += len(found)
-    _say_origins(raw, beginnings, origin)
-    return raw
+            objects = voc_objects(trees[path], names, faults, raw, where=path, origin=counts_from)
+            instances = tuple(i for i in objects if i is not None)
+            boxes += [(said, i.hbb) for i in instances]
+            width, height = declared_size(trees[path]) or (0, 0)
+            split = splits.get(path.stem, part.split)
+            raw.scenes.append(Scene(picture.name, width, height, instances, split, tile_source(picture.stem), path=str(picture)))
+    listed_alone = sorted(splits.keys() & found.keys() - set(stems))
+    raw.scenes += [unannotated(found.pop(stem), splits[stem], raw) for stem in listed_alone]
+    raw.skipped["pictures without annotations"] += len(found)
+    return boxes
 
 
 def origin_of(tree: Element) -> int | None:
@@ -122,13 +206,10 @@ def _say_origins(raw: RawSet, beginnings: dict[int | None, Counter[int]], origin
     raw.notes = +raw.notes
 
 
-def _folders(root: Path) -> list[tuple[Path, tuple[Path, ...], str]]:
-    """Folders of XML files, where their pictures may lie, their split."""
-    if (root / ANNOTATIONS).is_dir():
-        return [(root / ANNOTATIONS, (*(root / name for name in PICTURES), root / ANNOTATIONS), "")]
-    beside = [(root / name, split) for name, split in _SPLIT_FOLDERS.items()]
-    found = [(folder, split) for folder, split in beside if any(folder.glob("*.xml"))] or [(root, "")]
-    return [(folder, (folder,), split) for folder, split in found]
+def unannotated(picture: Path, split: str, raw: RawSet) -> Scene:
+    """A picture that a split list names and no annotation file: without objects, which ``prepare`` leaves out unless told to keep such."""
+    raw.note("pictures that a split list names and nobody annotated, taken as without objects", str(picture))
+    return Scene(picture.name, 0, 0, (), split, tile_source(picture.stem), path=str(picture))
 
 
 def _trees(files: Sequence[Path], faults: Faults) -> dict[Path, Element]:
@@ -136,12 +217,29 @@ def _trees(files: Sequence[Path], faults: Faults) -> dict[Path, Element]:
     for path in files:
         with faults.leaving_out("annotation files"):
             trees[path] = read_annotation(path)
+        if path in trees and (elsewhere := _objects_elsewhere(trees[path])):
+            raise CCDiffError(
+                f"the objects stand in <{elsewhere}>, where VOC has none: this is another format",
+                where=path,
+                fix="name the format of the folder (--format), or convert it",
+            )
     return trees
 
 
+def _objects_elsewhere(tree: Element) -> str:
+    """The element that holds what is not VOC's: objects that no ``<object>`` of the annotation is; "" where there is none."""
+    if tree.find("object") is not None:
+        return ""
+    for parent in tree.iter():
+        for element in parent:
+            if element.tag.lower() in ("object", "objects", "bndbox", "robndbox", "points", "polygon") and len(element):
+                return element.tag[:60]
+    return ""
+
+
 def _class_map(root: Path, trees: dict[Path, Element], faults: Faults) -> ClassMap:
-    if (root / CLASSES).is_file():
-        return read_class_file(root / CLASSES)
+    if is_file(own := child(root, CLASSES)):
+        return read_class_file(own)
     found: set[str] = set()
     for path, tree in trees.items():
         for k, element in objects_of(tree):
@@ -207,7 +305,7 @@ def objects_of(tree: Element) -> list[tuple[int, Element]]:
     return list(enumerate(tree.iterfind("object"), start=1))
 
 
-def voc_objects(tree: Element, names: ClassMap, faults: Faults, *, where: Path, origin: int = 0) -> list[Instance | None]:
+def voc_objects(tree: Element, names: ClassMap, faults: Faults, raw: RawSet, *, where: Path, origin: int = 0) -> list[Instance | None]:
     """The objects of an annotation, None in the place of one that is left out; ``extra["description"]`` holds its ``<description>``.
 
     Args:
@@ -219,24 +317,65 @@ def voc_objects(tree: Element, names: ClassMap, faults: Faults, *, where: Path, 
     found: list[Instance | None] = []
     for k, element in objects_of(tree):
         found.append(None)
+        if (element.findtext("deleted") or "").strip() == "1":  # LabelMe keeps what an annotator took back
+            raw.skipped["objects marked as deleted"] += 1
+            continue
         with faults.leaving_out("objects"):
-            found[-1] = _object(element, names, f"{where}: object {k}", origin)
+            found[-1] = _object(element, names, raw, f"{where}: object {k}", origin)
     return found
 
 
-def _object(element: Element, names: ClassMap, where: str, origin: int) -> Instance:
+def _object(element: Element, names: ClassMap, raw: RawSet, where: str, origin: int) -> Instance:
     category = names.name(" ".join((element.findtext("name") or "").split()), where=where)
     description = " ".join((element.findtext("description") or "").split())
     more: dict[str, Any] = {"extra": {"description": description}} if description else {}
-    if (element.findtext("difficult") or "0").strip() not in ("0", ""):
+    if flag(element.findtext("difficult"), where=where, what="<difficult>"):
         more["difficult"] = True
     box, turned = element.find("bndbox"), element.find("robndbox")
+    ring = _polygon(element, where) if turned is None else ()
+    hbb = _hbb(box, where, origin) if box is not None else None
+    if ring:
+        if len(ring) == 8:
+            return Instance.from_corners(category, ring, hbb, **more)
+        raw.notes["outlines, with the minimum-area rectangle as OBB"] += 1
+        return Instance.from_corners(category, min_area_corners(ring), hbb or hbb_of(ring), mask=(ring,), **more)
     if turned is None:
-        if box is None:
+        if hbb is None:
             raise CCDiffError("the object has no <bndbox>", where=where)
-        return Instance.from_hbb(category, _hbb(box, where, origin), **more)
+        if angle := _rotation(element, where):
+            raw.changes["boxes turned by their attribute rotation"] += 1
+            return Instance.from_corners(category, turned_box(hbb, angle), **more)
+        return Instance.from_hbb(category, hbb, **more)
     corners = _turned(turned, where) if turned.find("cx") is not None else tuple(_numbers(turned, _CORNERS, where))
-    return Instance.from_corners(category, corners, _hbb(box, where, origin) if box is not None else None, **more)
+    return Instance.from_corners(category, corners, hbb, **more)
+
+
+def _polygon(element: Element, where: str) -> tuple[float, ...]:
+    """The outline of an object, as LabelMe (``<pt><x>``) or Roboflow (``<x1> <y1> <x2> ...``) writes it; () where it has none."""
+    polygon = next((p for name in ("polygon", "segmentation", "points") if (p := element.find(name)) is not None), None)
+    if polygon is None:
+        return ()
+    points = [p for p in polygon if p.find("x") is not None and p.find("y") is not None]
+    values = [p.findtext(axis) for p in points for axis in "xy"]
+    for k in range(1, 100_000) if not points else ():
+        if polygon.find(f"x{k}") is None:
+            break
+        values += [polygon.findtext(f"x{k}"), polygon.findtext(f"y{k}")]
+    ring = tuple(number((v or "").strip(), where=where, what="<polygon>") for v in values)
+    if ring[:2] == ring[-2:] and len(ring) > 6:  # closed
+        ring = ring[:-2]
+    if values and len(ring) < 6:
+        raise CCDiffError(f"<polygon>: expected three points or more, found {len(ring) // 2}", where=where)
+    return ring
+
+
+def _rotation(element: Element, where: str) -> float:
+    """Degrees by which CVAT means the box turned, clockwise about its centre."""
+    said = element.findtext("rotation")
+    for attribute in element.iterfind("attributes/attribute"):
+        if (attribute.findtext("name") or "").strip() == "rotation":
+            said = attribute.findtext("value")
+    return number(said.strip(), where=where, what="rotation") % 360 if said and said.strip() else 0.0
 
 
 def _numbers(box: Element, keys: Sequence[str], where: str) -> list[float]:

@@ -295,7 +295,7 @@ def _apply_splits(ledger: _Ledger, lists: Path | None, seed: int) -> None:
     raw = ledger.raw
     if lists is not None:
         stems = {_stem(s): s for s in raw.scenes}
-        split_of = read_split_lists(lists, sorted(stems))
+        split_of = read_split_lists(lists, stems)
         if not split_of:
             raise CCDiffError("no train.txt, val.txt or test.txt with picture names", where=lists)
         ledger.skipped["pictures in no split list"] += sum(_stem(s) not in split_of for s in raw.scenes)
