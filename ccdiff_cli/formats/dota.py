@@ -5,22 +5,38 @@ has header lines (``imagesource:GoogleEarth``, ``gsd:0.27`` or ``gsd:null``), wh
 ``x1 y1 ... x4 y4 class difficult``; the flag may be missing.
 
 * Corners keep their order (the first is the object's head in many classes), except that a box whose sides cross is untangled and counted.
-* The class list is that of ``classes.txt`` (our exporter's), of the version in the folder's name, or the shortest of the three published
-  lists that holds every class found.
+* The class list is that of ``classes.txt`` (our exporter's), of the version in the folder's name, the shortest of the three published
+  lists that holds every class found, or of one's own classes: those found, where none of them is DOTA's.
+* A class may have spaces (``storage tank``), the flag may be a word (``false``).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import CCDiffError
+from ..pictures import SUFFIXES
 from ..scene import ClassList, Corners, Instance, Scene
 from .classes import CLASS_LISTS, ClassMap, clean_name, over, plain_name
-from .raw import Faults, RawSet, find_pictures, missing_picture, number, read_split_lists, read_text
+from .raw import (
+    Faults,
+    RawSet,
+    child,
+    find_pictures,
+    flag,
+    is_file,
+    listed,
+    listed_below,
+    missing_picture,
+    number,
+    read_split_lists,
+    read_text,
+    some,
+)
 
 PICTURES = "images"
 CLASSES = "classes.txt"
@@ -29,12 +45,13 @@ VERSIONS = {"1.0": "dota10", "1.5": "dota15", "2.0": "dota20"}
 _SPLIT_FOLDERS = {"train": "train", "trainval": "train", "val": "val", "valid": "val", "test": "test"}
 _HEADER = re.compile(r"([A-Za-z][A-Za-z _]*):(.*)")
 _VERSION = re.compile(r"v(1\.0|1\.5|2\.0)(?!\d)", re.IGNORECASE)
+_FLAG = re.compile(r"[0-9]{1,3}|true|false|yes|no", re.IGNORECASE)
 _TILE_NAMES = (re.compile(r"(.+?)__[\d.]+__-?\d+___-?\d+"), re.compile(r"(.+)__x\d+_y\d+"))
 
 
 def is_dota(root: Path) -> bool:
     """Whether the folder, or a split below it, has ``images/`` and DOTA's label folder."""
-    return any((base / PICTURES).is_dir() and _label_folders(base) for base, _ in _bases(root))
+    return any(child(base, PICTURES).is_dir() and _label_folders(base) for base, _ in _bases(root))
 
 
 def read_dota(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
@@ -44,19 +61,18 @@ def read_dota(root: Path, classes: ClassMap | None = None, faults: Faults | None
         CCDiffError: a broken line, an unknown class, two pictures with one name, label folders of several versions side by side.
     """
     faults = faults or Faults()
-    bases = [(folder, split) for folder, split in _bases(root) if (folder / PICTURES).is_dir() or _label_folders(folder)]
+    bases = [(folder, split) for folder, split in _bases(root) if child(folder, PICTURES).is_dir() or _label_folders(folder)]
     label_folders = {folder: found for folder, _ in bases if (found := _label_folder(folder, root, classes)) is not None}
-    labels = {folder: sorted(found.glob("*.txt")) for folder, found in label_folders.items()}
+    labels = {folder: listed(found, ".txt") for folder, found in label_folders.items()}
     if not any(labels.values()):
         raise CCDiffError("no label files (labelTxt*/*.txt)", where=root)
     base = _class_map(root, list(label_folders.values()))
-    names = over(classes, lambda: base or ClassMap.frozen(VERSIONS["2.0"]))
+    own = _own_names(labels) if base is None and (classes is None or classes.adds) else None
+    names = over(classes, lambda: base or own or ClassMap.frozen(VERSIONS["2.0"]))
     raw = RawSet("dota", names.classes, [])
     spellings: set[str] = set()
-    pictures = find_pictures(
-        [p for folder, _ in bases for p in (folder / PICTURES, *sorted(d for d in (folder / PICTURES).rglob("*") if d.is_dir()))]
-    )
-    splits = read_split_lists(root / "splits", sorted(pictures)) if not any(split for _, split in bases) else {}
+    pictures = find_pictures(sorted({p.parent for folder, _ in bases for p in listed_below(child(folder, PICTURES), *SUFFIXES)}))
+    splits = read_split_lists(child(root, "splits"), pictures, faults) if not any(split for _, split in bases) else {}
     for folder, split in bases:
         for path in labels.get(folder, ()):
             with faults.leaving_out("label files"):
@@ -81,7 +97,9 @@ def read_dota(root: Path, classes: ClassMap | None = None, faults: Faults | None
             where=root,
             fix=f"put the pictures into {PICTURES}/",
         )
-    if base is None:
+    if own is not None and base is None:
+        raw.notes["classes found in the labels, none of them DOTA's"] += len(raw.classes)
+    elif base is None:
         family = _shortest_list({plain_name(name) for name in (*spellings, *(classes.aliases.values() if classes is not None else ()))})
         raw.classes = over(classes, lambda: ClassMap.frozen(family)).classes
     return raw
@@ -116,7 +134,7 @@ def _cross(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float
 
 def _bases(root: Path) -> list[tuple[Path, str]]:
     """The folders that may hold ``images/`` and labels, with their split."""
-    return [(root, ""), *((root / name, split) for name, split in _SPLIT_FOLDERS.items() if (root / name).is_dir())]
+    return [(root, ""), *((path, split) for name, split in _SPLIT_FOLDERS.items() if (path := child(root, name)).is_dir())]
 
 
 def _label_folders(base: Path) -> list[Path]:
@@ -127,7 +145,7 @@ def _label_folders(base: Path) -> list[Path]:
     if not base.is_dir():
         return []
     tops = sorted(p for p in base.iterdir() if p.is_dir() and (p.name.lower().startswith("labeltxt") or p.name.lower() == "annfiles"))
-    found = [folder for top in tops for folder in (top, *sorted(p for p in top.iterdir() if p.is_dir())) if any(folder.glob("*.txt"))]
+    found = [folder for top in tops for folder in (top, *sorted(p for p in top.iterdir() if p.is_dir())) if listed(folder, ".txt")]
     found = [p for p in found if not any(word in p.relative_to(base).as_posix().lower() for word in ("hbb", "rec"))]
     return [p for p in found if p != base / "annfiles"] or found
 
@@ -156,16 +174,44 @@ def _family(folder: Path, root: Path) -> str | None:
 
 def _class_map(root: Path, folders: Sequence[Path]) -> ClassMap | None:
     """The classes that a folder tells; None where only its labels do."""
-    if (root / CLASSES).is_file():
+    if is_file(path := child(root, CLASSES)):
         # label lines cannot hold spaces: whoever writes them writes "storage-tank"
-        lines = [line.replace("-", " ") for line in read_text(root / CLASSES).splitlines() if line.strip()]
+        lines = [line.replace("-", " ") for line in read_text(path).splitlines() if line.strip()]
         try:
-            return ClassMap.of(ClassList(tuple(clean_name(line, where=str(root / CLASSES)) for line in lines)))
+            return ClassMap.of(ClassList(tuple(clean_name(line, where=str(path)) for line in lines)))
         except CCDiffError as error:
-            raise CCDiffError(error.what, where=root / CLASSES, fix=error.fix) from error
+            raise CCDiffError(error.what, where=path, fix=error.fix) from error
     families = {_family(folder, root) for folder in folders}
     family = families.pop() if len(families) == 1 else None
     return ClassMap.frozen(family) if family else None
+
+
+def _own_names(labels: Mapping[Path, Sequence[Path]]) -> ClassMap | None:
+    """The classes of a set of one's own, in DOTA's format: those found, where none of them is DOTA's; None where one is."""
+    known, found = ClassMap.frozen(VERSIONS["2.0"]), set()
+    for path in (p for paths in labels.values() for p in paths):
+        try:
+            text = read_text(path)
+        except CCDiffError:  # counted where it is read for good
+            continue
+        for line in text.splitlines():
+            name, _ = _name_and_flag(line.split()[8:], known)
+            if known.knows(name):
+                return None
+            if name and not any(map(_is_number, name.split())) and all(map(_is_number, line.split()[:8])):
+                found.add(name)
+    try:
+        spelled = {plain_name(clean_name(name, where="")): clean_name(name, where="") for name in sorted(found, reverse=True)}
+        return ClassMap.of(ClassList(tuple(sorted(spelled.values())))) if spelled else None
+    except CCDiffError:
+        return None
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
 
 
 def _shortest_list(spellings: set[str]) -> str:
@@ -194,24 +240,35 @@ def _read_labels(path: Path, names: ClassMap, spellings: set[str], raw: RawSet, 
 
 
 def _read_line(line: str, fields: list[str], names: ClassMap, spellings: set[str], raw: RawSet, *, where: str) -> Instance:
-    if len(fields) not in (9, 10):
+    spelling, word = _name_and_flag(fields[8:], names)
+    if len(fields) < 9 or (len(fields) > 10 and not names.knows(spelling)):
         raise CCDiffError(
-            f"expected x1 y1 x2 y2 x3 y3 x4 y4 class difficult, found {len(fields)} fields: {line.strip()[:60]!r}", where=where
+            f"expected x1 y1 x2 y2 x3 y3 x4 y4 class difficult, found {len(fields)} fields: {line.strip()[:60]!r}",
+            where=where,
+            fix=f"known classes: {some(names.classes)}; list others, one a line, in {CLASSES} or with --classes",
         )
     corners, crossed = untangled(_numbers(fields, where))
-    category = names.name(fields[8], where=where)
-    spellings.add(fields[8])
-    flag = fields[9] if len(fields) == 10 else ""
-    if flag not in ("0", "1", "") and not re.fullmatch(r"\d{1,3}", flag, re.ASCII):
-        raise CCDiffError(f"difficult flag: expected 0 or 1, found {flag[:40]!r}", where=where)
-    difficult = bool(flag) and int(flag) > 0
-    if not flag:
+    category = names.name(spelling, where=where)
+    spellings.add(spelling)
+    if re.fullmatch(r"\d{1,3}", word, re.ASCII):
+        difficult = int(word) > 0
+        raw.notes["difficult flags above 1 kept as 1"] += int(word) > 1
+    else:
+        difficult = flag(word, where=where, what="difficult flag")
+    if not word:
         raw.notes["objects without a difficult flag"] += 1
-    elif difficult and flag != "1":
-        raw.notes["difficult flags above 1 kept as 1"] += int(flag) > 1
     if crossed:
         raw.changes["boxes whose sides crossed, untangled"] += 1
     return Instance.from_corners(category, corners, difficult=difficult)
+
+
+def _name_and_flag(words: Sequence[str], names: ClassMap) -> tuple[str, str]:
+    """Class (of any number of words) and difficult flag ("" where there is none) of what follows the corners."""
+    whole, front, last = " ".join(words), " ".join(words[:-1]), words[-1] if words else ""
+    known = names.knows if front else (lambda name: False)
+    if known(whole) and not known(front):
+        return whole, ""
+    return (front, last) if front and (_FLAG.fullmatch(last) or known(front)) else (whole, "")
 
 
 def _numbers(fields: Sequence[str], where: str) -> list[float]:
