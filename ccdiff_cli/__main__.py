@@ -1,5 +1,26 @@
-"""``python -m ccdiff_cli``."""
+"""The program: ``ccdiff``, or ``python -P -m ccdiff_cli``.  Nothing is imported before the current folder is off the path."""
 
-from .cli import main
+import os
+import sys
 
-main()
+from .startup import INTERRUPTED, TERMINATED, hear_signals, leave_current_folder, open_streams
+
+
+def main() -> None:
+    """The console script: :func:`.cli.main` in a process of its own."""
+    leave_current_folder()
+    open_streams()
+    hear_signals()
+    from .cli import main as run
+
+    try:
+        run()
+    except SystemExit as end:
+        if end.code in (INTERRUPTED, TERMINATED):
+            os._exit(int(end.code))  # clearing up is done; what a library does at exit would be a second message at best
+        raise
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from . import __version__
-from .errors import CCDiffError, Stopped
+from .errors import CCDiffError
+from .startup import leave_current_folder
 
 app = typer.Typer(
     name="ccdiff",
     no_args_is_help=True,
+    pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Multiply a labelled set of aerial pictures with layout-conditioned diffusion (CC-Diff++), and measure whether a detector gains."
@@ -665,36 +666,28 @@ def _named(pairs: list[str] | None, option: str) -> dict[str, Path]:
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:
-    import yaml
+    from .settings import overrides
 
-    values = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise CCDiffError(f"--set {pair!r}: expected KEY=VALUE", fix="for example --set denoiser.train.steps=2000")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise CCDiffError(f"--set {pair!r}: the value is not valid YAML", fix="quote text: --set name='my model'") from error
-    return values
+    return overrides(pairs or [])
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The console script: a :class:`CCDiffError` becomes its message and exit code 2."""
+    """Run a command line and leave with its exit code: 0, 2 for bad input (one message), 130, 141, 143 after a signal, 1 for a bug."""
+    leave_current_folder()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        app(args=arguments, prog_name="ccdiff")
-    except CCDiffError as error:
-        if "--json" in (sys.argv if arguments is None else arguments):
-            print(json.dumps({"error": error.what, "where": error.where, "fix": error.fix}))
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except Stopped as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(error.code) from None
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
+    from .console import guarded_streams
+    from .failures import check_surroundings, flush_streams, tell
+
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    with guarded_streams():
+        try:
+            check_surroundings(given)
+            code = app(args=given, prog_name="ccdiff", standalone_mode=False)
+            sys.stdout.flush()
+        except (Exception, KeyboardInterrupt) as error:
+            code = tell(error, as_json="--json" in given)
+    flush_streams()
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 
 from .errors import CCDiffError
 from .files import write_json
+from .locks import locked
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,6 +38,7 @@ def shipped_generator() -> Path:
     return Path(__file__).parent / "weights" / "tiny"
 
 
+@locked("demo")
 def run_demo(
     out: str | Path,
     *,

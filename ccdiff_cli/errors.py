@@ -6,6 +6,7 @@ else that escapes is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,3 +57,22 @@ def os_errors(path: str | Path, doing: str) -> Iterator[None]:
             122: "your disk quota is used up: free some space, then run the same command again",
         }.get(error.errno or 0)
         raise CCDiffError(f"cannot {doing}: {error.strerror or error}", where=path, fix=fix) from error
+
+
+JOINERS = "\u200c\u200d\u00ad"
+"""Invisible, but part of how Persian, Indian scripts and emoji are written: shown as they are."""
+
+
+def visible(text: str, *, lines: bool = True) -> str:
+    """A text with everything that a terminal would obey or hide written out (``\\x1b``, ``\\u202e``, ``\\udce9``).
+
+    Args:
+        lines: whether ends of lines stay; tabs then do, too.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if _harmless(c) or (lines and c in "\n\t") else ascii(c)[1:-1] for c in text)
+
+
+def _harmless(character: str) -> bool:
+    return character.isprintable() or character in JOINERS or unicodedata.category(character) == "Zs"

@@ -25,6 +25,7 @@ from .detectors import DetectorConfig, Progress, fit, seconds_per_step, training
 from .detectors.store import write_detections
 from .errors import CCDiffError
 from .files import write_json, write_text
+from .locks import locked
 from .metrics.average_precision import evaluate as average_precision
 from .metrics.clip_score import Clip, Crops, clip_rows, find_clip
 from .metrics.colours import colour_rows, colour_summary
@@ -47,6 +48,7 @@ SAMPLES = 12
 FEATURE_FIGURES = ("FID", "KID", "precision", "recall", "density", "coverage")
 
 
+@locked("evaluate", also="share")
 def evaluate(
     real: str | Path,
     synthetic: Sequence[str | Path],

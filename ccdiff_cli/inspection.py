@@ -31,6 +31,7 @@ from .formats import read_raw
 from .formats.classes import read_class_file
 from .formats.raw import PLACES
 from .geometry import polygon_iou
+from .locks import locked
 from .prepare.pixels import Found, PixelOptions, look, settle
 from .scene import ClassList, Scene
 
@@ -77,6 +78,7 @@ class _Boxes:
     size: np.ndarray
 
 
+@locked("inspect")
 def inspect_set(
     source: str | Path,
     out: str | Path,

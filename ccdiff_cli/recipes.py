@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from .errors import CCDiffError
+from .settings import read_yaml
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StageConfig(_Part):
@@ -233,14 +233,7 @@ def load_recipe(name: str | Path, overrides: dict[str, Any] | None = None) -> Re
         CCDiffError: not YAML, unknown or missing keys, values out of range: with file, key, found and expected.
     """
     path = find_recipe(name)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise CCDiffError(f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CCDiffError(f"cannot read the recipe: {error}", where=path) from error
+    values = read_yaml(path, "the recipe")
     if not isinstance(values, dict):
         raise CCDiffError(f"a recipe is a mapping of keys, found {type(values).__name__}", where=path)
     for key, value in (overrides or {}).items():

@@ -21,7 +21,7 @@ Kind = Literal["faster-rcnn", "retinanet", "fcos", "oriented-rcnn", "rotated-fas
 class DetectorConfig(BaseModel):
     """A detector and its training."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Kind = Field(
         "faster-rcnn",

@@ -18,6 +18,7 @@ from typing import Any
 from ..dataset import SPLITS, PictureSet, read_set
 from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, inside, read_json, write_json
+from ..locks import LOCK, locked
 from ..scene import ClassList, Scene
 from .common import ExportOptions, Job, Writer, count_kept
 from .pictures import place_picture, suffix_of
@@ -53,6 +54,7 @@ class Export:
     resumed: bool = False
 
 
+@locked("export")
 def export_set(
     source: str | Path | PictureSet,
     out: str | Path,
@@ -173,7 +175,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
                 raise CCDiffError(
                     "the folder holds the beginning of another export", where=out, fix="choose another output folder, or empty this one"
                 )
-        elif any(out.iterdir()):
+        elif any(p.name != LOCK for p in out.iterdir()):
             raise CCDiffError("the output folder is not empty", where=out, fix="choose another folder, or empty this one")
     write_json(out / _PLAN, plan)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ..errors import CCDiffError, UnsafeInput
+from ..errors import CCDiffError, UnsafeInput, visible
 from .classes import ClassMap
 from .coco import is_coco, read_coco
 from .dior import is_dior, read_dior
@@ -100,6 +100,7 @@ def read_raw(
     except CCDiffError:
         faults.check()  # where most is broken, that is the cause
         raise
+    _leave_out_odd_names(raw, faults)
     faults.check()
     raw.skipped = +(raw.skipped + faults.counts)
     if root.is_dir() and (litter := count_litter(root)):
@@ -110,3 +111,26 @@ def read_raw(
         first = next((f"; {places[0]['where']}: {places[0]['what']}" for places in faults.places.values()), "")
         raise CCDiffError(f"the set holds no labelled pictures{first}", where=root, fix="check the folder and the split lists")
     return raw
+
+
+def _leave_out_odd_names(raw: RawSet, faults: Faults) -> None:
+    """Pictures whose names are not UTF-8 (of old archives): no label file of ours could name them."""
+    scenes, raw.scenes = raw.scenes, []
+    for scene in scenes:
+        with faults.leaving_out("picture names"):
+            if not _spelled(f"{scene.file_name}{scene.path or ''}{scene.source}"):
+                faults.counts["objects of pictures whose names are not UTF-8"] += len(scene.instances)
+                raise CCDiffError(
+                    "the file name is not Unicode text",
+                    where=visible(str(scene.path or scene.file_name)),
+                    fix="rename it, for example by convmv -r -f latin1 -t utf8 --notest FOLDER",
+                )
+            raw.scenes.append(scene)
+
+
+def _spelled(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

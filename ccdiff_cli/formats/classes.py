@@ -15,6 +15,7 @@ import yaml
 
 from ..errors import CCDiffError
 from ..scene import ClassList
+from ..settings import compose_yaml
 from .raw import UnknownClass, read_text, some
 
 DIOR = ClassList(
@@ -224,10 +225,8 @@ def _lines_of_file(path: Path) -> list[tuple[str, str]]:
     text = read_text(path)
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         return [(f"{path}:{k}", line) for k, line in enumerate(text.splitlines(), start=1)]
-    try:  # nodes rather than values: they know their line, keep a key that stands twice, and read 1 and no as texts
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CCDiffError(f"not valid YAML or JSON: {error!s:.200}", where=path) from error
+    # nodes rather than values: they know their line, keep a key that stands twice, and read 1 and no as texts
+    node = compose_yaml(text, where=path)
     if isinstance(node, yaml.SequenceNode):
         pairs = [(entry, None) for entry in node.value]
     elif isinstance(node, yaml.MappingNode):

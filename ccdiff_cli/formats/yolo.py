@@ -24,12 +24,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from ..errors import CCDiffError
 from ..geometry import min_area_corners
 from ..pictures import SUFFIXES, UnreadablePicture, labelled_size
 from ..scene import ClassList, Instance, Scene
+from ..settings import parse_yaml
 from .classes import ClassMap, clean_name, over
 from .dota import tile_source
 from .raw import (
@@ -187,15 +186,6 @@ class _Source:
     keys: dict[str, Any]
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader without merge keys (``<<``): nested, they grow without bound, and no description needs them."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not read", key.start_mark)
-
-
 def _open(root: Path) -> _Source:
     path = root if root.is_file() else next((p for name in DESCRIPTIONS if is_file(p := child(root, name))), None)
     if path is None:
@@ -205,13 +195,7 @@ def _open(root: Path) -> _Source:
     text = read_text(path)
     if path.suffix == ".data":
         return _Source(path.parent, path, _darknet(text))
-    try:
-        found = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
-        raise CCDiffError(f"not valid YAML: {error.problem}", where=f"{path}:{line}") from error
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        raise CCDiffError(f"not valid YAML: {error!s:.200}", where=path) from error
+    found = parse_yaml(text, where=path)
     if not isinstance(found, dict):
         raise CCDiffError(f"expected a mapping with names, train and val, found {type(found).__name__}", where=path)
     return _Source(path.parent, path, found)

@@ -16,6 +16,7 @@ from ..dataset import PictureSet, read_set, scene_record
 from ..drawing import contact_sheet, layout_image, legend
 from ..errors import CCDiffError
 from ..files import write_bytes, write_json, write_text
+from ..locks import locked
 from ..scene import ClassList, Scene
 from . import SOURCES, layouts_of_set, plan_layouts
 from .llm import Writer
@@ -26,6 +27,7 @@ SHEET_LAYOUTS, COLUMNS, CELL = 60, 10, 150
 Progress = Callable[[str, int, int], None]
 
 
+@locked("layout")
 def show_layouts(
     data: str | Path,
     out: str | Path,
@@ -64,6 +66,7 @@ def show_layouts(
     return facts
 
 
+@locked("layout")
 def compare_layouts(
     data: str | Path,
     out: str | Path,

@@ -29,6 +29,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPImage
 from .. import __version__
 from ..errors import CCDiffError, os_errors
 from ..files import content_key, sha256_file, write_json
+from ..locks import locked
 from .conditioning import ConditioningConfig, install_conditioning
 from .pipeline import PUBLISHED_NEGATIVE_PROMPT, CCDiffPipeline
 from .resamplers import CoResampler, DualResampler
@@ -39,6 +40,7 @@ _UNUSED = re.compile(r"to_latents")  # in released resamplers, never computed wi
 _FUSION = ".attn2.processor.fusion."
 
 
+@locked("import-checkpoint", whole=True)
 def import_checkpoint(
     released: str | Path,
     stable_diffusion: str | Path,
@@ -137,6 +139,7 @@ def import_checkpoint(
     return description
 
 
+@locked("export-checkpoint")
 def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
     """Write a generator's UNet and resampler as a released checkpoint folder.
 

@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from ..console import guard_streams
 from ..dataset import IMAGES, MANIFEST, SPLITS, PictureSet, read_set, scene_record, write_set
 from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, content_key, inside, read_json, sha256_file, write_bytes, write_json
@@ -40,9 +41,11 @@ from ..formats import read_raw
 from ..formats.classes import read_class_file
 from ..formats.raw import PLACES, RawSet, read_split_lists, seeded_splits
 from ..geometry import clip_hbb
+from ..locks import LOCK, locked
 from ..pictures import AS_STORED, UnreadablePicture, is_flat, labels_of_stored_pixels, read_header
 from ..references import REFERENCES, cut_reference, reference_window, write_bank
 from ..scene import Instance, Scene
+from ..startup import fresh_processes
 from .captions import STYLES, caption_of, read_sentences
 from .masks import COCO, MASKS, NONE, SAM, MaskJob, mask_picture, masker_of, read_masks
 from .metadata import add_metadata
@@ -60,6 +63,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
+@locked("prepare")
 def prepare_dataset(
     source: str | Path,
     out: str | Path,
@@ -405,7 +409,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
             partial.unlink()
         if (out / PLAN).is_file():
             _same_plan(read_json(out / PLAN), plan, out)
-        elif any(out.iterdir()):
+        elif any(p.name != LOCK for p in out.iterdir()):
             raise CCDiffError("the output folder is not empty", where=out, fix="choose another folder, or empty this one")
     write_json(out / PLAN, plan)
 
@@ -651,7 +655,7 @@ class _Workers:
             yield from map(work, items)
             return
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), _start_worker)
+            self._pool = ProcessPoolExecutor(self.processes, fresh_processes(), _start_worker)
         pool, waiting = self._pool, iter(items)
         queue = [pool.submit(work, item) for item in islice(waiting, 2 * self.processes)]
         try:
@@ -671,6 +675,7 @@ class _Workers:
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    guard_streams()
 
     def follow(parent: Any) -> None:
         wait([parent.sentinel])

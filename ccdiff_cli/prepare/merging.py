@@ -27,6 +27,7 @@ from ..detectors import Detections
 from ..errors import CCDiffError
 from ..files import read_json, write_json
 from ..geometry import hbb_corners, hbb_of, intersections, min_area_corners, paired_iou, quadrilaterals, touching_pairs
+from ..locks import locked
 from ..scene import ClassList, Scene
 
 IOU = 0.5
@@ -177,6 +178,7 @@ def _reaches_beyond(low: np.ndarray, high: np.ndarray, window: np.ndarray, margi
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
+@locked("merge-tiles", whole=True)
 def merge_file(detections: str | Path, data: str | Path, out: str | Path, *, iou: float = IOU) -> dict[str, Any]:
     """Merge a file of detections on a prepared set's tiles into a file of detections on its scenes.
 

@@ -20,7 +20,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +34,9 @@ from ..errors import CCDiffError, Stopped, os_errors
 from ..files import TEMPORARY_PREFIX, read_json
 from ..generator import generator_key, read_generator
 from ..layouts.llm import Writer
+from ..locks import LOCK, hold
 from ..references import WORDS, ReferenceBank
+from ..startup import python_command, python_environment
 from .filtering import Judge, calibrate, filter_identity, prepare_filter
 from .finish import CONTACT_SHEET, finish, verify_set
 from .plan import (
@@ -75,7 +76,6 @@ __all__ = ["CONTACT_SHEET", "PLAN", "PLAN_LINES", "synthesize", "verify_set"]
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total): called after every unit of work."""
 
-LOCK = ".lock"
 AHEAD = 2
 """Blocks that a worker is given at a time: while one is written, the next is made."""
 RUN_WORKER = "from ccdiff_cli.synthesis.worker import run; run()"
@@ -426,56 +426,17 @@ class _Counter:
 def _locked(out: Path, part: tuple[int, int] | None) -> Iterator[None]:
     """Hold the folder against a second run: alone, or as one of several parts."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_lock(out / LOCK, out, shared=part is not None))
+        stack.enter_context(hold(out / LOCK, out, "synthesize", shared=part is not None))
         if part is not None:
-            stack.enter_context(_lock(out / f"{LOCK}-{part[0]}-of-{part[1]}", out))
+            stack.enter_context(hold(out / f"{LOCK}-{part[0]}-of-{part[1]}", out, f"synthesize --part {part[0]}/{part[1]}"))
         yield
 
 
 @contextlib.contextmanager
 def _planning(out: Path, part: tuple[int, int] | None) -> Iterator[None]:
     """Of several parts, one plans, the others wait for it."""
-    with contextlib.nullcontext() if part is None else _lock(out / f"{LOCK}-plan", out, wait=True):
+    with contextlib.nullcontext() if part is None else hold(out / f"{LOCK}-plan", out, "synthesize", wait=True):
         yield
-
-
-@contextlib.contextmanager
-def _lock(path: Path, out: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file; removed afterwards unless others may share or await it.
-
-    The operating system gives the lock back when its holder ends in any way, so a lock is never stale.  (Windows has no such lock
-    in the standard library; there, a second run on the same folder is not noticed.)
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with os_errors(path, "lock the folder"):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-            current = path.exists() and os.fstat(handle).st_ino == path.stat().st_ino  # its last holder may just have removed it
-        except BlockingIOError:
-            current = False
-        if not current:
-            holder = os.read(handle, 32).decode("ascii", "replace").strip()
-            raise CCDiffError(
-                f"another run is working on this folder (process {holder or 'unknown'})",
-                where=out,
-                fix="wait until it is done, or choose another --out folder",
-            )
-        os.ftruncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode("ascii"))
-        try:
-            yield
-        finally:
-            if not shared and not wait:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-    finally:
-        os.close(handle)
 
 
 def _clean(out: Path) -> None:
@@ -597,9 +558,8 @@ def _start_workers(work: _Work, missing: list[int], count: int, report: _Counter
 
 def _launch(work: _Work, index: int) -> subprocess.Popen[str]:
     threads = str(work.plan.options["threads"])
-    path = os.pathsep.join(p if p else os.getcwd() for p in sys.path)  # the worker imports what this process imports
-    variables: Mapping[str, str] = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    command = [sys.executable, "-c", RUN_WORKER, str(work.out), str(index), json.dumps(asdict(work.parts))]
+    variables = {**python_environment(), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    command = [*python_command(RUN_WORKER), str(work.out), str(index), json.dumps(asdict(work.parts))]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, bufsize=1)
 
 

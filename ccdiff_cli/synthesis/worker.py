@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..console import guard_streams
 from ..dataset import IMAGES, MANIFEST
 from ..errors import CCDiffError, os_errors
 from ..files import read_json, sha256_file, write_bytes, write_json
@@ -437,6 +438,7 @@ def main(arguments: list[str]) -> int:
 
 def run() -> None:
     """The whole life of a worker process."""
+    guard_streams()
     code = main(sys.argv[1:])
     sys.stderr.flush()
     os._exit(code)  # the reading thread may hold standard input, which a normal exit would wait for

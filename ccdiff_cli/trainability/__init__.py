@@ -26,6 +26,7 @@ from ..detectors import Detections, DetectorConfig, Progress, seconds_per_step
 from ..errors import CCDiffError
 from ..files import read_json, write_json, write_text
 from ..geometry import hbb_iou, rotated_iou
+from ..locks import locked
 from ..metrics.average_precision import Boxes, evaluate
 from ..report import Change, Example, trainability_page
 from ..scene import ClassList, Scene
@@ -60,6 +61,7 @@ SHOWN_SCORE = 0.5
 """A detection with this score counts as an object found, where single objects are shown or counted."""
 
 
+@locked("eval-trainability")
 def eval_trainability(
     real: str | Path,
     synthetic: str | Path,

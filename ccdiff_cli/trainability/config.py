@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..detectors import DetectorConfig
 from ..errors import CCDiffError
 from ..recipes import find_recipe
+from ..settings import read_yaml
 
 SYNTHETIC, SYNTHETIC_ONLY, PRETRAIN, COPY_PASTE = "synthetic", "synthetic-only", "pretrain", "copy-paste"
 KINDS = {
@@ -43,7 +43,7 @@ Ratios = Annotated[tuple[Ratio, ...], BeforeValidator(_listed), Field(min_length
 class ExperimentConfig(BaseModel):
     """Everything that makes an experiment, but the sets."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field("trainability", min_length=1, description="Name of the recipe.")
     description: str = Field("", description="What the recipe is for.")
@@ -203,14 +203,7 @@ def load_detector_config(path: Path | None = None, overrides: Mapping[str, Any] 
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CCDiffError(f"cannot read the settings: {error}", where=path) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise CCDiffError(f"not valid YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from error
+    values = read_yaml(path, "the settings")
     if values is not None and not isinstance(values, dict):
         raise CCDiffError(f"settings are a mapping of keys, found {type(values).__name__}", where=path)
     return values or {}

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import multiprocessing
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +24,13 @@ from typing import cast
 
 import torch
 
+from ..console import guard_streams
 from ..detectors import Detections, Detector, Progress, fit, load_detector
 from ..detectors.store import read_detections, write_detections
 from ..errors import CCDiffError
 from ..files import content_key
 from ..scene import ClassList, Scene
+from ..startup import fresh_processes
 from .arms import Training
 
 TRAININGS, PREDICTIONS = "trainings", "predictions"
@@ -144,7 +145,7 @@ def _in_processes(
     tasks: Sequence[Task], classes: ClassList, out: Path, devices: Sequence[str], progress: Progress | None
 ) -> dict[str, CCDiffError]:
     """Hand the tasks out one at a time, over a pipe to each process: one that dies takes only its task with it."""
-    context = multiprocessing.get_context("spawn")
+    context = fresh_processes()
     threads = 0 if "OMP_NUM_THREADS" in os.environ else max(1, (os.cpu_count() or 1) // len(devices))
     workers: dict[Connection, BaseProcess] = {}
     for device in devices:
@@ -198,6 +199,7 @@ def _hand_out(pipe: Connection, todo: list[Task], busy: dict[Connection, Task]) 
 
 def _work(pipe: Connection, classes: ClassList, out: Path, device: str, threads: int) -> None:
     """One process: trainings on one device until it is ended."""
+    guard_streams()
     if threads:
         torch.set_num_threads(threads)
     with contextlib.suppress(KeyboardInterrupt, EOFError):  # the parent says it

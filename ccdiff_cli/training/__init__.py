@@ -29,6 +29,7 @@ from ..drawing import contact_sheet, draw_scene
 from ..errors import CCDiffError, os_errors
 from ..files import atomic_write, content_key, write_json
 from ..generator import GENERATOR_FILE, generator_key, read_generator
+from ..locks import locked
 from ..models.conditioning import ConditioningConfig
 from ..models.pipeline import CCDiffPipeline
 from ..prepare.captions import caption_of
@@ -46,6 +47,7 @@ from .parts import make_resampler, own_unet, with_conditioning
 log = logging.getLogger(__name__)
 
 
+@locked("train")
 def train(
     recipe: Recipe,
     data: str | Path,
