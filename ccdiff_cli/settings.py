@@ -6,7 +6,7 @@ Notable here:
   refused where they stand.
 * A key that stands twice, a merge (``<<``) and aliases that unfold to more than ``MOST_NODES`` values (the "billion laughs") are
   refused, too.
-* Whatever a file does to the parser, one :class:`CCDiffError` with file, line and column comes out of it.
+* Whatever a file does to the parser, one :class:`CCDiffError` with file and line comes out of it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,9 @@ ODD_VALUES = (ValueError, TypeError, OverflowError, LookupError, AttributeError)
 class _Loader(yaml.SafeLoader):
     """Safe, without merges, aliases bounded, keys once; an error knows its line."""
 
-    def get_single_node(self) -> Any:
-        node = super().get_single_node()
-        if node is not None:
-            _unfolded(node, {}, set())
-        return node
+    def construct_document(self, node: yaml.Node) -> Any:
+        _unfolded(node, {}, set())
+        return super().construct_document(node)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
@@ -101,7 +99,7 @@ def parse_yaml(text: str, *, where: str | Path) -> Any:
         where: the file (or option) it comes from.
 
     Raises:
-        CCDiffError: with line and column, whatever is wrong with it.
+        CCDiffError: with the line, whatever is wrong with it.
     """
     return _unshared(_parsed(text, where, "YAML", lambda loader: loader.get_single_data()))
 
@@ -129,7 +127,7 @@ def _parsed(text: str, where: str | Path, kind: str, take: Callable[[_Loader], A
         return take(loader)
     except (yaml.YAMLError, RecursionError, *ODD_VALUES) as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
+        place = f":{mark.line + 1}" if mark is not None else ""
         if isinstance(error, RecursionError):
             place, what = f":{loader.line + 1}" if loader is not None else "", "nested too deeply"
         elif isinstance(error, yaml.reader.ReaderError):
@@ -147,7 +145,7 @@ def read_yaml(path: str | Path, what: str) -> Any:
         what: what the file is, for the message: "the recipe".
 
     Raises:
-        CCDiffError: it cannot be read, is not UTF-8, not YAML (with line and column), or no file of settings by its size.
+        CCDiffError: it cannot be read, is not UTF-8, not YAML (with the line), or no file of settings by its size.
     """
     path = Path(path)
     with os_errors(path, f"read {what}"), open(path, "rb") as stream:

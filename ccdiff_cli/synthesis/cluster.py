@@ -6,8 +6,9 @@ An actor that dies is started again by Ray and its block made again, which gives
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import CCDiffError
+from ..startup import python_environment
 from .plan import Plan, read_plan
 from .worker import Parts, device_of, fixed_arithmetic, maker_of, save_block
 
@@ -37,7 +39,7 @@ class BlockMaker:
                 save_block(self.out, int(b), self.plan, self.maker.block(int(b)), self.maker.most)
                 refused.append("")
             except CCDiffError as error:
-                refused.append(str(error))
+                refused.append(json.dumps([error.what, error.where, error.fix]))
         return {"block": rows["block"], "refused": np.array(refused, object)}
 
 
@@ -55,12 +57,13 @@ def make_with_ray(
         from ray.data import ActorPoolStrategy, DataContext
     except ImportError as error:
         raise CCDiffError("Ray is not installed", where="--ray", fix="pip install 'ccdiff[ray]'") from error
-    path = os.pathsep.join(p if p else os.getcwd() for p in sys.path)  # actors import what this process imports
     threads = str(plan.options["threads"])
-    variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    kept = {name: python_environment()[name] for name in ("PYTHONPATH", "PYTHONSAFEPATH")}  # actors import what this process imports
+    variables = {**kept, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     started = not ray.is_initialized()
     if started:
-        ray.init(include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": variables})
+        with tempfile.TemporaryDirectory() as nothing:  # without a working folder of its own, an actor imports from the current one
+            ray.init(include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": variables, "working_dir": nothing})
     DataContext.get_current().enable_progress_bars = False
     try:
         rows = ray.data.from_items([{"block": b} for b in blocks], override_num_blocks=len(blocks)).map_batches(
@@ -72,7 +75,8 @@ def make_with_ray(
         )
         for row in rows.iter_rows():
             if row["refused"]:
-                raise CCDiffError(row["refused"])
+                what, where, fix = json.loads(row["refused"])
+                raise CCDiffError(what, where=where, fix=fix)
             done(int(row["block"]))
             if stop():
                 return
