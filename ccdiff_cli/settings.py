@@ -48,15 +48,12 @@ class _Loader(yaml.SafeLoader):
             raise _refused("a number of hundreds of digits", node)
         return value
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                raise _refused("merge keys (<<) are not read", key)
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):
             lines: dict[Any, int] = {}
             for key_node, _ in node.value:
+                if key_node.tag == "tag:yaml.org,2002:merge":
+                    raise _refused("merge keys (<<) are not read", key_node)
                 if not isinstance(key_node, yaml.ScalarNode):
                     raise _refused("a key is a text, found a list or a mapping", key_node)
                 key = self.construct_object(key_node, deep=True)
