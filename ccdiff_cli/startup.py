@@ -68,8 +68,8 @@ def fresh_processes() -> "SpawnContext":
 
 
 def python_environment() -> dict[str, str]:
-    """The environment of a Python process that imports what this process imports."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(trusted_paths(sys.path)), "PYTHONSAFEPATH": "1"}
+    """The environment of a Python process that imports from where this process imports, which ``ccdiff`` has cleared; nothing relative."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if os.path.isabs(p)), "PYTHONSAFEPATH": "1"}
 
 
 def python_command(code: str) -> list[str]:

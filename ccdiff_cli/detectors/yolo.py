@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torchvision.ops import batched_nms
 
 from ..errors import CCDiffError
 from ..scene import ClassList
+from ..settings import read_yaml
 from .backbones import load_weights, read_weights
 from .config import DetectorConfig
 from .mmcv_ops import rotated_corners, suppress
@@ -48,9 +50,8 @@ class YoloNetwork:
         from ultralytics.nn.tasks import DetectionModel, OBBModel
 
         self.config = config
-        name = f"yolo11{config.yolo_size}{'-obb' if config.oriented else ''}.yaml"
         network: Any = OBBModel if config.oriented else DetectionModel
-        self.net = network(name, nc=len(classes), verbose=False)
+        self.net = network(_description(config), nc=len(classes), verbose=False)
         self.net.args = get_cfg()  # weights of the losses
         self.columns = ("box", "class", "distribution", *(["angle"] if config.oriented else []))
         self.transform = picture_transform(config, "plain")
@@ -103,6 +104,17 @@ class YoloNetwork:
         upright = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
         kept = batched_nms(upright, scores, labels, config.nms_iou)[: config.detections_per_picture]
         return Found(upright[kept] / scale.repeat(2), scores[kept], labels[kept])
+
+
+def _description(config: DetectorConfig) -> dict[str, Any]:
+    """The network's description from the library's own file.
+
+    NOTE: not by its name: the library would take a file of that name in the current folder first, and evaluate parts of it as Python.
+    """
+    import ultralytics
+
+    path = Path(ultralytics.__file__).parent / "cfg" / "models" / "11" / f"yolo11{'-obb' if config.oriented else ''}.yaml"
+    return {**read_yaml(path, "the network's description"), "scale": config.yolo_size, "yaml_file": path.name}
 
 
 build = YoloNetwork
