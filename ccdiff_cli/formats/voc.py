@@ -7,8 +7,8 @@ in radians (roLabelImg), or a ``polygon`` (LabelMe, Roboflow), which is the OBB 
 
 * The class list is ``classes.txt`` where the folder has one (our exporter writes it), else the names found, sorted.
 * A ``bndbox`` is taken as edges counted from 0, as most sets that use the format write it.  The devkit's own counts pixels from 1, the
-  last one inside the box: so it is read where ``source/annotation`` says so (our exporter's does), or the user (``origin`` 1).  A
-  ``robndbox`` counts from 0 in any case.
+  last one inside the box: so it is read where ``source/annotation`` says so (our exporter's does), or the user (``origin`` 1), the
+  points of a ``polygon`` likewise.  A ``robndbox`` counts from 0 in any case.
 * NOTE: the declared ``<size>`` is not believed further on; `prepare` measures the picture.
 """
 
@@ -332,7 +332,7 @@ def _object(element: Element, names: ClassMap, raw: RawSet, where: str, origin: 
     if flag(element.findtext("difficult"), where=where, what="<difficult>"):
         more["difficult"] = True
     box, turned = element.find("bndbox"), element.find("robndbox")
-    ring = _polygon(element, where) if turned is None else ()
+    ring = tuple(v - origin for v in _polygon(element, where)) if turned is None else ()
     hbb = _hbb(box, where, origin) if box is not None else None
     if ring:
         if len(ring) == 8:

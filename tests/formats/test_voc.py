@@ -8,7 +8,7 @@ from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.formats import detect_format, read_raw
 from ccdiff_cli.formats.classes import read_class_file
 from ccdiff_cli.geometry import corners_to_le90, le90_to_corners
-from tests.rawsets import hbb_xml, obb_xml, picture, voc_xml
+from tests.rawsets import coco, hbb_xml, obb_xml, picture, voc_xml
 
 BOX = hbb_xml("boat", (5, 5, 20, 20))
 
@@ -100,3 +100,35 @@ def test_picture_names_that_lead_nowhere(tmp_path, name):
 def test_broken_objects(tmp_path, objects, message):
     with pytest.raises(CCDiffError, match=message):
         read_raw(voc(tmp_path / "r", {"a": objects}))
+
+
+@pytest.mark.parametrize(("origin", "box"), [(None, (11, 9, 26, 20)), (0, (11, 9, 26, 20)), (1, (10, 8, 26, 20))])
+def test_what_pixels_count_from_where_files_do_not_say_it(tmp_path, origin, box):
+    raw = read_raw(voc(tmp_path / "r", {"a": [hbb_xml("boat", (11, 9, 26, 20)), hbb_xml("boat", (26, 20, 11, 9))]}), voc_origin=origin)
+    assert [i.hbb for i in raw.scenes[0].instances] == [box, box]
+    (note,) = (what for what in raw.notes if what.startswith("boxes taken"))
+    assert raw.notes[note] == 2 and (note.startswith("boxes taken as edges from 0") if origin is None else f"from {origin} (" in note)
+
+
+def test_points_and_corners_of_a_set_that_counts_from_1(tmp_path):
+    ring = (5, 5, 30, 5, 31, 20, 18, 25, 4, 20)
+    points = "".join(f"<{a}{k}>{v}</{a}{k}>" for k in range(1, 6) for a, v in zip("xy", ring[2 * k - 2 : 2 * k], strict=True))
+    outlined = f"<name>boat</name><polygon>{points}</polygon>" + hbb_xml("boat", (4, 5, 31, 25)).partition("</name>")[2]
+    corners = (10, 10, 40, 12, 39, 20, 9, 18)
+    raw = read_raw(voc(tmp_path / "r", {"a": [outlined, obb_xml("boat", corners)]}), voc_origin=1)
+    one, two = raw.scenes[0].instances
+    assert one.mask == (tuple(v - 1 for v in ring),) and one.hbb == (3, 4, 31, 25) and two.corners == corners
+
+
+def test_a_set_that_may_count_from_1_is_said(tmp_path):
+    boxes = [hbb_xml("boat", box) for box in ((1, 1, 20, 20), (1, 30, 20, 64), (40, 1, 96, 9))]
+    assert any("3 begin at 1 and none at 0: give --voc-origin 1" in what for what in read_raw(voc(tmp_path / "r", {"a": boxes})).notes)
+    zero = [*boxes, hbb_xml("boat", (0, 4, 20, 20))]
+    assert not any("none at 0" in what for what in read_raw(voc(tmp_path / "s", {"a": zero})).notes)
+
+
+def test_the_origin_is_an_option_of_voc_alone(tmp_path):
+    with pytest.raises(CCDiffError, match="origin 2 of a voc set"):
+        read_raw(voc(tmp_path / "r", {"a": [BOX]}), voc_origin=2)
+    with pytest.raises(CCDiffError, match="origin 1 of a coco set"):
+        read_raw(coco(tmp_path / "c", []), voc_origin=1)
