@@ -16,6 +16,7 @@ Notable here:
 from __future__ import annotations
 
 import contextlib
+import logging
 import struct
 import threading
 import warnings
@@ -135,6 +136,9 @@ def read_header(path: str | Path) -> Header:
         UnreadablePicture: it is not a picture, or larger than ``MAX_PIXELS``.
     """
     path = Path(path)
+    log = logging.getLogger("PIL")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())  # Pillow's complaints become our errors; Python would print them as well
     with _failures(path):
         with open(path, "rb") as stream:
             head = stream.read(256)
@@ -150,7 +154,8 @@ def read_header(path: str | Path) -> Header:
             tag, size, form, mode, bands = tags.get(_ORIENTATION, 1), (0, 0), "TIFF", "", 0
         kind = "uint8"
         if tags is not None:
-            size, bands, kind = (int(tags[256]), int(tags[257])), int(tags.get(277, 1)), _tiff_kind(tags)
+            size, kind, shown_bands, bands = (int(tags[256]), int(tags[257])), _tiff_kind(tags), bands, int(tags.get(277, 1))
+            mode = mode if shown_bands >= bands or mode == "P" else ""  # of bands that it has no name for, Pillow reads the first
         elif form == "PNG":
             kind = "uint16" if head[24] == 16 else "uint8"
         elif form == "JPEG2000":

@@ -149,7 +149,11 @@ def _quiet_raster(path: str) -> RasterHeader | None:
 def _reading(found: Found, options: PixelOptions, path: str) -> Reading:
     """How a picture is read, but for the ranges of its values."""
     header, raster = found.header, found.raster
-    by_raster = raster is not None and (not header.plain or (found.whole and header.mode in ("L", "RGB", "RGBA", "RGBX")))
+    by_raster = raster is not None and (
+        not header.plain
+        or header.format == "JPEG2000"  # Pillow does not read all of them
+        or (found.whole and header.mode in ("L", "RGB", "RGBA", "RGBX"))
+    )
     if header.format == "PNG" and header.bands == 1 and header.mode.startswith("I"):
         by_raster = False  # Pillow reads these band by band as well
     count = raster.bands if raster is not None and by_raster else _channels(header)
