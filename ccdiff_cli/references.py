@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw
 from .dataset import IMAGES, read_set
 from .errors import CCDiffError
 from .files import inside, read_json, write_json
+from .pictures import decoded, open_picture, to_rgb
 from .scene import ClassList, Instance, Scene
 
 REFERENCES = "references"
@@ -62,15 +63,12 @@ class Reference:
         Raises:
             CCDiffError: the file is missing or does not decode.
         """
-        try:
-            with Image.open(self.path) as stored:
-                if stored.mode != "RGBA":
-                    return stored.convert("RGB")
-                black = Image.new("RGB", stored.size)
-                black.paste(stored.convert("RGB"), mask=stored.getchannel("A"))
-                return black
-        except (OSError, ValueError, SyntaxError) as error:
-            raise CCDiffError(f"the reference does not open: {error}", where=self.path, fix="prepare the set again") from error
+        with open_picture(self.path) as stored:
+            if stored.mode != "RGBA":
+                return to_rgb(decoded(stored))
+            black = Image.new("RGB", stored.size)
+            black.paste(stored.convert("RGB"), mask=stored.getchannel("A"))
+            return black
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import CCDiffError, os_errors
 from ..files import copy_file, link_file, write_bytes
-from ..pictures import open_picture, read_rgb
+from ..pictures import open_picture, read_header, read_rgb
 from .common import PICTURE_FORMATS, Job
 
 _MOST = {"jpeg": 65_535, "webp": 16_383}
@@ -52,6 +52,12 @@ def picture_bytes(job: Job, picture: Path) -> bytes:
 
 def _encoded(job: Job, picture: Path) -> bytes | None:
     """The picture in the format that the user chose; None where its own bytes are that already, or none is chosen."""
+    if read_header(picture).tagged:  # only in sets of versions that copied the tag
+        raise CCDiffError(
+            "the picture has an EXIF orientation, by which programs that obey it would turn it away under its labels",
+            where=picture,
+            fix="prepare the set again: the picture is turned, or kept as it is stored (--exif keep), and the tag dropped",
+        )
     format = job.options.picture_format
     if format is None:
         return None

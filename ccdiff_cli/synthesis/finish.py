@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, PictureSet, scenes_of_coco, write_set
 from ..drawing import contact_sheet, draw_scene, legend
 from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, content_key, inside, read_json, sha256_file, write_bytes, write_text
-from ..pictures import picture_size
+from ..pictures import picture_size, read_rgb
 from ..scene import ClassList, Scene
 from .card import CARD, card
 from .filtering import account, kept_objects
@@ -144,8 +143,8 @@ def write_contact_sheet(path: Path, scenes: list[Scene], classes: ClassList, cou
     chosen = [scenes[i] for i in np.unique(np.linspace(0, len(scenes) - 1, min(count, len(scenes))).astype(int))]
     pictures = []
     for scene in chosen:
-        with Image.open(str(scene.path)) as image:
-            pictures.append(draw_scene(image, scene, SHEET_CELL / max(scene.width, scene.height), classes=classes))
+        image = read_rgb(str(scene.path))
+        pictures.append(draw_scene(image, scene, SHEET_CELL / max(scene.width, scene.height), classes=classes))
     present = {name for scene in chosen for name in scene.categories()}
     columns = min(SHEET_COLUMNS, len(pictures))
     strip = (

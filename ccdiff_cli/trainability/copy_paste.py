@@ -30,7 +30,7 @@ from ..detectors import Progress
 from ..errors import CCDiffError
 from ..files import content_key, write_bytes
 from ..geometry import clip, corners_inside, corners_to_le90, fit_rectangle, min_area_corners, polygon
-from ..pictures import read_rgb
+from ..pictures import open_picture, read_rgb
 from ..references import Reference, ReferenceBank
 from ..scene import Instance, Scene, symmetric_pixels
 
@@ -159,7 +159,7 @@ def _nearest(references: Sequence[Reference], ratio: float, rng: np.random.Gener
 
 def _fitted(reference: Reference, width: float, height: float, picture: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """The crop as (h, w, 4) uint8: turned like the box, at about its area, no larger than the picture."""
-    with Image.open(reference.path) as stored:
+    with open_picture(reference.path) as stored:
         crop = stored.convert("RGBA")
     along = (crop.width >= crop.height) == (width >= height)
     scale = float(np.clip(np.sqrt(width * height / (crop.width * crop.height)), 1 / LARGEST_SCALE, LARGEST_SCALE))

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch import nn
 
 from ..errors import CCDiffError
 from ..models.autoencoder import PatchAutoencoder
+from ..pictures import read_rgb
 from ..recipes import AutoencoderConfig
 from ..scene import Scene
 from .loop import Progress, batch_indices, run_stage, seed_of
@@ -34,11 +34,7 @@ def load_pixels(scene: Scene) -> np.ndarray:
     Raises:
         CCDiffError: the file is missing or does not decode.
     """
-    try:
-        with Image.open(str(scene.path)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CCDiffError(f"the picture cannot be read: {error}", where=scene.path, fix="prepare the set again") from error
+    return np.asarray(read_rgb(str(scene.path)))
 
 
 class _DecoderLoss(nn.Module):

@@ -163,3 +163,15 @@ def test_labels_that_would_overwrite_each_other(tmp_path):
     with pytest.raises(CCDiffError, match="2 pictures are called 'a'"):
         export_set(data, tmp_path / "out", "yolo")
     assert json.loads((root / "manifest.json").read_text())["kind"] == "prepared"
+
+
+def test_pictures_with_an_exif_orientation_are_refused(data, tmp_path):
+    """Sets of older versions may hold copies with the tag: whoever obeys it would turn the picture away under its labels."""
+    path = data.root / "images" / data.scenes[0].file_name
+    exif = Image.Exif()
+    exif[274] = 6
+    with Image.open(path) as image:
+        image.load()
+        image.save(path, exif=exif)
+    with pytest.raises(CCDiffError, match=r"EXIF orientation(?s:.*)prepare the set again"):
+        export_set(data, tmp_path / "out", "coco")
