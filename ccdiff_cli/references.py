@@ -63,12 +63,15 @@ class Reference:
         Raises:
             CCDiffError: the file is missing or does not decode.
         """
-        with open_picture(self.path) as stored:
-            if stored.mode != "RGBA":
-                return to_rgb(decoded(stored))
-            black = Image.new("RGB", stored.size)
-            black.paste(stored.convert("RGB"), mask=stored.getchannel("A"))
-            return black
+        try:
+            with open_picture(self.path) as stored:
+                if stored.mode != "RGBA":
+                    return to_rgb(decoded(stored))
+                black = Image.new("RGB", stored.size)
+                black.paste(stored.convert("RGB"), mask=stored.getchannel("A"))
+                return black
+        except CCDiffError as error:
+            raise CCDiffError(f"the reference does not open: {error.what}", where=self.path, fix="prepare the set again") from error
 
 
 @dataclass(frozen=True)
