@@ -140,6 +140,17 @@ def prepare(
             "(`--metadata scenes.csv`)."
         ),
     ] = None,
+    leaks: Annotated[
+        str | None,
+        typer.Option(
+            help="The same picture in several splits: keep (and say so), drop or move (to the strictest of them: test, val, train), or "
+            "refuse. Pieces of one scene in several splits are refused unless dropped or moved."
+        ),
+    ] = None,
+    source_pattern: Annotated[
+        str | None,
+        typer.Option(help=r"Regular expression for pieces of one scene, which never part: its group is the scene's name, ^(.+)_\d+_\d+$"),
+    ] = None,
     strict: Annotated[
         bool, typer.Option(help="Stop at the first broken label, missing or broken picture, instead of leaving it out and counting it.")
     ] = False,
@@ -157,7 +168,7 @@ def prepare(
             source, out, format=format, tile=tile, overlap=overlap, size=size, splits=splits, classes=classes,
             keep_share=keep_share, difficult_share=difficult_share, keep_empty=keep_empty, keep_partial=keep_partial,
             caption_style=caption_style, sentences=sentences, scene_clip=scene_clip, places=places, masks=masks, exif=exif, bands=bands,
-            stretch=stretch, resized=resized, metadata=metadata, strict=strict, seed=seed,
+            stretch=stretch, resized=resized, metadata=metadata, leaks=leaks, source_pattern=source_pattern, strict=strict, seed=seed,
             voc_origin=voc_origin, processes=processes or min(8, os.cpu_count() or 1), progress=progress,
         )  # fmt: skip
     counts = made.manifest["counts"]

@@ -161,7 +161,7 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], 
 
 def _say(said: Mapping[str, Any]) -> None:
     for line in ranks(said, grave=True):
-        errors.print(line)
+        errors.print(line, soft_wrap=True)
 
 
 def _plain_lines() -> Callable[[str, int, int], None]:
@@ -181,7 +181,7 @@ def _plain_lines() -> Callable[[str, int, int], None]:
     return show
 
 
-RANKS = (("notes", "note"), ("cutting", "cutting"), ("skipped", "left out"), ("changes", "changed"))
+RANKS = (("notes", "note"), ("cutting", "cutting"), ("skipped", "left out"), ("changes", "warning"))
 """Key of a manifest and how its lines begin: what a person must see stands last."""
 
 
@@ -197,7 +197,7 @@ def ranks(said: Mapping[str, Any], *, grave: bool = False) -> list[Text]:
             first = next(iter((said.get("places") or {}).get(what, ())), None)
             place = f" (first: {': '.join(filter(None, (first['where'], first['what'])))})" if first else ""
             colour = "bold red" if key == "changes" else "yellow" if key == "skipped" and first else ""
-            if colour or not grave:
+            if (colour or not grave) and count:
                 lines.append(Text(visible(f"{title}: {what}: {count:,}{place}", lines=False), colour))
     return lines
 

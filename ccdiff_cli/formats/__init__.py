@@ -7,14 +7,16 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import CCDiffError, UnsafeInput, visible
+from ..pictures import SUFFIXES
 from .classes import ClassMap
 from .coco import is_coco, read_coco
 from .dior import is_dior, read_dior
 from .dota import is_dota, read_dota
 from .hrsc import is_hrsc, read_hrsc
 from .metadata import is_metadata, read_metadata
-from .raw import Faults, RawSet, count_litter
+from .raw import Faults, RawSet, child, count_litter, listed, listed_below, some
 from .rsvg import is_rsvg, read_rsvg
+from .sources import name_sources
 from .vhr10 import is_vhr10, read_vhr10
 from .voc import is_voc, read_voc
 from .yolo import is_yolo, is_yolo_obb, read_yolo, read_yolo_obb
@@ -58,15 +60,44 @@ def detect_format(root: Path) -> str:
     for name, matches in RECOGNISE.items():
         if matches(root):
             return name
+    for name in _nearly(root):
+        try:
+            READERS[name](root, None, Faults())
+        except CCDiffError as error:
+            raise CCDiffError(
+                f"the folder's format was not recognised; it looks like {name}, but: {error.what}", where=error.where, fix=error.fix
+            ) from error
+        return name
+    holds = some(sorted(p.name for p in root.iterdir()), 8) if root.is_dir() else "this is a file"
     raise CCDiffError(
-        f"the folder's format was not recognised; known formats: {', '.join(READERS)}",
+        f"the folder's format was not recognised (it holds {holds or 'nothing'}); known formats: {', '.join(READERS)}",
         where=root,
         fix="name the format yourself (--format), or check that this is the top folder of the set",
     )
 
 
+def _nearly(root: Path) -> list[str]:
+    """Formats whose files are there, although none is as it should be: their readers say what is wrong."""
+    inner = [p for name in ("annotations", "labels", "train", "valid", "val", "test", "images") for p in (child(root, name),) if p.is_dir()]
+    if any(
+        p.name.lower().startswith(("labeltxt", "annfiles")) for base in (root, *inner) for p in (base.iterdir() if base.is_dir() else ())
+    ):
+        return ["dota"]
+    folders = [root, *inner]
+    found = [name for name, suffix in (("voc", ".xml"), ("coco", ".json")) if any(listed(folder, suffix) for folder in folders)]
+    pictures = any(listed_below(folder, *SUFFIXES) for folder in inner) or bool(listed(root, *SUFFIXES))
+    texts = any(p.name not in ("README.txt", "requirements.txt") for folder in folders for p in listed(folder, ".txt"))
+    return [*found, "yolo"] if pictures and texts else found
+
+
 def read_raw(
-    root: str | Path, format: str | None = None, classes: ClassMap | None = None, *, strict: bool = True, voc_origin: int | None = None
+    root: str | Path,
+    format: str | None = None,
+    classes: ClassMap | None = None,
+    *,
+    strict: bool = True,
+    voc_origin: int | None = None,
+    source_pattern: str | None = None,
 ) -> RawSet:
     """Read a raw data set's labels; pictures are not opened.
 
@@ -76,6 +107,7 @@ def read_raw(
         strict: stop at the first broken line, object or file and at a missing picture, rather than leave it out, count it in
             ``skipped`` and keep the first ``places``.
         voc_origin: of VOC alone, see :func:`~.voc.read_voc`.
+        source_pattern: what names the scene that a picture is a piece of, see :func:`~.sources.name_sources`.
 
     Raises:
         CCDiffError: an unknown format, broken labels (when not strict: most of them broken), a class that the list lacks, no pictures
@@ -105,6 +137,7 @@ def read_raw(
     raw.skipped = +(raw.skipped + faults.counts)
     if root.is_dir() and (litter := count_litter(root)):
         raw.notes["files that macOS or Windows left (._NAME, .DS_Store, Thumbs.db), passed over"] += litter
+    name_sources(raw, source_pattern)
     raw.notes, raw.changes = +raw.notes, +raw.changes
     raw.places |= faults.places
     if not raw.scenes:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from ..errors import CCDiffError, UnsafeInput, visible
+from ..errors import CCDiffError, UnsafeInput
 from ..files import inside
 from ..geometry import le90_to_corners
 from ..pictures import SUFFIXES

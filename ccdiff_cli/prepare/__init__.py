@@ -39,7 +39,7 @@ from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, content_key, inside, read_json, sha256_file, write_bytes, write_json
 from ..formats import read_raw
 from ..formats.classes import read_class_file
-from ..formats.raw import PLACES, RawSet, read_split_lists, seeded_splits
+from ..formats.raw import PLACES, Faults, RawSet, keep_place, read_split_lists, seeded_splits
 from ..geometry import clip_hbb
 from ..locks import LOCK, locked
 from ..pictures import AS_STORED, UnreadablePicture, is_flat, labels_of_stored_pixels, read_header
@@ -47,6 +47,7 @@ from ..references import REFERENCES, cut_reference, reference_window, write_bank
 from ..scene import Instance, Scene
 from ..startup import fresh_processes
 from .captions import STYLES, caption_of, read_sentences
+from .leaks import DROP, LEAKS, MOVE, settle_leaks
 from .masks import COCO, MASKS, NONE, SAM, MaskJob, mask_picture, masker_of, read_masks
 from .metadata import add_metadata
 from .pixels import KEEP, PixelOptions, look, of_window, pixel_options, settle
@@ -89,6 +90,8 @@ def prepare_dataset(
     stretch: str = "set",
     resized: str = "stop",
     metadata: str | Path | None = None,
+    leaks: str | None = None,
+    source_pattern: str | None = None,
     strict: bool = False,
     voc_origin: int | None = None,
     processes: int = 1,
@@ -116,6 +119,9 @@ def prepare_dataset(
         exif, bands, stretch, resized: which way up, which bands, which values and in which size pictures are read, see
             ``pixels.pixel_options``.
         metadata: file of what is known of each picture (gsd, sensor, date, ...), see ``metadata.read_metadata_file``.
+        leaks: what becomes of the same picture in several splits, one of ``leaks.LEAKS``; it is kept, and said, when None, while pieces
+            of one scene in several splits are refused.
+        source_pattern: regular expression whose first group names the scene that a picture is a piece of.
         strict: stop at the first broken label, missing picture or picture that does not decode, rather than leave it out and say so.
         voc_origin: of VOC whose files do not say it: 1 where boxes count pixels from 1, as the devkit's; edges from 0 unless given.
         processes: how many work at a time; 1 works in this one. Each holds a scene of up to 32 million pixels whole (4 bytes a pixel), of
@@ -136,6 +142,8 @@ def prepare_dataset(
     if places is not None and scene_clip is None:
         raise CCDiffError("places without a CLIP to choose among them", where="--places", fix="give --scene-clip too")
     place_names = read_places(Path(places)) if places is not None else DEFAULT_PLACES
+    if leaks not in (None, *LEAKS):
+        raise CCDiffError(f"unknown way with leaks {leaks!r}", where="--leaks", fix=f"known: {', '.join(LEAKS)}")
     pixels = pixel_options(exif, bands, stretch, resized)
     masker = masker_of(masks)[1] if masks not in (COCO, NONE) else None
     clip = None
@@ -146,12 +154,12 @@ def prepare_dataset(
     report("reading labels", 0, 1)
     names = read_class_file(Path(classes)) if classes is not None else None
     with labels_of_stored_pixels(exif == KEEP):
-        raw = read_raw(source, format, names, strict=strict, voc_origin=voc_origin)
+        raw = read_raw(source, format, names, strict=strict, voc_origin=voc_origin, source_pattern=source_pattern)
     report("reading labels", 1, 1)
     ledger = _Ledger(raw, strict=strict)
     if metadata is not None:
         raw.scenes = add_metadata(raw.scenes, Path(metadata), ledger.notes)
-    _apply_splits(ledger, Path(splits) if splits is not None else None, seed)
+    _apply_splits(ledger, Path(splits) if splits is not None else None, seed, leaks)
     said = _said(ledger, Path(sentences)) if sentences is not None else {}
     with _Workers(processes, report) as workers:
         scenes, settled = _checked_sizes(ledger, workers, pixels)
@@ -164,6 +172,8 @@ def prepare_dataset(
                 strict=True,
             )
         )
+        scenes = settle_leaks(scenes, hashes, leaks, ledger.change, ledger.skipped, workers.map)
+        hashes = {s.file_name: hashes[s.file_name] for s in scenes}
         options: dict[str, Any] = {
             "format": raw.format,
             "tile": tile,
@@ -268,9 +278,7 @@ class _Ledger:
     def change(self, what: str, where: str, detail: str = "", count: int = 1) -> None:
         """Count an altered label or picture, and keep where the first were found."""
         self.changes[what] += count
-        places = self.places.setdefault(what, [])
-        if len(places) < PLACES:
-            places.append({"where": where, "what": detail})
+        keep_place(self.places, what, where, detail)
 
     def quarantine(self, scene: Scene, reason: str) -> None:
         if self.strict:
@@ -295,28 +303,35 @@ def _check_options(tile: int | None, overlap: int, size: int | None, keep: float
         raise CCDiffError(f"unknown caption style {style!r}", fix=f"known styles: {', '.join(STYLES)}")
 
 
-def _apply_splits(ledger: _Ledger, lists: Path | None, seed: int) -> None:
+def _apply_splits(ledger: _Ledger, lists: Path | None, seed: int, leaks: str | None) -> None:
     raw = ledger.raw
     if lists is not None:
         stems = {_stem(s): s for s in raw.scenes}
-        split_of = read_split_lists(lists, stems)
+        faults = Faults(strict=ledger.strict)
+        split_of = read_split_lists(lists, stems, faults)
+        ledger.skipped += faults.counts
+        for reason, places in faults.places.items():
+            ledger.places[reason] = [*ledger.places.get(reason, []), *places][:PLACES]
         if not split_of:
             raise CCDiffError("no train.txt, val.txt or test.txt with picture names", where=lists)
         ledger.skipped["pictures in no split list"] += sum(_stem(s) not in split_of for s in raw.scenes)
         ledger.skipped = +ledger.skipped
         raw.scenes = [s.replace(split=split_of[_stem(s)]) for s in raw.scenes if _stem(s) in split_of]
     else:
-        drawn = seeded_splits([s.source for s in raw.scenes if not s.split], seed)
+        given = {s.source: s.split for s in raw.scenes if s.split}
+        drawn = seeded_splits([s.source for s in raw.scenes if s.source not in given], seed)
         if drawn:
-            ledger.notes["pictures whose split was drawn by the seed"] += sum(not s.split for s in raw.scenes)
-        raw.scenes = [s if s.split else s.replace(split=drawn[s.source]) for s in raw.scenes]
+            ledger.notes["pictures whose split was drawn by the seed"] += sum(s.source in drawn for s in raw.scenes)
+        raw.scenes = [s if s.split else s.replace(split=given.get(s.source) or drawn[s.source]) for s in raw.scenes]
     split_by_source: dict[str, str] = {}
     for scene in raw.scenes:
         if scene.split not in SPLITS:
             raise CCDiffError(f"unknown split {scene.split!r}", where=scene.file_name, fix=f"known splits: {', '.join(SPLITS)}")
-        if split_by_source.setdefault(scene.source, scene.split) != scene.split:
+        if split_by_source.setdefault(scene.source, scene.split) != scene.split and leaks not in (DROP, MOVE):
             raise CCDiffError(
-                f"pictures of the source {scene.source!r} stand in two splits", where=scene.file_name, fix="correct the split lists"
+                f"pictures of the source {scene.source!r} stand in two splits",
+                where=scene.file_name,
+                fix="correct the split lists, let --leaks move or drop them, or say by --source-pattern which pictures are of one scene",
             )
     if not raw.scenes:
         raise CCDiffError("the split lists name no picture of the set", where=lists)

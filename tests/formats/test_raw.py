@@ -92,8 +92,8 @@ def test_the_three_ranks_for_people(tmp_path, capsys):
     assert left.value.code == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
-    where = {word: next(k for k, line in enumerate(lines) if line.startswith(word)) for word in ("note:", "left out: broken", "changed:")}
-    assert where["note:"] < where["left out: broken"] < where["changed:"] < len(lines) - 1
+    where = {word: next(k for k, line in enumerate(lines) if line.startswith(word)) for word in ("note:", "left out: broken", "warning:")}
+    assert where["note:"] < where["left out: broken"] < where["warning:"] < len(lines) - 1
     assert "a.txt:3" in said.err.replace("\n", "") and "boxes clipped to the picture: 1" in said.err  # at once, too
     facts = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert facts["changes"] == {"boxes clipped to the picture": 1}

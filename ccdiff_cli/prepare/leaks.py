@@ -1,0 +1,139 @@
+"""The same picture, or pieces of one scene, in several splits: what is measured on one would have been seen in the other.
+
+Pictures are the same where their files are, byte for byte, or where they decode to the same pixels (another format, other metadata).
+Pictures that only look alike are ``inspect``'s to find.
+
+* Of pictures with the same size in two splits the pixels are hashed; of a JPEG among JPEGs those of an eighth of its size, which costs a
+  fifth of the time.  Pictures of more than 32 million pixels are compared by their bytes alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import CCDiffError
+from ..pictures import UnreadablePicture, open_picture, read_rgb
+from ..scene import Scene
+from .windows import WHOLE
+
+KEEP, DROP, MOVE, REFUSE = "keep", "drop", "move", "refuse"
+LEAKS = (KEEP, DROP, MOVE, REFUSE)
+STRICTEST = ("test", "val", "train")
+"""Where a picture belongs that stands in several splits: nothing that is tested on is trained on."""
+_JPEG = (".jpg", ".jpeg")
+Map = Callable[[Callable[..., Any], Sequence[Any], str], Iterable[Any]]
+Change = Callable[[str, str, str, int], None]
+
+
+def settle_leaks(
+    scenes: list[Scene], hashes: Mapping[str, str], how: str | None, change: Change, skipped: Counter[str], mapped: Map
+) -> list[Scene]:
+    """The scenes after what ``how`` says was done about those that leak; what it was is counted by ``change`` and in ``skipped``.
+
+    Args:
+        scenes: with their splits.
+        hashes: file name -> SHA-256 of the file.
+        how: one of :data:`LEAKS`; None keeps copies and says so (sources in two splits were refused before).
+        mapped: maps a function over processes, with the name of a stage.
+
+    Raises:
+        CCDiffError: ``refuse``, naming the first pair.
+    """
+    copies = [group for group in _copies(scenes, hashes, mapped) if len({scenes[k].split for k in group}) > 1]
+    if copies:
+        pair = _first_pair(scenes, copies[0])
+        count = sum(map(len, copies))
+        if how == REFUSE:
+            raise CCDiffError(
+                f"the same picture stands in several splits: {pair[0]} and {pair[1]} ({count} pictures in all)",
+                fix="take the copies out, or let --leaks move or drop them",
+            )
+        if how in (None, KEEP):
+            change("the same picture in several splits, kept (--leaks drop, move or refuse)", pair[0], f"and {pair[1]}", count)
+    if how not in (DROP, MOVE):
+        return scenes
+    groups = _joined(len(scenes), [*copies, *_by(scenes, lambda s: s.source).values()])
+    split_of = {k: min((scenes[m].split for m in group), key=STRICTEST.index) for group in groups for k in group}
+    leaking = [k for k, split in sorted(split_of.items()) if scenes[k].split != split]
+    if how == DROP:
+        skipped["pictures that stand in a stricter split, too, or whose scene does"] += len(leaking)
+        gone = set(leaking)
+        return [s for k, s in enumerate(scenes) if k not in gone]
+    moved = Counter((scenes[k].split, split_of[k]) for k in leaking)
+    for (old, new), count in sorted(moved.items()):
+        first = next(scenes[k].file_name for k in leaking if (scenes[k].split, split_of[k]) == (old, new))
+        change(f"pictures moved from {old} to {new}, where a copy or another piece of their scene is", first, "", count)
+    return [s.replace(split=split_of.get(k, s.split)) for k, s in enumerate(scenes)]
+
+
+def _copies(scenes: Sequence[Scene], hashes: Mapping[str, str], mapped: Map) -> list[list[int]]:
+    """Groups of pictures that are the same."""
+    by_bytes = [group for group in _by(scenes, lambda s: hashes[s.file_name]).values() if len(group) > 1]
+    sizes = _by(scenes, lambda s: (s.width, s.height))
+    near = [g for g in sizes.values() if len({scenes[k].split for k in g}) > 1 and scenes[g[0]].width * scenes[g[0]].height <= WHOLE]
+    asked: list[tuple[str, bool]] = []
+    order: list[int] = []
+    for group in near:
+        formats = {Path(str(scenes[k].path)).suffix.lower() in _JPEG for k in group}
+        asked += [(str(scenes[k].path), formats == {True}) for k in group]
+        order += group
+    by_pixels: dict[str, list[int]] = defaultdict(list)
+    if order:
+        for k, digest in zip(order, mapped(_pixel_hash, asked, "comparing pictures"), strict=True):
+            if digest:
+                by_pixels[digest].append(k)
+    return _joined(len(scenes), [*by_bytes, *(g for g in by_pixels.values() if len(g) > 1)])
+
+
+def _pixel_hash(asked: tuple[str, bool]) -> str:
+    """A hash of size and pixels, "" where they do not decode (which is found out, and said, when the picture is prepared)."""
+    path, reduced = asked
+    try:
+        if reduced:
+            with open_picture(path) as image:
+                size = image.size
+                image.draft("RGB", (max(1, size[0] // 8), max(1, size[1] // 8)))
+                data = image.convert("RGB").tobytes()
+        else:
+            picture = read_rgb(path)
+            size, data = picture.size, picture.tobytes()
+    except UnreadablePicture:
+        return ""
+    return hashlib.sha256(f"{size}:".encode() + data).hexdigest()
+
+
+def _by(scenes: Sequence[Scene], key: Callable[[Scene], Any]) -> dict[Any, list[int]]:
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for k, scene in enumerate(scenes):
+        groups[key(scene)].append(k)
+    return groups
+
+
+def _joined(count: int, groups: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Groups that share a member become one; sorted."""
+    first = list(range(count))
+
+    def root(k: int) -> int:
+        while first[k] != k:
+            first[k] = first[first[k]]
+            k = first[k]
+        return k
+
+    for group in groups:
+        for k in group[1:]:
+            a, b = sorted((root(group[0]), root(k)))
+            first[b] = a
+    found: dict[int, list[int]] = defaultdict(list)
+    for k in range(count):
+        found[root(k)].append(k)
+    return [members for members in found.values() if len(members) > 1]
+
+
+def _first_pair(scenes: Sequence[Scene], group: Sequence[int]) -> tuple[str, str]:
+    one = scenes[group[0]]
+    other = next(scenes[k] for k in group if scenes[k].split != one.split)
+    return f"{one.file_name} ({one.split})", f"{other.file_name} ({other.split})"
