@@ -49,6 +49,7 @@ def one_word(name: str) -> str:
 
 def _finish(job: Job, scenes: Sequence[Scene]) -> str:
     job.lost["spaces in class names (written as dashes)"] += sum(one_word(name) != name for name in job.classes)
+    job.lost["dashes in class names (readers that undo the former take them for spaces)"] += sum("-" in name for name in job.classes)
     write_label(job.out / "classes.txt", "".join(f"{one_word(name)}\n" for name in job.classes))
     return "."
 

@@ -25,6 +25,8 @@ from .pictures import place_picture, suffix_of
 from .writers import WRITERS
 
 RECEIPT = "export.json"
+MAX_NAME = 250
+"""Bytes: what file systems hold, less a longer extension."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -190,6 +192,10 @@ def _check_names(writer: Writer, classes: ClassList, scenes: Sequence[Scene]) ->
         stem = name.rpartition(".")[0] or name
         if stem != stem.strip() or (not writer.spaces and stem.split() != [stem]):
             raise CCDiffError(f"the picture's name {name!r} has a space where the format's lists of names end", fix="rename the picture")
+        if name.rpartition("/")[2].startswith("._"):
+            raise CCDiffError(f"the picture's name {name!r} is one that macOS gives its own files: readers pass it over", fix="rename it")
+        if len(os.fsencode(name.replace("/", "__"))) > MAX_NAME:
+            raise CCDiffError(f"the picture's name {name!r:.80} has more than {MAX_NAME} bytes", fix="rename the picture")
     for name in classes if writer.plain_names else ():
         if name.startswith("#") or "=" in name:
             raise CCDiffError(f"the class {name!r} would be read as a comment or a pair in classes.txt", fix="rename it without # and =")

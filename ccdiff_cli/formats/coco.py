@@ -316,7 +316,9 @@ def _read_one(
             if instance is not None:
                 instances[key].append(instance)
     scenes = []
-    for key, image in sorted(images.items(), key=lambda pair: (str(pair[1]["file_name"]), str(pair[0]))):
+    pictures = {key: image for key, image in images.items() if image}  # litter has none, but its objects are no strangers
+    raw.skipped["objects of files that macOS or Windows left"] += sum(len(instances[key]) for key in images.keys() - pictures.keys())
+    for key, image in sorted(pictures.items(), key=lambda pair: (str(pair[1]["file_name"]), str(pair[0]))):
         with faults.leaving_out("pictures"), _broken("not a picture of a COCO file", f"{path}: image {key}"):
             scenes.append(_scene(path, image, tuple(instances[key]), finder, split))
     return scenes

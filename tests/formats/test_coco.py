@@ -167,3 +167,11 @@ def test_missing_picture_repeated_ids_and_truncated_json(tmp_path):
     (root / "instances.json").write_text(text[: len(text) // 2])
     with pytest.raises(CCDiffError, match="not valid JSON"):
         read_raw(root, "coco")
+
+
+def test_litter_named_as_a_picture_is_passed_over_with_its_objects(tmp_path):
+    images = [{"id": k, "file_name": name, "width": 96, "height": 64} for k, name in enumerate(("a.png", "._a.png"), start=1)]
+    raw = read_raw(coco(tmp_path / "r", [annotation(), annotation(id=2, image_id=2)], images=images))
+    assert [(s.file_name, len(s.instances)) for s in raw.scenes] == [("a.png", 1)]
+    assert raw.skipped["files that macOS or Windows left, named as pictures"] == 1
+    assert raw.skipped["objects of files that macOS or Windows left"] == 1
