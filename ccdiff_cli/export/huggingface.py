@@ -1,7 +1,8 @@
 """`imagefolder` of Hugging Face's datasets, after its page: ``SPLIT/metadata.jsonl`` beside the pictures.
 
 `datasets` infers the types of a split from its first megabytes, and refuses splits that differ: the empty lists of pictures without
-objects have no type in JSON.  So where a split shows no object early, all splits have a ``metadata.parquet`` instead, which says types.
+objects, or of objects without masks, have no type in JSON.  So where a split shows no object early, or there are masks, all splits have a
+``metadata.parquet`` instead, which says types.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..scene import ClassList, Scene
 from .common import (
     CAPTIONS,
     DIFFICULT,
+    MASKS,
     ORIENTATIONS,
     OTHER_HBB,
     SOURCES,
@@ -29,10 +31,15 @@ from .common import (
     write_label,
 )
 
-HOLDS = (CAPTIONS, SOURCES, ORIENTATIONS, UNKNOWN, OTHER_HBB, DIFFICULT)
+HOLDS = (CAPTIONS, SOURCES, ORIENTATIONS, UNKNOWN, OTHER_HBB, DIFFICULT, MASKS)
 
 
-def example(scene: Scene, classes: ClassList) -> dict[str, Any]:
+def have_masks(scenes: Sequence[Scene]) -> bool:
+    """Whether an object of a set has a mask; then all objects have the key."""
+    return any(i.mask for s in scenes for i in s.instances)
+
+
+def example(scene: Scene, classes: ClassList, *, masks: bool) -> dict[str, Any]:
     """What `datasets` and training scripts written for it expect of a picture for detection; boxes in pixels, the rest as we have it."""
     objects = {
         "bbox": [[i.hbb[0], i.hbb[1], i.hbb[2] - i.hbb[0], i.hbb[3] - i.hbb[1]] for i in scene.instances],
@@ -43,6 +50,8 @@ def example(scene: Scene, classes: ClassList) -> dict[str, Any]:
         "difficult": [i.difficult for i in scene.instances],
         "area": [polygon_area(i.corners) for i in scene.instances],
     }
+    if masks:
+        objects["mask"] = [[list(polygon) for polygon in i.mask] for i in scene.instances]
     return {
         "file_name": scene.file_name,
         "width": scene.width,
@@ -60,20 +69,21 @@ TYPED_EARLY = 500
 def _finish(job: Job, scenes: Sequence[Scene]) -> str:
     """``SPLIT/metadata.jsonl`` or ``.parquet``; ``classes.txt``."""
     members = {split: [s for s in scenes if s.split == split] for split in dict.fromkeys(s.split for s in scenes)}
-    typed = all(any(s.instances for s in of_split[:TYPED_EARLY]) for of_split in members.values())
+    masks = have_masks(scenes)
+    typed = not masks and all(any(s.instances for s in of_split[:TYPED_EARLY]) for of_split in members.values())
     for split, of_split in members.items():
-        rows = [example(s, job.classes) for s in of_split]
+        rows = [example(s, job.classes, masks=masks) for s in of_split]
         if typed:
             write_label(job.out / split / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         else:
-            _write_parquet(job.out / split / "metadata.parquet", rows)
+            _write_parquet(job.out / split / "metadata.parquet", rows, masks=masks)
     if not typed:
-        job.said.append("a split begins without objects, so the labels are metadata.parquet, whose types do not depend on what is in it")
+        job.said.append("labels are metadata.parquet: lists that are empty (no objects, no masks) would have no type in JSON")
     write_classes(job)
     return "."
 
 
-def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _write_parquet(path: Path, rows: Sequence[dict[str, Any]], *, masks: bool) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -83,6 +93,8 @@ def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         "corners": pyarrow.list_(numbers), "oriented": pyarrow.list_(pyarrow.bool_()), "difficult": pyarrow.list_(pyarrow.bool_()),
         "area": numbers,
     }  # fmt: skip
+    if masks:
+        objects["mask"] = pyarrow.list_(pyarrow.list_(numbers))
     columns = {"file_name": text, "width": pyarrow.int64(), "height": pyarrow.int64(), "text": text, "source": text}
     schema = pyarrow.schema([*columns.items(), ("objects", pyarrow.struct(list(objects.items())))])
     with atomic_write(path, durable=False) as stream:

@@ -12,7 +12,7 @@ from ..dataset import SPLITS
 from ..files import atomic_write
 from ..scene import Scene
 from .common import Job, Writer, no_labels, write_classes
-from .huggingface import HOLDS, example
+from .huggingface import HOLDS, example, have_masks
 from .pictures import picture_bytes, suffix_of
 
 SHARD_PICTURES = 1000
@@ -28,6 +28,7 @@ def _finish(job: Job, scenes: Sequence[Scene]) -> str:
 
     Keys are numbers, for a dot in a key would end it.  The bytes of a shard depend on its pictures and labels alone.
     """
+    masks = have_masks(scenes)
     for split in SPLITS:
         members = [scene for scene in scenes if scene.split == split]
         for first in range(0, len(members), SHARD_PICTURES):
@@ -38,7 +39,7 @@ def _finish(job: Job, scenes: Sequence[Scene]) -> str:
                 for number, scene in enumerate(members[first : first + SHARD_PICTURES], start=first):
                     picture = Path(str(scene.path))
                     data = picture_bytes(job, picture)
-                    label = json.dumps(example(scene, job.classes), ensure_ascii=False).encode("utf-8")
+                    label = json.dumps(example(scene, job.classes, masks=masks), ensure_ascii=False).encode("utf-8")
                     for suffix, content in ((suffix_of(job, picture), data), (".json", label)):
                         entry = tarfile.TarInfo(f"{number:08d}{suffix}")
                         entry.size = len(content)

@@ -7,6 +7,7 @@ an OpenCV of their own, so they do not join that of the program) and runs this f
 import contextlib
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -227,9 +228,12 @@ EMPTY = ((), ("test",), ("train", "val", "test"), ("train",))
 @slow
 @pytest.mark.parametrize("without", EMPTY)
 @pytest.mark.parametrize("splits", [("train", "val", "test"), ("train",), ("test",)])
-def test_datasets_imagefolder(world, tmp_path, without, splits):
+@pytest.mark.parametrize("masked", [False, True])
+def test_datasets_imagefolder(world, tmp_path, without, splits, masked):
     datasets = need("datasets")
     scenes = [s.replace(instances=(), caption="") if s.split in without else s for s in world.scenes if s.split in splits]
+    if masked:
+        scenes = [s.replace(instances=tuple(replace(i, mask=(i.corners[:6],)) for i in s.instances[:2])) for s in scenes]
     made = write_set(world.root, scenes, CLASSES, kind="prepared", details={}, picture_hashes={})
     done = export_set(made, tmp_path / "hf", "huggingface")
     read = datasets.load_dataset("imagefolder", data_dir=str(done.root), cache_dir=str(tmp_path / "cache"))

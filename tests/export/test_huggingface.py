@@ -15,13 +15,14 @@ from tests.rawsets import picture
 
 def test_huggingface_folders(data, tmp_path):
     done = export_set(data, tmp_path / "out", "huggingface")
-    lines = [json.loads(line) for line in (done.root / "train" / "metadata.jsonl").read_text().splitlines()]
+    lines = parquet.read_table(done.root / "train" / "metadata.parquet").to_pylist()
     assert [line["file_name"] for line in lines] == ["a.png", "b.jpg"] and lines[0]["text"] == "This is it."
     objects = lines[0]["objects"]
     assert objects["bbox"][1] == [5, 5, 20.5, 20.25] and objects["category"] == [0, 1, 0] and objects["difficult"] == [False, True, False]
     assert objects["corners"][0] == list(SLANTED) and lines[1]["objects"]["bbox"] == []
-    assert {p.name for p in (done.root / "val").iterdir()} == {"c.png", "metadata.jsonl"}
-    assert done.lost == {"masks": 3}
+    assert objects["mask"] == [[list(SLANTED[:6])], [], []]
+    assert {p.name for p in (done.root / "val").iterdir()} == {"c.png", "metadata.parquet"}
+    assert done.lost == {}
     for line in lines:  # the rule of `imagefolder`: every picture has its line, every line its picture
         assert (done.root / "train" / line["file_name"]).is_file()
 
@@ -44,7 +45,7 @@ EMPTY = [{"train": [1, 0], "val": [2], "test": [0, 0]}, {"train": [0], "val": [0
 @pytest.mark.parametrize("objects", EMPTY)
 def test_labels_are_typed_where_a_split_does_not_show_the_types(tmp_path, objects):
     done = export_set(set_of(tmp_path / "set", objects), tmp_path / "out", "huggingface")
-    assert any("parquet" in line for line in done.said) and not list(done.root.rglob("*.jsonl"))
+    assert any("metadata.parquet" in line for line in done.said) and not list(done.root.rglob("*.jsonl"))
     schemas = []
     for split, counts in objects.items():
         table = parquet.read_table(done.root / split / "metadata.parquet")
@@ -58,3 +59,5 @@ def test_labels_are_typed_where_a_split_does_not_show_the_types(tmp_path, object
 def test_labels_are_json_where_every_split_shows_the_types(tmp_path):
     done = export_set(set_of(tmp_path / "set", {"train": [0, 1], "val": [2]}), tmp_path / "out", "huggingface")
     assert sorted(p.name for p in done.root.rglob("metadata.*")) == ["metadata.jsonl"] * 2
+    lines = [json.loads(line) for line in (done.root / "val" / "metadata.jsonl").read_text().splitlines()]
+    assert lines[0]["objects"]["bbox"] == [[0, 2, 9, 10], [1, 2, 9, 10]] and "mask" not in lines[0]["objects"]

@@ -4,6 +4,7 @@ import json
 import tarfile
 
 from ccdiff_cli.export import export_set
+from tests.export.sets import SLANTED
 
 
 def test_webdataset_shards(data, tmp_path, monkeypatch):
@@ -17,4 +18,5 @@ def test_webdataset_shards(data, tmp_path, monkeypatch):
     with tarfile.open(done.root / "train-000000.tar") as shard:
         label = json.loads(shard.extractfile("00000000.json").read())
     assert label["file_name"] == "a.png" and label["objects"]["name"] == ["ship", "storage tank", "ship"]
+    assert label["objects"]["mask"] == [[list(SLANTED[:6])], [], []] and done.lost == {}
     assert not list(done.root.glob("*.png"))
