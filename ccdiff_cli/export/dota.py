@@ -35,7 +35,6 @@ def _labels(job: Job, scene: Scene) -> None:
         lines += f"{_corners(instance.corners)} {one_word(instance.category)} {int(instance.difficult)}\n"
     write_label(job.out / scene.split / "labelTxt" / f"{stem_of(scene)}.txt", head + lines)
     write_label(job.out / scene.split / "annfiles" / f"{stem_of(scene)}.txt", lines)
-    job.lost["pictures that are no PNG (DOTA's tools take them, mmrotate's reader does not)"] += Path(scene.file_name).suffix != ".png"
 
 
 def _corners(corners: Sequence[float]) -> str:
@@ -48,6 +47,8 @@ def one_word(name: str) -> str:
 
 
 def _finish(job: Job, scenes: Sequence[Scene]) -> str:
+    if others := sum(Path(s.file_name).suffix != ".png" for s in scenes):
+        job.said.append(f"{others} pictures are no .png, which mmrotate's reader asks for (--picture-format png)")
     job.lost["spaces in class names (written as dashes)"] += sum(one_word(name) != name for name in job.classes)
     job.lost["dashes in class names (readers that undo the former take them for spaces)"] += sum("-" in name for name in job.classes)
     write_label(job.out / "classes.txt", "".join(f"{one_word(name)}\n" for name in job.classes))

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree  # builds and writes here; what is read goes through defusedxml
 
@@ -48,9 +49,10 @@ def _labels(job: Job, scene: Scene) -> None:
 def _bndbox(job: Job, scene: Scene, hbb: HBB) -> HBB:
     """A box as it is written; one of pixels that is narrower than a pixel would end before it begins, and is made one wide."""
     job.apart["decimals of boxes (read by supervision and by us, cut off by mmdet)"] += not all(map(whole_number, hbb))
+    x1, y1, x2, y2 = hbb
+    job.apart["boxes reaching out of the picture (written whole)"] += min(x1, y1) < 0 or x2 > scene.width or y2 > scene.height
     if job.options.voc_origin == 0:
         return hbb
-    x1, y1, x2, y2 = hbb
     job.lost["boxes narrower than a pixel, made one wide"] += x2 - x1 < 1 or y2 - y1 < 1
     x1, y1 = max(0.0, min(x1, scene.width - 1.0)) if x2 - x1 < 1 else x1, max(0.0, min(y1, scene.height - 1.0)) if y2 - y1 < 1 else y1
     return x1 + 1, y1 + 1, max(x2, x1 + 1), max(y2, y1 + 1)
@@ -74,6 +76,8 @@ def _finish(job: Job, scenes: Sequence[Scene]) -> str:
         if members:
             write_label(job.out / "ImageSets" / "Main" / f"{name}.txt", "".join(f"{stem}\n" for stem in members))
     write_classes(job)
+    if others := sum(Path(s.file_name).suffix != ".jpg" for s in scenes):
+        job.said.append(f"{others} pictures are no .jpg, which torchvision's and mmdet's readers ask for (--picture-format jpeg)")
     how = "edges counted from 0" if job.options.voc_origin == 0 else "pixels counted from 1, the last one inside the box, as VOC's devkit"
     job.said.append(f"bndbox: {how}; robndbox: corners from 0, as DIOR-R's")
     return "."

@@ -36,6 +36,16 @@ def test_voc_lists_and_what_is_lost(data, tmp_path):
     assert lists == {"train.txt": "a\nb\n", "val.txt": "c\n", "trainval.txt": "a\nb\nc\n", "test.txt": "d\n"}
     assert done.lost == {"captions": 4, "masks": 3}
     assert done.apart == {"orientations": 6, "decimals of boxes (read by supervision and by us, cut off by mmdet)": 6}
+    assert done.said[0] == "3 pictures are no .jpg, which torchvision's and mmdet's readers ask for (--picture-format jpeg)"
+
+
+def test_voc_boxes_that_reach_out_are_written_and_counted(tmp_path):
+    boxes = ((-5, 10, 20, 30), (90, 10, 99, 30), (0, 0, 96, 64))
+    made = one_scene(tmp_path / "set", instances=tuple(Instance.from_hbb("ship", b) for b in boxes))
+    for origin in (0, 1):
+        done = export_set(made, tmp_path / f"out{origin}", "voc", options=ExportOptions(voc_origin=origin))
+        assert done.apart == {"boxes reaching out of the picture (written whole)": 2}
+        assert [i.hbb for i in read_raw(done.root).scenes[0].instances] == [tuple(map(float, b)) for b in boxes]
 
 
 def test_voc_escapes_names(tmp_path):
