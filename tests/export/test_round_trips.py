@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 
 from ccdiff_cli.export import WRITERS, export_set
 from ccdiff_cli.formats import READERS, detect_format, read_raw
 from ccdiff_cli.formats.classes import ClassMap
-from tests.export.sets import CLASSES
+from ccdiff_cli.geometry import le90_to_corners, polygon
+from ccdiff_cli.scene import Instance
+from tests.export.sets import CLASSES, one_scene
 
 TO_3_DECIMALS, TO_6_OF_THE_SIDE = 6e-4, 1e-4
 HELD = {  # format -> (how far a coordinate may move, what comes back as it was)
@@ -62,3 +65,43 @@ def test_a_set_itself_is_read_as_coco(rich):
     raw = read_raw(rich.root)
     assert raw.format == "coco" and raw.classes == rich.classes and not +raw.skipped and not +raw.notes
     assert raw.scenes == list(rich.scenes)
+
+
+WHOLE = {
+    "captions",
+    "sources",
+    "provenance",
+    "orientations",
+    "marks that an orientation is unknown",
+    "difficult flags",
+    "masks",
+    "extra fields",
+}
+
+
+@pytest.mark.parametrize("format", sorted(name for name in WRITERS if READ_BY[name] in READERS))
+def test_boxes_of_any_place_and_angle_come_back_or_are_counted(tmp_path, format):
+    """IoU with the whole box above 0.98 where the format takes it, else with the part inside the picture, but for what was counted."""
+    rng = np.random.default_rng(11)
+    boxes = [le90_to_corners((*rng.uniform(-5, 133, 2), *rng.uniform(10, 70, 2), rng.uniform(-np.pi / 2, np.pi / 2))) for _ in range(300)]
+    picture_corners = (0, 0, 128, 0, 128, 128, 0, 128)
+    visible = [shapely.intersection(polygon(box), polygon(picture_corners)) for box in boxes]
+    boxes, visible = zip(*((b, v) for b, v in zip(boxes, visible, strict=True) if v.area > 0.2 * polygon(b).area), strict=True)
+    assert sum(v.area < 0.99 * polygon(b).area for b, v in zip(boxes, visible, strict=True)) > 80  # are cut
+    instances = tuple(Instance.from_corners("ship", b, v.bounds) for b, v in zip(boxes, visible, strict=True))
+    done = export_set(one_scene(tmp_path / "set", CLASSES, size=(128, 128), instances=instances), tmp_path / "out", format)
+    back = read_raw(done.root, READ_BY[format], ClassMap.of(CLASSES)).scenes[0].instances
+    assert len(back) == len(boxes)
+    bad = 0
+    for box, part, after in zip(boxes, visible, back, strict=True):
+        found = polygon(after.corners)
+        if format == "yolo":
+            bad += np.abs(np.subtract(after.hbb, part.bounds)).max() > 0.01
+        else:
+            bad += max(_iou(found, polygon(box)), _iou(shapely.intersection(found, polygon(picture_corners)), part)) < 0.98
+    counted = sum(count for what, count in done.lost.items() if what not in WHOLE)
+    assert bad <= counted and (bad == 0 or format in ("yolo-obb", "metadata")), (bad, counted, done.lost)
+
+
+def _iou(a, b):
+    return shapely.intersection(a, b).area / shapely.union(a, b).area
