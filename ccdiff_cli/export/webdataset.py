@@ -1,4 +1,8 @@
-"""Shards of webdataset, after its README: tar files of pictures and their labels as JSON."""
+"""Shards of webdataset, after its README: tar files of pictures and their labels as JSON.
+
+NOTE: they are for webdataset's own reader.  Hugging Face's `datasets` reads them too, but guesses types from the first five pictures of a
+shard, and stops where lists are empty in these; for it there is the ``huggingface`` export.
+"""
 
 from __future__ import annotations
 

@@ -106,8 +106,11 @@ def test_options_that_do_not_fit(data, tmp_path, format, options, message):
 
 
 @pytest.mark.parametrize("format", sorted(WRITERS))
-def test_an_interrupted_export_is_completed_to_the_same_bytes(data, tmp_path, format):
-    export_set(data, tmp_path / "whole", format)
+@pytest.mark.parametrize("options", [ExportOptions(), ExportOptions(picture_format="jpeg"), ExportOptions(link=True)])
+def test_an_interrupted_export_is_completed_to_the_same_bytes(data, tmp_path, format, options):
+    if (options.link and not WRITERS[format].files) or (options.picture_format and "jpeg" not in WRITERS[format].pictures):
+        pytest.skip("the format does not take the option")
+    whole = export_set(data, tmp_path / "whole", format, options=options)
 
     class Stop(Exception):
         pass
@@ -117,12 +120,13 @@ def test_an_interrupted_export_is_completed_to_the_same_bytes(data, tmp_path, fo
             raise Stop
 
     with pytest.raises(Stop):
-        export_set(data, tmp_path / "out", format, progress=stop)
+        export_set(data, tmp_path / "out", format, options=options, progress=stop)
     assert not (tmp_path / "out" / "export.json").exists()
     with pytest.raises(CCDiffError, match="beginning of another export"):
-        export_set(data, tmp_path / "out", format, splits=["train"])
+        export_set(data, tmp_path / "out", format, splits=["train"], options=options)
     (tmp_path / "out" / ".partial-x").write_bytes(b"half")
-    export_set(data, tmp_path / "out", format)
+    done = export_set(data, tmp_path / "out", format, options=options)
+    assert (done.lost, done.apart, done.said) == (whole.lost, whole.apart, whole.said)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
