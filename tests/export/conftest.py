@@ -43,6 +43,6 @@ def rich(tmp_path):
                 instances.append(Instance.from_hbb("ship", tuple(round(v, 2) for v in hbb)))
         name = f"p{k}.png"
         hashes[name] = sha256_file(picture(tmp_path / "rich" / "images" / name, 96, 96, seed=k))
-        scenes.append(Scene(name, 96, 96, tuple(instances), split=split, source=f"scene {k // 2}", caption=f"Picture {k}.",
+        scenes.append(Scene(name, 96, 96, tuple(instances), split=split, source=f"scene {max(k, 1)}", caption=f"Picture {k}.",
                             provenance={"imagesource": "GF", "gsd": k + 0.25} if k else {}))  # fmt: skip
     return write_set(tmp_path / "rich", scenes, CLASSES, kind="prepared", details={}, picture_hashes=hashes)

@@ -10,6 +10,7 @@ from ccdiff_cli.export import WRITERS, export_set
 from ccdiff_cli.formats import READERS, detect_format, read_raw
 from ccdiff_cli.formats.classes import ClassMap
 from ccdiff_cli.geometry import le90_to_corners, polygon
+from ccdiff_cli.prepare import prepare_dataset
 from ccdiff_cli.scene import Instance
 from tests.export.sets import CLASSES, one_scene
 
@@ -105,3 +106,20 @@ def test_boxes_of_any_place_and_angle_come_back_or_are_counted(tmp_path, format)
 
 def _iou(a, b):
     return shapely.intersection(a, b).area / shapely.union(a, b).area
+
+
+@pytest.mark.parametrize("format", sorted(name for name in WRITERS if READ_BY[name] in READERS))
+def test_prepare_gives_back_the_boxes_of_an_export(rich, tmp_path, format):
+    """To what two roundings (1/1000 px each, one of them of the export) leave."""
+    done = export_set(rich, tmp_path / "out", format)
+    back = prepare_dataset(done.root, tmp_path / "prepared", keep_empty=True)
+    held = HELD[format][1]
+    assert back.manifest["skipped"] == {} and back.manifest["changes"] == {}
+    assert {s.file_name: s.split for s in back.scenes} == {s.file_name: s.split for s in rich.scenes}
+    by_name = {s.file_name: s for s in back.scenes}
+    for before in rich.scenes:
+        after = by_name[before.file_name]
+        assert after.categories() == before.categories()
+        for a, b in zip(before.instances, after.instances, strict=True):
+            for what in held & {"hbb", "corners"}:
+                np.testing.assert_allclose(getattr(b, what), getattr(a, what), atol=2e-3, err_msg=what)
