@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import polygon_area
+from ..errors import CCDiffError
 from ..files import atomic_write
 from ..scene import ClassList, Scene
 from .common import (
@@ -84,8 +85,13 @@ def _finish(job: Job, scenes: Sequence[Scene]) -> str:
 
 
 def _write_parquet(path: Path, rows: Sequence[dict[str, Any]], *, masks: bool) -> None:
-    import pyarrow
-    from pyarrow import parquet
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise CCDiffError(
+            "labels whose types JSON does not show are written by pyarrow, which does not load", where=path, fix="pip install pyarrow"
+        ) from error
 
     numbers, text = pyarrow.list_(pyarrow.float64()), pyarrow.string()
     objects = {

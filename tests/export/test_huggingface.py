@@ -1,11 +1,13 @@
 """Folders for Hugging Face's datasets: labels in JSON where every split shows their types, else in parquet."""
 
 import json
+import sys
 
 import pytest
 from pyarrow import parquet
 
 from ccdiff_cli.dataset import write_set
+from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.export import export_set
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.scene import Instance, Scene
@@ -61,3 +63,12 @@ def test_labels_are_json_where_every_split_shows_the_types(tmp_path):
     assert sorted(p.name for p in done.root.rglob("metadata.*")) == ["metadata.jsonl"] * 2
     lines = [json.loads(line) for line in (done.root / "val" / "metadata.jsonl").read_text().splitlines()]
     assert lines[0]["objects"]["bbox"] == [[0, 2, 9, 10], [1, 2, 9, 10]] and "mask" not in lines[0]["objects"]
+
+
+def test_what_is_missing_to_write_types_is_said(tmp_path, monkeypatch):
+    made = set_of(tmp_path / "set", {"test": [0]})
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(CCDiffError, match="pip install pyarrow"):
+            export_set(made, tmp_path / "out", "huggingface")
+    assert export_set(made, tmp_path / "out", "huggingface").pictures == 1  # the same command goes on
