@@ -118,7 +118,8 @@ def count_kept(job: Job, scene: Scene, writer: Writer) -> None:
     unit, stem = scene.instances, stem_of(scene)
     found = {
         CAPTIONS: bool(scene.caption),
-        SOURCES: scene.source not in ("", stem, scene.file_name, stem.partition("__x")[0]),  # a tile's name begins with its source
+        # a source is known by the name of its picture, whatever that is encoded as, and a tile's name begins with it
+        SOURCES: not {scene.source, scene.source.rpartition(".")[0]} & {stem, stem.partition("__x")[0]} and scene.source != "",
         PROVENANCE: bool(scene.provenance),
         ORIENTATIONS: sum(i.oriented for i in unit),
         UNKNOWN: sum(not i.oriented for i in unit),
