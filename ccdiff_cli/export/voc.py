@@ -20,6 +20,8 @@ from .common import DIFFICULT, ORIENTATIONS, OTHER_HBB, UNKNOWN, Job, Writer, de
 
 COUNTED_FROM = "PASCAL VOC, pixels counted from"
 """What ``source/annotation`` begins with; 0 or 1 follows."""
+ROUNDED = 5e-4
+"""Pixels: what is written may be so far off."""
 _ROBNDBOX = tuple(f"{axis}_{place}" for place in ("left_top", "right_top", "right_bottom", "left_bottom") for axis in "xy")
 
 
@@ -53,8 +55,9 @@ def _bndbox(job: Job, scene: Scene, hbb: HBB) -> HBB:
     job.apart["boxes reaching out of the picture (written whole)"] += min(x1, y1) < 0 or x2 > scene.width or y2 > scene.height
     if job.options.voc_origin == 0:
         return hbb
-    job.lost["boxes narrower than a pixel, made one wide"] += x2 - x1 < 1 or y2 - y1 < 1
-    x1, y1 = max(0.0, min(x1, scene.width - 1.0)) if x2 - x1 < 1 else x1, max(0.0, min(y1, scene.height - 1.0)) if y2 - y1 < 1 else y1
+    narrow, low = x2 - x1 < 1 - ROUNDED, y2 - y1 < 1 - ROUNDED
+    job.lost["boxes narrower than a pixel, made one wide"] += narrow or low
+    x1, y1 = max(0.0, min(x1, scene.width - 1.0)) if narrow else x1, max(0.0, min(y1, scene.height - 1.0)) if low else y1
     return x1 + 1, y1 + 1, max(x2, x1 + 1), max(y2, y1 + 1)
 
 

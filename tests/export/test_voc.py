@@ -83,7 +83,7 @@ def test_the_corners_of_oriented_objects_count_from_0(tmp_path):
 
 
 def test_boxes_narrower_than_a_pixel_are_made_one_wide_and_counted(tmp_path):
-    boxes = ((10.2, 8, 10.7, 20), (95.5, 63.5, 96, 64), (10, 8, 11, 9))
+    boxes = ((10.2, 8, 10.7, 20), (95.5, 63.5, 96, 64), (10, 8, 11 - 1e-9, 9))
     made = one_scene(tmp_path / "set", instances=tuple(Instance.from_hbb("ship", b) for b in boxes))
     done = export_set(made, tmp_path / "out", "voc")
     assert bndboxes(done.root / "Annotations" / "a.xml") == [["11.2", "9", "11.2", "20"], ["96", "64", "96", "64"], ["11", "9", "11", "9"]]
