@@ -67,12 +67,18 @@ def _root(
 def prepare(
     source: Annotated[
         Path,
-        typer.Argument(help="A data set as it lies on disk: DIOR, DIOR-RSVG, DOTA, HRSC2016, VHR-10, COCO, YOLO, VOC, metadata.jsonl."),
+        typer.Argument(
+            help="A data set as it lies on disk: DIOR, DIOR-RSVG, DOTA, FAIR1M, HRSC2016, VHR-10, SODA-A, VisDrone, COCO, YOLO, VOC, CVAT, "
+            "labelme, Hugging Face, webdataset, metadata.jsonl."
+        ),
     ],
     out: Out,
     format: Annotated[
         str | None,
-        typer.Option(help="dior, rsvg, dota, hrsc, vhr10, coco, yolo, yolo-obb, voc or metadata; recognised from the folder unless given."),
+        typer.Option(
+            help="dior, rsvg, dota, fair1m, hrsc, vhr10, sodaa, visdrone, coco, yolo, yolo-obb, voc, cvat, labelme, huggingface, "
+            "webdataset or metadata; recognised from the folder unless given."
+        ),
     ] = None,
     tile: Annotated[int | None, typer.Option(help="Cut tiles of this side, source pixels; whole pictures unless given.")] = None,
     overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, source pixels.")] = 0,
@@ -82,7 +88,7 @@ def prepare(
         Path | None,
         typer.Option(
             help="Class file (one class a line, in the order wanted; `THEIRS = OURS` renames one), pairs such as car=vehicle, "
-            "or a known list: dior, vhr10, dota10, dota15, dota20, hrsc, hrsc2, hrsc3."
+            "or a known list: dior, vhr10, dota10, dota15, dota20, hrsc, hrsc2, hrsc3, fair1m, fair1m5, sodaa, visdrone."
         ),
     ] = None,
     keep_share: Annotated[float, typer.Option(help="An object is kept where at least this share of it is inside the tile.")] = 0.7,

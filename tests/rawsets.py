@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +81,58 @@ def coco(root: Path, annotations: list[dict], *, images=None, categories=None, s
     categories = categories or [{"id": 1, "name": "ship"}, {"id": 7, "name": "vehicle"}]
     (root / name).write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return root
+
+
+def fair1m_xml(objects: list[tuple[str, list[tuple[float, float]]]], *, filename="0.tif", size=(96, 64), coordinate="pixel") -> str:
+    """FAIR1M's XML: (class, points) of every object, points as they are to stand there."""
+    inner = "".join(
+        f"<object><coordinate>{coordinate}</coordinate><type>rectangle</type><description>None</description><possibleresult>"
+        f"<name>{name}</name></possibleresult><points>{''.join(f'<point>{x},{y}</point>' for x, y in points)}</points></object>"
+        for name, points in objects
+    )
+    head = f"<source><filename>{filename}</filename><origin>GF2/GF3</origin></source><research><version>1.0</version></research>"
+    sizes = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
+    return f'<?xml version="1.0" encoding="utf-8"?>\n<annotation>{head}{sizes}<objects>{inner}</objects></annotation>\n'
+
+
+SODAA_CATEGORIES = (
+    "airplane", "helicopter", "small-vehicle", "large-vehicle", "ship", "container", "storage-tank", "swimming-pool", "windmill", "ignore",
+)  # fmt: skip
+
+
+def sodaa_file(path: Path, annotations: list[dict], *, categories=SODAA_CATEGORIES, name=None, size=(96, 64)) -> Path:
+    """One file of SODA-A."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"id": 0, "file_name": name or f"{path.stem}.jpg", "width": size[0], "height": size[1]}
+    listed = [{"id": k, "name": category} for k, category in enumerate(categories)]
+    path.write_text(json.dumps({"images": about, "annotations": annotations, "categories": listed}))
+    return path
+
+
+def labelme_file(path: Path, shapes: list[dict], *, image: str | None = None, **more) -> Path:
+    """One file of labelme; ``more`` are further keys of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entry = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image or f"{path.stem}.png", "imageData": None}
+    path.write_text(json.dumps({**entry, "imageHeight": 64, "imageWidth": 96, **more}))
+    return path
+
+
+def cvat_xml(images: list[str], *, labels=("ship", "car"), kind="task", meta="") -> str:
+    """CVAT's XML: ``<image>`` or ``<track>`` elements as they are to stand there."""
+    named = "".join(f"<label><name>{name}</name><attributes></attributes></label>" for name in labels)
+    head = f"<version>1.1</version><meta><{kind}><id>1</id><name>t</name>{meta}<labels>{named}</labels></{kind}></meta>"
+    return f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>{head}\n' + "\n".join(images) + "\n</annotations>\n"
+
+
+def shard(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    """A tar file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return path
 
 
 def files_of(root: Path) -> dict[str, bytes]:

@@ -10,25 +10,39 @@ from ..errors import CCDiffError, UnsafeInput, visible
 from ..pictures import SUFFIXES
 from .classes import ClassMap
 from .coco import is_coco, read_coco
+from .cvat import is_cvat, read_cvat
 from .dior import is_dior, read_dior
 from .dota import is_dota, read_dota
+from .fair1m import is_fair1m, read_fair1m
 from .hrsc import is_hrsc, read_hrsc
+from .huggingface import is_huggingface, read_huggingface
+from .labelme import is_labelme, read_labelme
 from .metadata import is_metadata, read_metadata
 from .raw import Faults, RawSet, child, count_litter, listed, listed_below, some
 from .rsvg import is_rsvg, read_rsvg
+from .sodaa import is_sodaa, read_sodaa
 from .sources import name_sources
 from .vhr10 import is_vhr10, read_vhr10
+from .visdrone import is_visdrone, read_visdrone
 from .voc import is_voc, read_voc
+from .webdataset import is_webdataset, read_webdataset
 from .yolo import is_yolo, is_yolo_obb, read_yolo, read_yolo_obb
 
 Reader = Callable[[Path, ClassMap | None, Faults], RawSet]
 READERS: dict[str, Reader] = {
     "vhr10": read_vhr10,
     "dior": read_dior,
+    "fair1m": read_fair1m,
     "rsvg": read_rsvg,
     "dota": read_dota,
     "hrsc": read_hrsc,
     "metadata": read_metadata,
+    "sodaa": read_sodaa,
+    "visdrone": read_visdrone,
+    "cvat": read_cvat,
+    "labelme": read_labelme,
+    "huggingface": read_huggingface,
+    "webdataset": read_webdataset,
     "coco": read_coco,
     "yolo": read_yolo,
     "yolo-obb": read_yolo_obb,
@@ -37,10 +51,17 @@ READERS: dict[str, Reader] = {
 RECOGNISE: dict[str, Callable[[Path], bool]] = {
     "vhr10": is_vhr10,
     "dior": is_dior,
+    "fair1m": is_fair1m,
     "rsvg": is_rsvg,
     "dota": is_dota,
     "hrsc": is_hrsc,
     "metadata": is_metadata,
+    "sodaa": is_sodaa,
+    "visdrone": is_visdrone,
+    "cvat": is_cvat,
+    "labelme": is_labelme,
+    "huggingface": is_huggingface,
+    "webdataset": is_webdataset,
     "coco": is_coco,
     "yolo": is_yolo,
     "yolo-obb": is_yolo_obb,

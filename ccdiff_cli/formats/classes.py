@@ -2,7 +2,7 @@
 
 Names are written for people and text encoders (spaces, not underscores);
 spellings are compared without case, spaces, hyphens and underscores.
-Sources: the papers and label files of DIOR, DOTA v1.0 / v1.5 / v2.0, HRSC2016 and NWPU VHR-10.
+Sources: the papers and label files of DIOR, DOTA v1.0 / v1.5 / v2.0, FAIR1M, HRSC2016, NWPU VHR-10, SODA-A and VisDrone (DET).
 """
 
 from __future__ import annotations
@@ -56,6 +56,29 @@ HRSC_TREE: dict[str, tuple[str, str | None]] = {
 HRSC = ClassList(("ship",))
 HRSC2 = ClassList(("ship", "aircraft carrier", "warcraft", "merchant ship", "submarine"))
 HRSC3 = ClassList(tuple(name for name, _ in HRSC_TREE.values()))
+FAIR1M_GROUPS: dict[str, tuple[str, ...]] = {
+    "airplane": (
+        "Boeing 737", "Boeing 747", "Boeing 777", "Boeing 787", "C919", "A220", "A321", "A330", "A350", "ARJ21", "other airplane",
+    ),
+    "ship": (
+        "passenger ship", "motorboat", "fishing boat", "tugboat", "engineering ship", "liquid cargo ship", "dry cargo ship", "warship",
+        "other ship",
+    ),
+    "vehicle": (
+        "small car", "bus", "cargo truck", "dump truck", "van", "trailer", "tractor", "excavator", "truck tractor", "other vehicle",
+    ),
+    "court": ("basketball court", "tennis court", "football field", "baseball field"),
+    "road": ("intersection", "roundabout", "bridge"),
+}  # fmt: skip
+"""FAIR1M: the five groups and what is in them."""
+FAIR1M = ClassList(tuple(name for members in FAIR1M_GROUPS.values() for name in members))
+FAIR1M5 = ClassList(tuple(FAIR1M_GROUPS))
+SODAA = ClassList(
+    (
+        "airplane", "helicopter", "small vehicle", "large vehicle", "ship", "container", "storage tank", "swimming pool", "windmill",
+    )
+)  # fmt: skip
+VISDRONE = ClassList(("pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning tricycle", "bus", "motor"))
 
 MAX_NAME_BYTES = 200
 """Crops of a class lie in a folder of its name."""
@@ -68,7 +91,19 @@ CLASS_LISTS: dict[str, ClassList] = {
     "hrsc": HRSC,
     "hrsc2": HRSC2,
     "hrsc3": HRSC3,
+    "fair1m": FAIR1M,
+    "fair1m5": FAIR1M5,
+    "sodaa": SODAA,
+    "visdrone": VISDRONE,
 }
+_AIRLINERS = {f"{maker} {name}": name for maker, names in {"Airbus": ("A220", "A321", "A330", "A350"), "COMAC": ("C919", "ARJ21")}.items()
+              for name in names}  # fmt: skip
+SPELLINGS: dict[str, dict[str, str]] = {
+    "fair1m": _AIRLINERS,
+    "fair1m5": {name: group for group, members in FAIR1M_GROUPS.items() for name in (*members, *_AIRLINERS)
+                if name in members or _AIRLINERS[name] in members},
+}  # fmt: skip
+"""Key of ``CLASS_LISTS`` -> other names of its classes (``fair1m5`` knows those of ``fair1m``) -> the class."""
 
 
 def plain_name(name: str) -> str:
@@ -123,7 +158,8 @@ class ClassMap:
     @classmethod
     def frozen(cls, family: str) -> ClassMap:
         """The class map of a public data set, one of ``CLASS_LISTS``."""
-        return cls.of(CLASS_LISTS[family])
+        made = cls.of(CLASS_LISTS[family])
+        return cls(made.classes, made.aliases | {plain_name(found): name for found, name in SPELLINGS.get(family, {}).items()})
 
     def knows(self, spelling: str) -> bool:
         """Whether :meth:`name` has an answer."""

@@ -269,14 +269,14 @@ def picture_of(path: Path, tree: Element, found: dict[str, Path], folders: Seque
 # ------------------------------------------------------------------------------------------------------------------------- XML
 
 
-def parse_xml(path: Path) -> Element:
+def parse_xml(path: Path, limit: int = MAX_XML_BYTES) -> Element:
     """The root element of an XML file.
 
     Raises:
-        CCDiffError: missing, truncated or broken (with line and column), larger than ``MAX_XML_BYTES``.
+        CCDiffError: missing, truncated or broken (with line and column), larger than ``limit``.
         UnsafeInput: entities, which no annotation needs.
     """
-    data = read_bytes(path, MAX_XML_BYTES)
+    data = read_bytes(path, limit)
     try:
         return ElementTree.fromstring(data, forbid_dtd=True)
     except ParseError as error:

@@ -21,6 +21,10 @@ def test_lists_have_the_published_lengths():
         "hrsc": 1,
         "hrsc2": 5,
         "hrsc3": 31,
+        "fair1m": 37,
+        "fair1m5": 5,
+        "sodaa": 9,
+        "visdrone": 10,
     }
 
 

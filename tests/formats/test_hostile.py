@@ -86,6 +86,8 @@ def test_label_files_of_absurd_size(sound, format):
     """A sparse file of a terabyte takes no room on the disk and more than the memory when it is read."""
     root, labels = sound[format]
     for path, text in labels.items():
+        if path.suffix == ".tar":  # read member by member to its end mark, whatever follows
+            continue
         try:
             with open(path, "r+b") as stream:
                 stream.truncate(10**12)

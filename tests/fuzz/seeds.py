@@ -6,7 +6,9 @@ pictures, prepared sets and detections: ``TARGETS``).
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import json
 import math
 import re
@@ -22,12 +24,26 @@ from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.formats import READERS, detect_format, read_raw
 from ccdiff_cli.formats.raw import Faults
+from ccdiff_cli.formats.webdataset import forget_unpacked, unpacked
 from ccdiff_cli.pictures import UnreadablePicture, picture_size
 from ccdiff_cli.prepare import windows
 from ccdiff_cli.prepare.merging import merge_file
 from ccdiff_cli.prepare.tiling import cut_scene
 from ccdiff_cli.scene import ClassList, Instance, Scene
-from tests.rawsets import coco, dior, hbb_xml, obb_xml, picture, vhr10, voc_xml
+from tests.rawsets import (
+    coco,
+    cvat_xml,
+    dior,
+    fair1m_xml,
+    hbb_xml,
+    labelme_file,
+    obb_xml,
+    picture,
+    shard,
+    sodaa_file,
+    vhr10,
+    voc_xml,
+)
 
 HBB, OBB = (5, 5, 30, 20), (40, 10, 60, 12, 58, 30, 38, 28)
 
@@ -132,14 +148,98 @@ def _yolo_obb(root: Path) -> list[str]:
     return _yolo(root, "0 0.1 0.1 0.4 0.1 0.4 0.5 0.1 0.5\n")
 
 
+def _fair1m(root: Path) -> list[str]:
+    picture(root / "images" / "0.tif")
+    corners = list(zip(OBB[0::2], OBB[1::2], strict=True))
+    objects = [("Dry Cargo Ship", [*corners, corners[0]]), ("A220", corners), ("bridge", [*corners, (50, 40)])]
+    _write(root / "labelXml" / "0.xml", fair1m_xml(objects))
+    return ["labelXml/0.xml"]
+
+
+def _sodaa(root: Path) -> list[str]:
+    picture(root / "Images" / "train" / "00001.jpg")
+    annotations = [{"poly": list(OBB), "category_id": k, "image_id": 0, "id": k, "ignore": k % 2} for k in (2, 3, 9)]
+    sodaa_file(root / "Annotations" / "train" / "00001.json", [*annotations, {"poly": [1, 1, 9, 2, 5, 9], "category_id": 0}])
+    return ["Annotations/train/00001.json"]
+
+
+def _visdrone(root: Path) -> list[str]:
+    picture(root / "images" / "0001.jpg")
+    _write(root / "annotations" / "0001.txt", "10,20,30,8,1,4,0,1\n1,2,5,5,0,0,0,0\n50,20,10,8,0,10,1,2,\n")
+    return ["annotations/0001.txt"]
+
+
+def _labelme(root: Path) -> list[str]:
+    picture(root / "a.png")
+    bits = io.BytesIO()
+    Image.fromarray(np.eye(4, dtype=np.uint8) * 255).save(bits, "PNG")
+    corners = [list(point) for point in zip(OBB[0::2], OBB[1::2], strict=True)]
+    shapes = [
+        {"label": "ship", "points": [[30, 20], [5, 5]], "shape_type": "rectangle", "flags": {"difficult": True}, "group_id": 1},
+        {"label": "ship", "points": corners, "shape_type": "rotation", "direction": 0.1, "difficult": "false", "attributes": {"a": "b"}},
+        {"label": "car", "points": [[1, 1], [9, 2], [5, 9]], "description": "x"},
+        {"label": "car", "points": [[4, 5], [7, 8]], "shape_type": "mask", "mask": base64.b64encode(bits.getvalue()).decode()},
+        {"label": "car", "points": [[4, 5], [7, 8]], "shape_type": "circle"},
+    ]
+    labelme_file(root / "a.json", shapes, image="..\\x\\a.png")
+    return ["a.json"]
+
+
+def _cvat(root: Path) -> list[str]:
+    picture(root / "images" / "a.png")
+    shapes = (
+        '<box label="ship" occluded="1" xtl="12.0" ytl="28.0" xbr="52.0" ybr="36.0" rotation="45.0" z_order="0">'
+        '<attribute name="difficult">true</attribute></box><polygon label="car" points="10,10;20,12;18,20"></polygon>'
+        '<ellipse label="car" cx="50" cy="30" rx="20" ry="5" rotation="30"></ellipse><polyline label="car" points="1,1;5,5"/>'
+        '<mask label="car" rle="3, 4, 5" left="10" top="10" width="4" height="3"></mask>'
+    )
+    _write(root / "annotations.xml", cvat_xml([f'<image id="0" name="a.png" subset="Train" width="96" height="64">{shapes}</image>']))
+    return ["annotations.xml"]
+
+
+_EXAMPLE = {
+    "file_name": "a.png", "width": 96, "height": 64, "text": "a port", "source": "s",
+    "objects": {
+        "bbox": [[5, 5, 25, 15], [38, 10, 22, 20]], "category": [0, 1], "name": ["ship", "car"], "corners": [list(OBB), list(OBB)],
+        "oriented": [False, True], "difficult": [True, False], "mask": [[], [list(OBB)]],
+    },
+}  # fmt: skip
+
+
+def _huggingface(root: Path) -> list[str]:
+    picture(root / "train" / "a.png")
+    picture(root / "train" / "b.png")
+    other = {"file_name": "b.png", "objects": [{"bbox": [5, 5, 25, 15], "category": 1}]}
+    _write(root / "train" / "metadata.jsonl", f"{json.dumps(_EXAMPLE)}\n{json.dumps(other)}\n")
+    _write(root / "classes.txt", "ship\ncar\n")
+    return ["train/metadata.jsonl", "classes.txt"]
+
+
+def _webdataset(root: Path) -> list[str]:
+    data = picture(root.with_suffix(".png"), 8, 8).read_bytes()
+    root.with_suffix(".png").unlink()
+    shard(root / "train-000000.tar", [("0.png", data), ("0.json", json.dumps(_EXAMPLE).encode()), ("1.json", b"{}"), ("1.png", data)])
+    _write(root / "classes.txt", "ship\ncar\n")
+    return ["train-000000.tar", "classes.txt"]
+
+
 SEEDS: dict[str, Callable[[Path], list[str]]] = {
     "vhr10": _vhr10, "dior": _dior, "rsvg": _rsvg, "voc": _voc, "metadata": _metadata, "coco": _coco, "dota": _dota, "hrsc": _hrsc,
-    "yolo": _yolo, "yolo-obb": _yolo_obb,
+    "yolo": _yolo, "yolo-obb": _yolo_obb, "fair1m": _fair1m, "sodaa": _sodaa, "visdrone": _visdrone, "labelme": _labelme, "cvat": _cvat,
+    "huggingface": _huggingface, "webdataset": _webdataset,
 }  # fmt: skip
 """Reader -> what builds a sound folder and names the label files in it."""
 
 
 def read_damaged(root: Path, format: str) -> bool:
+    """See :func:`_read_damaged`; what a reader unpacked is removed."""
+    try:
+        return _read_damaged(root, format)
+    finally:
+        forget_unpacked()
+
+
+def _read_damaged(root: Path, format: str) -> bool:
     """Read a folder whose labels may be anything; whether scenes came of it rather than a :class:`CCDiffError`.
 
     Raises:
@@ -152,7 +252,7 @@ def read_damaged(root: Path, format: str) -> bool:
     except CCDiffError as error:
         str(error).encode("utf-8")  # a terminal must be able to print it
         with contextlib.suppress(CCDiffError):
-            READERS[format](root, None, Faults())
+            read_raw(root, format, strict=True)
             raise AssertionError("strict reads what lenient refuses") from error
         return False
     _check_scenes(lenient.scenes, lenient.classes, root)
@@ -169,9 +269,9 @@ def read_damaged(root: Path, format: str) -> bool:
 
 
 def _check_scenes(scenes: Sequence[Scene], classes: ClassList, root: Path) -> None:
-    top = root.resolve()
+    tops = [root.resolve(), *(Path(room.name).resolve() for room in unpacked.values())]
     for scene in scenes:
-        assert scene.path is not None and Path(scene.path).resolve().is_relative_to(top), scene.path
+        assert scene.path is not None and any(Path(scene.path).resolve().is_relative_to(top) for top in tops), scene.path
         assert not Path(scene.file_name).is_absolute() and ".." not in Path(scene.file_name).parts, scene.file_name
         assert scene.split in ("", *SPLITS) and scene.width >= 0 and scene.height >= 0
         for instance in scene.instances:
