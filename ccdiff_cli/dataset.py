@@ -10,27 +10,126 @@
 
 An annotation has ``bbox`` (HBB, x y w h), ``segmentation`` ([[x1 y1 x2 y2 x3 y3 x4 y4]], the OBB), ``area`` (of the OBB), ``iscrowd``
 (0), ``oriented`` and ``difficult`` (0 or 1), and, where known, ``mask`` (polygons) and ``extra``.  Any tool that reads COCO reads it.
+
+NOTE: a set's key is that of the labels and pictures that were read, whatever its manifest says: editing ``annotations.json`` by hand makes
+another set, which everything works with and files under another key.  A picture that is not the manifest's is a fault.
+``ccdiff verify --accept`` takes both as the set's own.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
+import functools
+import gc
+import hashlib
+import json
+import os
 import platform
+import stat
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, JsonValue
+from typing_extensions import NotRequired, TypedDict
 
 from . import __version__
 from .errors import CCDiffError
-from .files import content_key, inside, read_json, write_json
+from .files import content_key, inside, parse_json, read_bytes, write_json
 from .scene import ClassList, Instance, Scene
+from .stored import Bit, Caption, ClassName, Coordinate, Count, Digest, FileName, Free, Pixels, Stored, Text, checked, read_as
+from .unchanged import hashes_of, listed, remember
 
 SPLITS = ("train", "val", "test")
 ANNOTATIONS = "annotations.json"
 MANIFEST = "manifest.json"
 IMAGES = "images"
+
+
+class Manifest(Stored):
+    """``manifest.json``: what is read of it."""
+
+    kind: Text
+    classes: list[ClassName]
+    content: Text
+    pictures: dict[FileName, Digest]
+    labels: dict[FileName, Text] = Field(default_factory=dict)
+    edits: list[Edit] = Field(default_factory=list)
+    counts: dict[str, JsonValue] = Field(default_factory=dict)
+    plan: Text | None = None
+    prepare: Free | None = None
+    generator: Free | None = None
+    source: Free | None = None
+    references: Free | None = None
+    filter: Free | None = None
+    skipped: dict[str, Count] | None = None
+    notes: dict[str, Count] | None = None
+    cutting: dict[str, Count] | None = None
+    left_out: dict[str, Count] | None = None
+    made_in_smaller_batches: dict[str, Count] = Field(default_factory=dict)
+
+
+class Edit(Stored):
+    """What ``ccdiff verify --accept`` took as the set's own, once."""
+
+    before: Text
+    """The content key that the set had."""
+    labels_changed: Count
+    pictures_changed: list[FileName]
+    taken_out: list[FileName]
+    added: list[FileName]
+
+
+def _pairs(outline: list[float]) -> list[float]:
+    if len(outline) % 2:
+        raise ValueError("expected points, x and y in turn")
+    return outline
+
+
+_Corners = tuple[Coordinate, Coordinate, Coordinate, Coordinate, Coordinate, Coordinate, Coordinate, Coordinate]
+_Side = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1e9)]
+
+
+class _Annotation(TypedDict):
+    image_id: Count
+    category_id: Count
+    bbox: tuple[Coordinate, Coordinate, _Side, _Side]
+    segmentation: tuple[_Corners]
+    oriented: NotRequired[Bit]
+    difficult: NotRequired[Bit]
+    mask: NotRequired[list[Annotated[list[Coordinate], AfterValidator(_pairs)]]]
+    extra: NotRequired[Free]
+
+
+class _Image(TypedDict):
+    id: Count
+    file_name: FileName
+    width: Pixels
+    height: Pixels
+    split: NotRequired[Literal["train", "val", "test"]]
+    source: NotRequired[Text]
+    caption: NotRequired[Caption]
+    provenance: NotRequired[Free]
+
+
+class _Category(TypedDict):
+    id: Count
+    name: ClassName
+
+
+class _Labels(TypedDict):
+    """``annotations.json``: what is read of it."""
+
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+class EditedSet(UserWarning):
+    """A set's labels are not those it was made with."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +141,31 @@ class PictureSet:
         classes: the frozen class list.
         scenes: all labelled pictures, in the order of the file.
         manifest: the manifest as read; {} where there is none.
+        content: the key of the labels and pictures as they were read; "" where the scenes were not read from a folder.
     """
 
     root: Path
     classes: ClassList
     scenes: tuple[Scene, ...]
     manifest: dict[str, Any]
+    content: str = ""
 
     def split(self, name: str) -> tuple[Scene, ...]:
         """The scenes of one split ("train", "val" or "test")."""
         return tuple(scene for scene in self.scenes if scene.split == name)
 
     def key(self) -> str:
-        """A key of the set's labels and pictures (the manifest's hash of both): what caches derived from it are filed under."""
-        return str(self.manifest.get("content") or content_key([scene_record(s) for s in self.scenes]))
+        """A key of the set's labels and pictures: what everything derived from it is filed under."""
+        return self.content or content_key([scene_record(s) for s in self.scenes])
+
+    def edited(self) -> bool:
+        """Whether the labels are others than the manifest was written for."""
+        return bool(self.content) and self.content != self.manifest.get("content")
+
+    def ancestors(self) -> set[str]:
+        """Content keys that this set had before it was edited."""
+        before = {str(edit["before"]) for edit in self.manifest.get("edits", [])}
+        return before | ({str(self.manifest.get("content"))} if self.edited() else set())
 
 
 def scene_record(scene: Scene) -> dict[str, Any]:
@@ -164,18 +274,47 @@ def write_set(
     root = Path(root)
     classes.check(scenes)
     coco = coco_of_scenes(scenes, classes)
+    checked(_Labels, coco, where=root / ANNOTATIONS)
     write_json(root / ANNOTATIONS, coco)
     manifest = {
         "kind": kind,
         "classes": list(classes),
         "counts": count_scenes(scenes),
-        "content": content_key([coco["images"], coco["annotations"], coco["categories"], picture_hashes]),
+        "content": content_of(coco, picture_hashes, where=root / ANNOTATIONS),
         **details,
         "versions": versions(),
         "pictures": picture_hashes,
+        "labels": {scene.file_name: label_digest(scene) for scene in scenes},
     }
-    write_json(root / MANIFEST, manifest)
+    write_manifest(root, manifest)
+    remember(root / IMAGES, {n: s for n, s in listed(root / IMAGES).items() if n in picture_hashes}, picture_hashes)
     return read_set(root)
+
+
+def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
+    """Write ``manifest.json``, which must be readable again."""
+    checked(Manifest, manifest, where=root / MANIFEST)
+    write_json(root / MANIFEST, manifest)
+
+
+def content_of(coco: Mapping[str, Any], pictures: Mapping[str, str], *, where: str | Path) -> str:
+    """The key of labels as they stand in ``annotations.json`` and of the hashes of the pictures.
+
+    Raises:
+        CCDiffError: a number that is not finite, half a surrogate pair, ...
+    """
+    value = [coco["images"], coco["annotations"], coco["categories"], pictures]
+    try:
+        text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+    except (ValueError, RecursionError) as error:
+        what = "half a surrogate pair in a text" if isinstance(error, UnicodeError) else str(error)
+        raise CCDiffError(f"the labels cannot be written again: {what}", where=where) from None
+
+
+def label_digest(scene: Scene) -> str:
+    """A short digest of all that a picture's labels say: which pictures were edited is seen from it."""
+    return content_key(scene_record(scene))[:12]
 
 
 def count_scenes(scenes: Sequence[Scene]) -> dict[str, Any]:
@@ -208,80 +347,222 @@ def versions() -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class Look:
+    """A set's folder as it was found, before anything is refused.
+
+    Attributes:
+        coco: ``annotations.json`` as parsed; ``scenes`` without paths, and ``classes``: what it says.
+        manifest: as parsed.
+        hashes: labelled picture that is there -> its SHA-256.
+        missing, changed, added: labelled pictures that are not there, that are not the manifest's, that it does not name.
+        surplus: files in the folder of pictures that have no labels.
+    """
+
+    root: Path
+    coco: dict[str, Any]
+    scenes: list[Scene]
+    classes: ClassList
+    manifest: dict[str, Any]
+    hashes: dict[str, str]
+    missing: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    surplus: list[str] = field(default_factory=list)
+
+    @functools.cached_property
+    def content(self) -> str:
+        """The key of what was found; missing pictures count as the manifest has them."""
+        known = self.manifest["pictures"]
+        pictures = {s.file_name: self.hashes.get(s.file_name, known.get(s.file_name, "")) for s in self.scenes}
+        return content_of(self.coco, pictures, where=self.root / ANNOTATIONS)
+
+    def differences(self) -> Edit:
+        """What somebody changed since the manifest was written."""
+        then = self.manifest.get("labels", {})
+        named = {scene.file_name for scene in self.scenes}
+        return Edit(
+            before=self.manifest["content"],
+            labels_changed=sum(s.file_name in then and then[s.file_name] != label_digest(s) for s in self.scenes),
+            pictures_changed=self.changed,
+            taken_out=sorted(self.manifest["pictures"].keys() - named),
+            added=self.added,
+        )
+
+
 def read_set(root: str | Path) -> PictureSet:
-    """Read a set from its folder (labels and manifest; pictures are not opened but must exist).
+    """Read a set from its folder: labels and manifest, and whether its pictures are still the manifest's (see ``unchanged``).
+
+    Labels that were edited after the set was made are used as they are, and :class:`EditedSet` is warned of; the set's key is theirs.
 
     Raises:
-        CCDiffError: no such folder, not a set, unfinished, broken labels, a missing picture, an empty set.
+        CCDiffError: no such folder, not a set, unfinished, broken labels, a picture that is missing or was changed, an empty set.
+    """
+    with _without_collection():
+        look = look_at_set(root)
+        content = look.content
+    root, labels = look.root, look.root / ANNOTATIONS
+    cures = f"run the command that made the set again, restore the file, or take the set as it is: ccdiff verify --accept {root}"
+    if look.missing:
+        raise CCDiffError(f"the picture {_first_of(look.missing)} is missing from {root / IMAGES}", where=labels, fix=cures)
+    if look.changed:
+        raise CCDiffError(f"the picture {_first_of(look.changed)} was changed after the set was made", where=root / IMAGES, fix=cures)
+    if not look.scenes:
+        raise CCDiffError("the set holds no pictures", where=labels, fix="check what `ccdiff prepare` reported as skipped")
+    folder = str(root / IMAGES)
+    scenes = tuple(scene.replace(path=os.path.join(folder, scene.file_name)) for scene in look.scenes)
+    made = PictureSet(root, look.classes, scenes, look.manifest, content)
+    if made.edited():
+        warnings.warn(
+            f"{root}: the set was edited after it was made ({said_of_edit(look.differences())}) and is used as it is now; "
+            f"`ccdiff verify --accept {root}` takes it as the set's own",
+            EditedSet,
+            stacklevel=2,
+        )
+    return made
+
+
+def look_at_set(root: str | Path, *, full: bool = False) -> Look:
+    """Read the labels and the manifest of a set's folder, and look for its pictures.
+
+    Args:
+        full: hash every picture, whatever its size and time.
+
+    Raises:
+        CCDiffError: no such folder, not a set, unfinished, labels or a manifest that cannot be read.
     """
     root = Path(root)
     if not root.is_dir():
         raise CCDiffError("no such folder", where=root, fix="give the folder that `ccdiff prepare` or `ccdiff synthesize` wrote")
     path = root / ANNOTATIONS
-    if not path.is_file():
-        raise CCDiffError(
-            f"not a prepared or synthetic set: it has no {ANNOTATIONS}", where=root, fix="run `ccdiff prepare SOURCE --out FOLDER` first"
-        )
-    if not (root / MANIFEST).is_file():
+    if not (root / MANIFEST).is_file() and path.is_file():
         raise CCDiffError(f"the set is unfinished: it has no {MANIFEST}", where=root, fix="run the command that makes it again: it resumes")
-    manifest = read_json(root / MANIFEST)
-    scenes, classes = scenes_of_coco(read_json(path), where=path)
-    names = {entry.name for entry in (root / IMAGES).iterdir()} if (root / IMAGES).is_dir() else set()
-    placed = []
-    for scene in scenes:
-        picture = inside(root / IMAGES, scene.file_name, where=path)
-        if scene.file_name not in names and not picture.is_file():
-            raise CCDiffError(
-                f"the picture {scene.file_name} is missing from {root / IMAGES}", where=path, fix="make the set again, or restore the file"
-            )
-        placed.append(scene.replace(path=str(picture)))
-    if not placed:
-        raise CCDiffError("the set holds no pictures", where=path, fix="check what `ccdiff prepare` reported as skipped")
-    return PictureSet(root, classes, tuple(placed), manifest)
+    if not path.is_file():
+        what = "the labels are gone" if (root / MANIFEST).is_file() else "not a prepared or synthetic set"
+        fix = "run `ccdiff prepare SOURCE --out FOLDER` first; for a set that lost them: the command that made it, again"
+        raise CCDiffError(f"{what}: it has no {ANNOTATIONS}", where=root, fix=fix)
+    manifest = read_manifest(root)
+    data = read_bytes(path)
+    coco = parse_json(data, where=path, careful=False)
+    scenes, classes = scenes_of_coco(coco, where=path)
+    names = [scene.file_name for scene in scenes]
+    if len(set(names)) != len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise CCDiffError(f"the picture {twice} is labelled twice", where=path, fix="leave one of the two in `images`")
+    known: dict[str, str] = manifest["pictures"]
+    top = listed(root / IMAGES)
+    found = _pictures(root, names, top, where=path)
+    surplus = sorted(name for name in top if name not in found)
+    there = {name: status for name, status in found.items() if status is not None}
+    hashes = hashes_of(root / IMAGES, there, known={} if full else known)
+    look = Look(
+        root, coco, scenes, classes, manifest, hashes,
+        missing=[name for name in names if name not in there],
+        changed=[name for name in names if name in there and name in known and hashes[name] != known[name]],
+        added=[name for name in names if name in there and name not in known],
+        surplus=surplus,
+    )  # fmt: skip
+    if look.content != manifest["content"]:  # not as we wrote them, so perhaps with a key twice, of which the parser kept the last
+        parse_json(data, where=path)
+    return look
+
+
+def read_manifest(root: str | Path) -> dict[str, Any]:
+    """The manifest of a set, checked.
+
+    Raises:
+        CCDiffError: it is missing or broken.
+    """
+    path = Path(root) / MANIFEST
+    fix = "run the command that made the set again, or restore the file"
+    manifest: dict[str, Any] = read_as(dict[str, JsonValue], path, fix=fix)
+    checked(Manifest, manifest, where=path, fix=fix)
+    return manifest
+
+
+def said_of_edit(edit: Edit) -> str:
+    """An edit in words."""
+    counts = [
+        (edit.labels_changed, "labels of {} pictures changed"),
+        (len(edit.pictures_changed), "{} pictures changed"),
+        (len(edit.taken_out), "{} pictures taken out"),
+        (len(edit.added), "{} pictures added"),
+    ]
+    return ", ".join(text.format(count) for count, text in counts if count) or "labels changed"
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"
+
+
+def _pictures(root: Path, names: Iterable[str], top: Mapping[str, os.stat_result], *, where: Path) -> dict[str, os.stat_result | None]:
+    """Status of every labelled picture, most of them in ``top``; None where it is not there."""
+    found: dict[str, os.stat_result | None] = {}
+    for name in names:
+        if name in top:
+            found[name] = top[name]
+            continue
+        path = inside(root / IMAGES, name, where=where)
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            status = None
+        found[name] = status if status is not None and stat.S_ISREG(status.st_mode) else None
+    return found
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Without the garbage collector, which otherwise looks through millions of new objects again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def scenes_of_coco(coco: Any, *, where: str | Path) -> tuple[list[Scene], ClassList]:
     """Scenes of a COCO dictionary as :func:`coco_of_scenes` writes it (foreign COCO files: ``formats.coco``).
 
     Raises:
-        CCDiffError: missing keys, unknown ids, boxes that are not finite numbers.
+        CCDiffError: missing keys, values of a wrong kind, unknown ids, boxes that are not finite numbers.
     """
-    try:
-        categories = {int(c["id"]): str(c["name"]) for c in sorted(coco["categories"], key=lambda c: c["id"])}
-        classes = ClassList(tuple(categories.values()))
-        by_image: dict[int, list[Instance]] = {int(image["id"]): [] for image in coco["images"]}
-        if len(by_image) != len(coco["images"]):
-            raise CCDiffError("two pictures share an id", where=where)
-        for a in coco["annotations"]:
-            x, y, w, h = (float(v) for v in a["bbox"])
-            corners = tuple(float(v) for v in a["segmentation"][0])
-            instance = Instance(
-                category=categories[int(a["category_id"])],
+    labels: _Labels = checked(_Labels, coco, where=where, fix="correct the entry, or make the set again")
+    categories = {c["id"]: c["name"] for c in sorted(labels["categories"], key=lambda c: c["id"])}
+    by_image: dict[int, list[Instance]] = {image["id"]: [] for image in labels["images"]}
+    for what, ids, entries in (("pictures", by_image, labels["images"]), ("classes", categories, labels["categories"])):
+        if len(ids) != len(entries):  # type: ignore[arg-type]
+            raise CCDiffError(f"two {what} share an id", where=where)
+    classes = ClassList(tuple(categories.values()))
+    for k, a in enumerate(labels["annotations"]):
+        if a["category_id"] not in categories or a["image_id"] not in by_image:
+            key = "category_id" if a["category_id"] not in categories else "image_id"
+            raise CCDiffError(f"annotations[{k}].{key}: nothing has the id {a[key]}", where=where)  # type: ignore[literal-required]
+        x, y, w, h = a["bbox"]
+        by_image[a["image_id"]].append(
+            Instance(
+                category=categories[a["category_id"]],
                 hbb=(x, y, x + w, y + h),
-                corners=corners,  # type: ignore[arg-type]
+                corners=a["segmentation"][0],
                 oriented=bool(a.get("oriented", 1)),
                 difficult=bool(a.get("difficult", 0)),
-                mask=tuple(tuple(float(v) for v in p) for p in a.get("mask", ())),
+                mask=tuple(tuple(p) for p in a.get("mask", ())),
                 extra=a.get("extra", {}),
             )
-            if len(corners) != 8 or not instance.is_finite():
-                raise CCDiffError(f"annotation {a.get('id')}: the box is not made of finite numbers with 4 corners", where=where)
-            if any(len(p) % 2 for p in instance.mask) or not all(math.isfinite(v) for p in instance.mask for v in p):
-                raise CCDiffError(f"annotation {a.get('id')}: the mask is not made of points with finite coordinates", where=where)
-            by_image[int(a["image_id"])].append(instance)
-        scenes = [
-            Scene(
-                file_name=str(image["file_name"]),
-                width=int(image["width"]),
-                height=int(image["height"]),
-                instances=tuple(by_image[int(image["id"])]),
-                split=str(image.get("split", "train")),
-                source=str(image.get("source", image["file_name"])),
-                caption=str(image.get("caption", "")),
-                provenance=image.get("provenance", {}),
-            )
-            for image in coco["images"]
-        ]
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise CCDiffError(f"the labels are broken: {type(error).__name__}: {error}", where=where, fix="make the set again") from error
+        )
+    scenes = [
+        Scene(
+            file_name=image["file_name"],
+            width=image["width"],
+            height=image["height"],
+            instances=tuple(by_image[image["id"]]),
+            split=image.get("split", "train"),
+            source=image.get("source", image["file_name"]),
+            caption=image.get("caption", ""),
+            provenance=image.get("provenance", {}),
+        )
+        for image in labels["images"]
+    ]
     return scenes, classes

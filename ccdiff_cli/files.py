@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import sys
 import tempfile
 import uuid
@@ -111,25 +113,81 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
+MAX_BYTES = 2_000_000_000
+"""The largest file of ours that is read whole: a sparse one may claim more than the memory holds."""
+
+
+def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        CCDiffError: missing (also a link to nowhere), a folder or a pipe, larger than ``limit``, not to be read.
+    """
+    path = Path(path)
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise CCDiffError("expected a file, found a folder or a device", where=path, fix="take it out of the folder")
+        if found.st_size > limit:
+            raise CCDiffError(f"the file has {found.st_size:,} bytes; at most {limit:,} are read", where=path)
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CCDiffError("the file does not exist", where=path) from error
+    except (OSError, ValueError) as error:  # a name with a null byte
+        raise CCDiffError(f"cannot read the file: {getattr(error, 'strerror', None) or error}", where=path) from error
+
+
+_ODD = re.compile(rb"\\u[dD][89a-fA-F]|[0-9.][eE]\+?[0-9]{3}")
+"""Half a surrogate pair, perhaps, or a number too large for a float."""
+
+
+def parse_json(data: bytes, *, where: str | Path, careful: bool = True) -> Any:
+    """The value of a JSON text: finite numbers, whole characters, every key once.
+
+    Args:
+        careful: look for repeated keys, half surrogate pairs and 1e999 too, which costs more than the parsing; without it, the caller does.
+
+    Raises:
+        CCDiffError: not UTF-8, not JSON (with line and column), ``NaN``, ``Infinity`` or 1e999, a number of thousands of digits, half a
+            surrogate pair, a repeated key, nested too deeply.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique_keys if careful else None)
+        if careful and _ODD.search(data):
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        return value
+    except UnicodeDecodeError as error:
+        raise CCDiffError(f"not UTF-8 text (byte {error.start})", where=where) from error
+    except json.JSONDecodeError as error:
+        raise CCDiffError(f"not valid JSON: {error.msg}", where=f"{where}:{error.lineno}:{error.colno}") from error
+    except UnicodeEncodeError as error:
+        raise CCDiffError("not valid JSON: half a surrogate pair in a text", where=where) from error
+    except RecursionError as error:
+        raise CCDiffError("not valid JSON: nested too deeply", where=where) from error
+    except ValueError as error:
+        raise CCDiffError(f"not valid JSON: {error}", where=where) from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
+    return made
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        CCDiffError: the file is missing, not UTF-8 or not JSON (with line and column).
+        CCDiffError: see :func:`read_bytes` and :func:`parse_json`.
     """
-    path = Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CCDiffError("the file does not exist", where=path) from error
-    except UnicodeDecodeError as error:
-        raise CCDiffError(f"not UTF-8 text (byte {error.start})", where=path) from error
-    except json.JSONDecodeError as error:
-        raise CCDiffError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}:{error.colno}") from error
-    except RecursionError as error:
-        raise CCDiffError("not valid JSON: nested too deeply", where=path) from error
-    except OSError as error:
-        raise CCDiffError(f"cannot read the file: {error.strerror or error}", where=path) from error
+    return parse_json(read_bytes(path), where=path)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -161,3 +219,15 @@ def inside(root: str | Path, name: str, *, where: str | Path) -> Path:
     if not name or "\x00" in name or os.path.isabs(name) or "\\" in name or ".." in Path(name).parts:
         raise UnsafeInput(f"the file name {name!r} leaves its folder", where=where, fix=f"name files relative to {root}")
     return root / name
+
+
+def cache_folder() -> Path:
+    """Where things worth keeping between runs are kept: ``$CCDIFF_CACHE``, else the user's cache folder, else one for temporary files."""
+    if named := os.environ.get("CCDIFF_CACHE"):
+        return Path(named)
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "ccdiff"
+    try:
+        return Path.home() / ".cache" / "ccdiff"
+    except RuntimeError:  # no HOME, and a user whom the system does not know
+        return Path(tempfile.gettempdir()) / "ccdiff-cache"

@@ -23,6 +23,12 @@ Corners = tuple[float, float, float, float, float, float, float, float]
 """The four corners of an oriented box: x1 y1 x2 y2 x3 y3 x4 y4 in pixels, in order around the box."""
 
 
+def cleaned(name: str) -> str:
+    """A class name with single spaces; "" where it is empty or has characters that cannot be printed."""
+    text = " ".join(name.split())
+    return text if text.isprintable() else ""
+
+
 @dataclass(frozen=True)
 class Instance:
     """One labelled object.

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from ..errors import CCDiffError
-from ..scene import ClassList
+from ..scene import ClassList, cleaned
 from ..settings import compose_yaml
 from .raw import UnknownClass, read_text, some
 
@@ -117,8 +117,8 @@ def clean_name(name: object, *, where: str) -> str:
     Raises:
         CCDiffError: empty, not a text, or with characters that cannot be printed.
     """
-    text = " ".join(name.split()) if isinstance(name, str) else ""
-    if not text or not text.isprintable():
+    text = cleaned(name) if isinstance(name, str) else ""
+    if not text:
         raise CCDiffError(f"expected a class name, found {name!r:.60}", where=where)
     if len(text.encode("utf-8")) > MAX_NAME_BYTES:
         raise CCDiffError(f"a class name of {len(text)} characters: {text[:40]!r}...", where=where, fix="give it a shorter name")

