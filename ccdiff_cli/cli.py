@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from . import __version__
-from .errors import CCDiffError
+from .errors import CCDiffError, EditedSet
 from .startup import leave_current_folder
 
 app = typer.Typer(
@@ -636,24 +637,34 @@ def inspect(
     target = out if out is not None else Path("runs") / f"inspect-{source.resolve().name}"
     with progress_bars(quiet=as_json) as progress:
         made = inspect_set(source, target, format=format, classes=classes, voc_origin=voc_origin, samples=samples, progress=progress)
-    warnings = [f"warning: {text}" for text in made["warnings"]]
-    finish(made, as_json=as_json, lines=[*tables(made), *warnings, f"page: {made['page']}"])
+    doubts = [f"warning: {text}" for text in made["warnings"]]
+    finish(made, as_json=as_json, lines=[*tables(made), *doubts, f"page: {made['page']}"])
 
 
 @app.command(epilog="Example: ccdiff verify runs/synthetic")
-def verify(source: Annotated[Path, typer.Argument(help="A prepared or synthetic set.")], as_json: Json = False) -> None:
+def verify(
+    source: Annotated[Path, typer.Argument(help="A prepared or synthetic set.")],
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Take labels edited by hand, and pictures taken out, added or changed, as the set's own.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Prove a set whole: hashes, labels inside pictures, nothing missing or extra."""
     from .console import finish
-    from .synthesis import verify_set
+    from .synthesis import accept_set, verify_set
 
+    lines = []
+    if accept:
+        edit = accept_set(source)
+        lines = edit["lines"]
     made = verify_set(source)
     if not made["ok"]:
         found = made["problems"]
         more = f"; and {len(found) - 20} more" if len(found) > 20 else ""
-        raise CCDiffError(
-            f"{len(found)} problems: {'; '.join(found[:20])}{more}", where=source, fix="make the set again, or restore its files"
-        )
-    finish(made, as_json=as_json, lines=[f"{source} is whole: {made['pictures']} pictures, {made['objects']} objects"])
+        raise CCDiffError(f"{len(found)} problems: {'; '.join(found[:20])}{more}", where=source, fix=made["fix"])
+    if accept:
+        made = {**made, "accepted": edit}
+    finish(made, as_json=as_json, lines=[*lines, f"{source} is whole: {made['pictures']} pictures, {made['objects']} objects"])
 
 
 @app.command(epilog="Example: ccdiff doctor")
@@ -688,6 +699,20 @@ def _overrides(pairs: list[str] | None) -> dict[str, Any]:
     return overrides(pairs or [])
 
 
+def _show_once(show: Any) -> Any:
+    """How a warning is shown: that a set was edited as a line of ours, and once, however often the set is read."""
+    said: set[str] = set()
+
+    def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, EditedSet):
+            show(message, category, *place, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    return shown
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line and leave with its exit code: 0, 2 for bad input (one message), 130, 141, 143 after a signal, 1 for a bug."""
     leave_current_folder()
@@ -696,7 +721,9 @@ def main(arguments: list[str] | None = None) -> None:
     from .failures import check_surroundings, flush_streams, tell
 
     given = sys.argv[1:] if arguments is None else list(arguments)
-    with guarded_streams():
+    with guarded_streams(), warnings.catch_warnings():
+        warnings.simplefilter("always", EditedSet)
+        warnings.showwarning = _show_once(warnings.showwarning)
         try:
             check_surroundings(given)
             code = app(args=given, prog_name="ccdiff", standalone_mode=False)

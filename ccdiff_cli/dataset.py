@@ -37,7 +37,7 @@ from pydantic import AfterValidator, Field, JsonValue
 from typing_extensions import NotRequired, TypedDict
 
 from . import __version__
-from .errors import CCDiffError
+from .errors import CCDiffError, EditedSet
 from .files import content_key, inside, parse_json, read_bytes, write_json
 from .scene import ClassList, Instance, Scene
 from .stored import Bit, Caption, ClassName, Coordinate, Count, Digest, FileName, Free, Pixels, Stored, Text, checked, read_as
@@ -128,10 +128,6 @@ class _Labels(TypedDict):
     categories: list[_Category]
 
 
-class EditedSet(UserWarning):
-    """A set's labels are not those it was made with."""
-
-
 @dataclass(frozen=True)
 class PictureSet:
     """A set on disk, read into memory (labels only; pictures stay on disk, at ``scene.path``).
@@ -142,6 +138,7 @@ class PictureSet:
         scenes: all labelled pictures, in the order of the file.
         manifest: the manifest as read; {} where there is none.
         content: the key of the labels and pictures as they were read; "" where the scenes were not read from a folder.
+        hashes: file name -> SHA-256 of the picture as it lies there.
     """
 
     root: Path
@@ -149,6 +146,7 @@ class PictureSet:
     scenes: tuple[Scene, ...]
     manifest: dict[str, Any]
     content: str = ""
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     def split(self, name: str) -> tuple[Scene, ...]:
         """The scenes of one split ("train", "val" or "test")."""
@@ -411,7 +409,7 @@ def read_set(root: str | Path) -> PictureSet:
         raise CCDiffError("the set holds no pictures", where=labels, fix="check what `ccdiff prepare` reported as skipped")
     folder = str(root / IMAGES)
     scenes = tuple(scene.replace(path=os.path.join(folder, scene.file_name)) for scene in look.scenes)
-    made = PictureSet(root, look.classes, scenes, look.manifest, content)
+    made = PictureSet(root, look.classes, scenes, look.manifest, content, look.hashes)
     if made.edited():
         warnings.warn(
             f"{root}: the set was edited after it was made ({said_of_edit(look.differences())}) and is used as it is now; "

@@ -38,6 +38,10 @@ class UnsafeInput(CCDiffError):
     """Input that reaches out of its folder or abuses its format: an error whatever may be left out."""
 
 
+class EditedSet(UserWarning):
+    """A set's labels are not those it was made with."""
+
+
 class Stopped(Exception):
     """A signal asked to stop: what was made stays, and the same command goes on.  ``code`` is the exit code."""
 

@@ -166,7 +166,8 @@ def parse_json(data: bytes, *, where: str | Path, careful: bool = True) -> Any:
     except RecursionError as error:
         raise CCDiffError("not valid JSON: nested too deeply", where=where) from error
     except ValueError as error:
-        raise CCDiffError(f"not valid JSON: {error}", where=where) from error
+        what = "a number of thousands of digits" if "digits" in str(error) else str(error)
+        raise CCDiffError(f"not valid JSON: {what}", where=where) from error
 
 
 def _no_constant(name: str) -> Any:

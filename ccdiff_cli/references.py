@@ -12,21 +12,25 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw
+from typing_extensions import NotRequired, TypedDict
 
 from .dataset import IMAGES, read_set
 from .errors import CCDiffError
 from .files import inside, read_json, write_json
 from .pictures import decoded, open_picture, to_rgb
 from .scene import ClassList, Instance, Scene
+from .stored import ClassName, FileName, Flag, Pixels, Text, checked
+from .unchanged import hashes_of, listed
 
 REFERENCES = "references"
 BANK = "references.json"
@@ -80,6 +84,76 @@ class SceneReferences:
 
     instances: tuple[Reference | None, ...]
     background: Reference | None
+
+
+_Entry = TypedDict(
+    "_Entry",
+    {
+        "file": FileName, "class": ClassName, "width": Pixels, "height": Pixels, "source": Text, "difficult": Flag, "sha256": Text,
+        "picture": NotRequired[Text],
+    },
+)  # fmt: skip
+
+
+class _Bank(TypedDict):
+    instances: list[_Entry]
+    backgrounds: NotRequired[list[Text]]
+
+
+def read_bank(root: Path) -> dict[str, Any]:
+    """What ``references.json`` says, checked.
+
+    Raises:
+        CCDiffError: it is missing or broken, or names a file outside of its folder.
+    """
+    path = root / REFERENCES / BANK
+    fix = "run the same `ccdiff prepare` again"
+    bank: dict[str, Any] = read_json(path)
+    checked(_Bank, bank, where=path, fix=fix)
+    names = [entry["file"] for entry in bank["instances"]]
+    for name in names:
+        inside(root / REFERENCES, name, where=path)
+    if len(set(names)) != len(names):
+        raise CCDiffError("a crop stands twice in it", where=path, fix=fix)
+    return bank
+
+
+def _damaged_crops(root: Path, entries: Sequence[Mapping[str, Any]], *, full: bool = False) -> list[str]:
+    """What is wrong with the crops' files."""
+    known = {entry["file"]: entry["sha256"] for entry in entries}
+    hashed = {name: digest for name, digest in known.items() if len(digest) == 64}
+    there: dict[str, os.stat_result] = {}
+    for folder in sorted({name.rpartition("/")[0] for name in known}):
+        there |= {f"{folder}/{name}" if folder else name: status for name, status in listed(root / REFERENCES / folder).items()}
+    wrong = [f"the crop {name} is missing" for name in known if name not in there]
+    there = {name: status for name, status in there.items() if name in hashed}
+    found = hashes_of(root / REFERENCES, there, known={} if full else hashed)
+    return wrong + [f"the crop {name} was changed" for name, digest in found.items() if digest != hashed[name]]
+
+
+def problems_of_bank(root: Path) -> list[str]:
+    """What is wrong with the bank of a set, whose crops are all hashed.
+
+    Raises:
+        CCDiffError: ``references.json`` cannot be read.
+    """
+    entries = read_bank(root)["instances"]
+    known = {entry["file"] for entry in entries}
+    surplus = sorted({p.relative_to(root / REFERENCES).as_posix() for p in (root / REFERENCES).glob("*/*.png")} - known)
+    return _damaged_crops(root, entries, full=True) + [f"{REFERENCES}/{name}: does not belong to the bank" for name in surplus]
+
+
+def crops_without_picture(root: Path, scenes: Iterable[Scene]) -> list[str]:
+    """Crops of source pictures of which no prepared picture is left."""
+    left = {scene.provenance.get("picture") for scene in scenes}
+    return [e["file"] for e in read_bank(root)["instances"] if "picture" in e and e["picture"] not in left]
+
+
+def drop_crops(root: Path, names: Sequence[str]) -> None:
+    """Take crops out of ``references.json``; their files stay."""
+    if names:
+        bank, gone = read_bank(root), set(names)
+        write_json(root / REFERENCES / BANK, {**bank, "instances": [e for e in bank["instances"] if e["file"] not in gone]})
 
 
 class Similarity(Protocol):
@@ -151,33 +225,20 @@ class ReferenceBank:
             CCDiffError: no bank in the folder, broken entries, a missing crop.
         """
         root = Path(root)
-        path = root / REFERENCES / BANK
-        if not path.is_file():
+        if not (root / REFERENCES / BANK).is_file():
             raise CCDiffError("the set has no reference bank", where=root, fix="give a set that `ccdiff prepare` wrote")
-        found, stored = read_json(path), read_set(root)
-        hashes = stored.manifest.get("pictures", {})
-        present = {p.relative_to(root / REFERENCES).as_posix() for p in (root / REFERENCES).glob("*/*.png")}
-        instances: list[Reference] = []
-        try:
-            for entry in found["instances"]:
-                name = str(entry["file"])
-                crop = inside(root / REFERENCES, name, where=path)
-                if name not in present:
-                    raise CCDiffError(f"the crop {name} is missing", where=path, fix="prepare the set again")
-                size = int(entry["width"]), int(entry["height"])
-                if min(size) < 1:
-                    raise ValueError(f"{name} has no area")
-                if not entry["difficult"]:
-                    key = str(entry["sha256"])[:16]
-                    instances.append(Reference(str(crop), str(entry["class"]), *size, str(entry["source"]), "instance", key))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CCDiffError(
-                f"the reference bank is broken: {type(error).__name__}: {error}", where=path, fix="prepare the set again"
-            ) from error
+        entries, stored = read_bank(root)["instances"], read_set(root)
+        if damaged := _damaged_crops(root, entries):
+            more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+            raise CCDiffError(f"{damaged[0]}{more}", where=root / REFERENCES, fix="run the same `ccdiff prepare` again: it makes it again")
+        instances = [
+            Reference(str(root / REFERENCES / e["file"]), e["class"], e["width"], e["height"], e["source"], "instance", e["sha256"][:16])
+            for e in entries
+            if not e["difficult"]
+        ]
         scenes = stored.split("train")
         backgrounds = [
-            Reference(str(s.path), "", s.width, s.height, s.source, "background", str(hashes.get(s.file_name, s.file_name))[:16])
-            for s in scenes
+            Reference(str(s.path), "", s.width, s.height, s.source, "background", stored.hashes[s.file_name][:16]) for s in scenes
         ]
         return cls(stored.classes, instances, backgrounds, CaptionSimilarity([s.caption for s in scenes]))
 

@@ -125,7 +125,7 @@ def _said(problem: Any) -> str:
     if problem["type"] == "missing":
         return "the key is missing"
     expected = problem["msg"].removeprefix("Value error, ")
-    expected = expected.replace("Input should be", "expected").replace("Field required", "expected the key")
+    expected = expected.replace("Input should be", "expected").replace("a valid dictionary", "an object").replace("a valid ", "a ")
     return f"{expected[:1].lower()}{expected[1:]}, found {shown(problem['input'])}"
 
 

@@ -37,6 +37,7 @@ from ..layouts.llm import Writer
 from ..locks import LOCK, hold
 from ..references import WORDS, ReferenceBank
 from ..startup import python_command, python_environment
+from .accept import accept_set
 from .filtering import Judge, calibrate, filter_identity, prepare_filter
 from .finish import CONTACT_SHEET, finish, verify_set
 from .plan import (
@@ -71,7 +72,7 @@ from .worker import (
 if TYPE_CHECKING:
     from ..retrieval import EmbeddingSimilarity
 
-__all__ = ["CONTACT_SHEET", "PLAN", "PLAN_LINES", "synthesize", "verify_set"]
+__all__ = ["CONTACT_SHEET", "PLAN", "PLAN_LINES", "accept_set", "synthesize", "verify_set"]
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total): called after every unit of work."""

@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, PictureSet, scenes_of_coco, write_set
+from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, PictureSet, look_at_set, said_of_edit, write_set
 from ..drawing import contact_sheet, draw_scene, legend
 from ..errors import CCDiffError, os_errors
-from ..files import TEMPORARY_PREFIX, content_key, inside, read_json, sha256_file, write_bytes, write_text
+from ..files import TEMPORARY_PREFIX, inside, read_json, sha256_file, write_bytes, write_text
 from ..pictures import picture_size, read_rgb
+from ..references import REFERENCES, problems_of_bank
 from ..scene import ClassList, Scene
 from .card import CARD, card
 from .filtering import account, kept_objects
-from .plan import PLAN, PLAN_LINES, Job, Plan, read_plan
+from .plan import PLAN, Job, Plan, read_plan
 from .worker import RECORDS, VERDICTS, known_pictures, read_verdicts, record_path
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -165,45 +166,57 @@ def verify_set(root: str | Path) -> dict[str, Any]:
         CCDiffError: there is no finished set to look at.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise CCDiffError("no such folder", where=root, fix="give the folder that `ccdiff prepare` or `ccdiff synthesize` wrote")
-    if not (root / MANIFEST).is_file():
-        raise CCDiffError(f"the set is unfinished: it has no {MANIFEST}", where=root, fix="run the command that makes it again: it resumes")
-    manifest, coco = read_json(root / MANIFEST), read_json(root / ANNOTATIONS)
-    scenes, classes = scenes_of_coco(coco, where=root / ANNOTATIONS)
-    hashes: dict[str, str] = manifest.get("pictures", {})
+    for name in (MANIFEST, ANNOTATIONS):
+        if (root / MANIFEST).exists() and not (root / name).is_file():
+            return _unreadable(f"{name}: missing")
+    try:
+        look = look_at_set(root, full=True)
+    except CCDiffError as error:
+        if not (root / MANIFEST).is_file():
+            raise
+        return _unreadable(str(error).partition("\n")[0])
+    manifest, hashes = look.manifest, look.manifest["pictures"]
     problems: list[str] = []
-    names = [scene.file_name for scene in scenes]
-    if len(set(names)) != len(names):
-        problems.append(f"{len(names) - len(set(names))} pictures are labelled twice")
+    names = [scene.file_name for scene in look.scenes]
     for name in sorted(set(names) ^ set(hashes)):
         problems.append(f"{name}: {'not in the manifest' if name not in hashes else 'in the manifest, but without labels'}")
-    if list(classes) != manifest.get("classes"):
+    if list(look.classes) != manifest["classes"]:
         problems.append("the class list of the labels is not the manifest's")
-    for scene in scenes:
-        problems += _problems_of(scene, inside(root / IMAGES, scene.file_name, where=root / ANNOTATIONS), hashes.get(scene.file_name))
+    for scene in look.scenes:
+        problems += problems_of(scene, inside(root / IMAGES, scene.file_name, where=root / ANNOTATIONS), hashes.get(scene.file_name))
     found = (
         {p.relative_to(root / IMAGES).as_posix() for p in (root / IMAGES).rglob("*") if p.is_file()} if (root / IMAGES).is_dir() else set()
     )
     problems += [f"{IMAGES}/{name}: does not belong to the set" for name in sorted(found - set(names))]
     problems += [f"{path.name}: left by an interrupted run" for path in sorted(root.glob(f"{TEMPORARY_PREFIX}*"))]
-    content = content_key([coco["images"], coco["annotations"], coco["categories"], hashes])
-    if content != manifest.get("content"):
-        problems.append("labels or hashes were changed after the set was made (the content key differs)")
-    if (root / PLAN).is_file():
-        header = read_json(root / PLAN)
-        if not (root / PLAN_LINES).is_file() or sha256_file(root / PLAN_LINES) != header.get("lines"):
-            problems.append(f"{PLAN_LINES}: missing, or changed after it was made")
-        else:
+    edited = look.content != manifest["content"]
+    if edited:
+        what = said_of_edit(look.differences())
+        problems.append(f"labels or hashes were changed after the set was made: the content key differs ({what})")
+    try:
+        if (root / REFERENCES).is_dir():
+            problems += problems_of_bank(root)
+        if (root / PLAN).is_file() or manifest.get("plan"):
             problems += _missing_of_plan(root, read_plan(root), set(names), manifest)
+            problems += [f"{name}: missing" for name in (CONTACT_SHEET, CARD) if not (root / name).is_file()]
+    except CCDiffError as error:
+        problems.append(str(error).partition("\n")[0])
     return {
         "ok": not problems,
         "problems": problems,
-        "kind": manifest.get("kind"),
-        "pictures": len(scenes),
-        "objects": sum(len(scene.instances) for scene in scenes),
-        "content": content,
+        "fix": f"{REPAIR}, or take the set as it is: ccdiff verify --accept {root}" if edited or problems else "",
+        "kind": manifest["kind"],
+        "pictures": len(look.scenes),
+        "objects": sum(len(scene.instances) for scene in look.scenes),
+        "content": look.content,
     }
+
+
+REPAIR = "run the command that made the set again (it makes again what is lost), or restore its files"
+
+
+def _unreadable(problem: str) -> dict[str, Any]:
+    return {"ok": False, "problems": [problem], "fix": REPAIR, "kind": None, "pictures": 0, "objects": 0, "content": ""}
 
 
 def _missing_of_plan(root: Path, plan: Plan, names: set[str], manifest: Mapping[str, Any]) -> list[str]:
@@ -213,13 +226,17 @@ def _missing_of_plan(root: Path, plan: Plan, names: set[str], manifest: Mapping[
         if not (root / VERDICTS).is_file() or sha256_file(root / VERDICTS) != manifest.get("filter", {}).get("verdicts"):
             return [f"{VERDICTS}: missing, or changed after it was made"]
         left_out = {entry["file_name"] for entry in read_verdicts(root) if entry.get("dropped")}
+    for edit in manifest.get("edits", []):  # what `ccdiff verify --accept` took as the set's own
+        left_out |= set(edit["taken_out"])
+        names = names - set(edit["added"])
     planned = {job.scene.file_name for job in plan.jobs}
     problems += [f"{name}: planned, but not in the set" for name in sorted(planned - names - left_out)]
     problems += [f"{name}: in the set, but not planned" for name in sorted(names - planned)]
     return problems
 
 
-def _problems_of(scene: Scene, path: Path, expected: str | None) -> list[str]:
+def problems_of(scene: Scene, path: Path, expected: str | None) -> list[str]:
+    """What is wrong with a picture (``expected``: its hash) and its labels."""
     if not path.is_file():
         return [f"{scene.file_name}: the picture is missing"]
     problems = []

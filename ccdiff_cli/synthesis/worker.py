@@ -26,6 +26,7 @@ import queue
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from PIL import Image
 
 from ..console import guard_streams
 from ..dataset import IMAGES, MANIFEST
-from ..errors import CCDiffError, os_errors
+from ..errors import CCDiffError, EditedSet, os_errors
 from ..files import read_json, sha256_file, write_bytes, write_json
 from ..references import Reference, ReferenceBank, SceneReferences
 from .filtering import Judge
@@ -413,6 +414,7 @@ def _numbers_from_stdin() -> Iterator[int]:
 def main(arguments: list[str]) -> int:
     """``OUT INDEX PARTS`` (the last as JSON); see the opening of the module."""
     out, index, parts = arguments[0], int(arguments[1]), Parts(**json.loads(arguments[2]))
+    warnings.simplefilter("ignore", EditedSet)  # the process that started this one says it
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not stand between the answers
 

@@ -1,0 +1,94 @@
+"""``ccdiff verify --accept``: what somebody changed by hand in a set becomes the set's own.
+
+Notable: nothing is taken that would not be read and used; every change is counted and stays on record in the manifest (``edits``), whose
+``content`` is the key that the edited set had already.  Crops of the reference bank that were cut from pictures which are taken out go
+with them; other crops stay as they were cut.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, Look, count_scenes, label_digest, look_at_set, said_of_edit, write_manifest
+from ..errors import CCDiffError, os_errors
+from ..files import inside, write_json
+from ..references import REFERENCES, crops_without_picture, drop_crops
+from ..scene import Scene
+from .finish import problems_of
+
+SHOWN = 20
+
+
+def accept_set(root: str | Path) -> dict[str, Any]:
+    """Take the labels and pictures of a set as they are: write the manifest for them.
+
+    The labels of a picture that is not there any more are left out, and counted.
+
+    Returns:
+        what changed: ``labels_changed`` (pictures whose labels did), ``pictures_changed``, ``taken_out``, ``added`` (names), ``objects``
+        before and after, ``crops`` taken out of the reference bank, and ``lines`` that say it.
+
+    Raises:
+        CCDiffError: labels that cannot be read, that leave their picture or have no area; a picture without labels, of another size than
+            they say, or that does not open; nothing is left. Nothing is written then.
+    """
+    look = look_at_set(root, full=True)
+    root = look.root
+    kept = [scene for scene in look.scenes if scene.file_name not in set(look.missing)]
+    if not kept:
+        raise CCDiffError("no picture of the set is left", where=root, fix="make the set again")
+    _check(look, kept)
+    edit = look.differences()
+    lost = sorted({*edit.taken_out, *(name for name in look.missing if name in look.manifest["pictures"])})
+    edit = edit.model_copy(update={"taken_out": lost})
+    before = look.manifest.get("counts", {}).get("objects")
+    objects = sum(len(scene.instances) for scene in kept)
+    dropped = sum(len(scene.instances) for scene in look.scenes) - objects
+    crops = crops_without_picture(root, kept) if (root / REFERENCES).is_dir() else []
+    if not (look.missing or crops or look.content != look.manifest["content"]):
+        return {**edit.model_dump(), "objects": [objects, objects], "crops": 0, "lines": ["nothing was changed since the set was made"]}
+    if look.missing:
+        write_json(root / ANNOTATIONS, _without(look.coco, set(look.missing)))
+        look = look_at_set(root, full=True)
+    record = {**edit.model_dump(), "objects": [before, objects], "labels_left_out": dropped}
+    manifest = {
+        **look.manifest,
+        "classes": list(look.classes),
+        "counts": count_scenes(kept),
+        "content": look.content,
+        "edits": [*look.manifest.get("edits", []), record],
+        "pictures": {scene.file_name: look.hashes[scene.file_name] for scene in kept},
+        "labels": {scene.file_name: label_digest(scene) for scene in kept},
+    }
+    drop_crops(root, crops)
+    write_manifest(root, manifest)
+    with os_errors(root, "remove the crops"):
+        for name in crops:
+            inside(root / REFERENCES, name, where=root).unlink(missing_ok=True)
+    lines = [f"accepted: {said_of_edit(edit)}; objects: {before} before, {objects} now"]
+    lines += [f"labels left out with pictures that are gone: {dropped} objects of {len(lost)} pictures"] if dropped else []
+    lines += [f"crops left out of the reference bank: {len(crops)}"] if crops else []
+    return {**record, "crops": len(crops), "lines": lines}
+
+
+def _check(look: Look, kept: list[Scene]) -> None:
+    problems = [f"{IMAGES}/{name}: it has no labels" for name in look.surplus]
+    for scene in kept:
+        problems += problems_of(scene, inside(look.root / IMAGES, scene.file_name, where=look.root / ANNOTATIONS), None)
+    if problems:
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise CCDiffError(
+            f"cannot be taken as they are: {'; '.join(problems[:SHOWN])}{more}",
+            where=look.root,
+            fix=f"correct {ANNOTATIONS}, or take the files out of the folder; {MANIFEST} was not changed",
+        )
+
+
+def _without(coco: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    gone = {image["id"] for image in coco["images"] if image["file_name"] in names}
+    return {
+        **coco,
+        "images": [image for image in coco["images"] if image["id"] not in gone],
+        "annotations": [a for a in coco["annotations"] if a["image_id"] not in gone],
+    }
