@@ -451,7 +451,8 @@ def export(
     for title, counts in ((f"{format} cannot hold", made.lost), (f"{format} has these where not every reader looks", made.apart)):
         if counts:
             notes.append(f"{title}: {', '.join(f'{what} ({count})' for what, count in counts.items())}")
-    finish(asdict(made), as_json=as_json, lines=[*notes, *made.said, f"{format} export of {made.pictures} pictures: {made.entry}"])
+    already = "already exported, unchanged: " if made.resumed else ""
+    finish(asdict(made), as_json=as_json, lines=[*notes, *made.said, f"{already}{format} export of {made.pictures} pictures: {made.entry}"])
 
 
 @app.command(

@@ -20,11 +20,13 @@ from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, inside, read_json, write_json
 from ..locks import LOCK, locked
 from ..scene import ClassList, Scene
+from ..stored import checked
 from .common import ExportOptions, Job, Writer, count_kept
 from .pictures import place_picture, suffix_of
+from .receipt import FIX, RECEIPT, Receipt, damaged, hashes_now, is_of_edited, read_receipt, refuse_hand_edits, remove_files
+from .receipt import PLAN as _PLAN
 from .writers import WRITERS
 
-RECEIPT = "export.json"
 MAX_NAME = 250
 """Bytes: what file systems hold, less a longer extension."""
 Progress = Callable[[str, int, int], None]
@@ -90,9 +92,10 @@ def export_set(
     _check_names(writer, data.classes, scenes)
     named = _named(scenes, job)
     plan = {"format": format, "set": data.key(), "splits": sorted(set(splits)), "pictures": len(scenes), **_planned(format, options)}
-    if (receipt := _receipt(out, plan)) is not None:
-        kept = {key: receipt[key] for key in ("pictures", "objects", "lost", "apart", "said")}
-        return Export(out, format, **kept, entry=out / receipt["entry"], resumed=True)
+    standing, news = _standing(out, plan, data)
+    if standing is not None:
+        kept = {key: getattr(standing, key) for key in ("pictures", "objects", "lost", "apart")}
+        return Export(out, format, **kept, said=[*standing.said, *news], entry=out / standing.entry, resumed=True)
     _begin(out, plan)
     _check_case(out, named)
     shared = 0
@@ -110,10 +113,12 @@ def export_set(
     kept = {**counts, "lost": _happened(job.lost), "apart": _happened(job.apart), "said": job.said}
     if hasattr(os, "sync"):
         os.sync()  # the receipt, which says that all is there, must not reach the disk before the labels
-    write_json(out / RECEIPT, {"plan": plan, **kept, "entry": entry})
+    receipt = {"plan": plan, **kept, "entry": entry, "files": hashes_now(out)}
+    checked(Receipt, receipt, where=out / RECEIPT)
+    write_json(out / RECEIPT, receipt)
     with os_errors(out, "finish the export"):
         (out / _PLAN).unlink(missing_ok=True)
-    return Export(out, format, **kept, entry=out / entry)
+    return Export(out, format, **{**kept, "said": [*job.said, *news]}, entry=out / entry)
 
 
 def _check_options(format: str, options: ExportOptions) -> None:
@@ -153,16 +158,32 @@ def _said_of_pictures(job: Job, writer: Writer, shared: int, pictures: int) -> l
     return said
 
 
-_PLAN = ".export-plan.json"
+def _standing(out: Path, plan: dict[str, Any], data: PictureSet) -> tuple[Receipt | None, list[str]]:
+    """The receipt where the export stands whole already, and what to say of it; None where it is to be written, in part or anew.
 
-
-def _receipt(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    if not (out / RECEIPT).is_file():
-        return None
-    receipt = read_json(out / RECEIPT)
-    if not isinstance(receipt, dict) or receipt.get("plan") != plan:
-        raise CCDiffError("the folder holds another export", where=out, fix="choose another output folder, or empty this one")
-    return receipt
+    Raises:
+        CCDiffError: the folder holds another export.
+    """
+    receipt = read_receipt(out)
+    if receipt is None:
+        return None, []
+    if receipt.plan == plan:
+        wrong, foreign = damaged(out, receipt)
+        if receipt.files is not None and not wrong:
+            more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+            return receipt, [f"files in the folder that are not of the export, let alone: {foreign[0]}{more}"] if foreign else []
+        news = [f"files that were lost or changed, written again: {len(wrong)}"] if wrong else []
+    elif is_of_edited(receipt, plan, data):
+        if not ((out / _PLAN).is_file() and read_json(out / _PLAN) == plan):  # else a run was stopped while it did this
+            refuse_hand_edits(out, receipt)
+        wrong, news = list(receipt.files or ()), ["the set was edited since the folder was written: the export was brought up to date"]
+    else:
+        raise CCDiffError("the folder holds another export", where=out, fix=FIX)
+    write_json(out / _PLAN, plan)
+    remove_files(out, wrong)
+    with os_errors(out, "take the export up again"):
+        (out / RECEIPT).unlink(missing_ok=True)
+    return None, news
 
 
 def _begin(out: Path, plan: dict[str, Any]) -> None:
