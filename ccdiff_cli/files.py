@@ -141,10 +141,11 @@ _ODD = re.compile(rb"\\u[dD][89a-fA-F]|[0-9.][eE]\+?[0-9]{3}")
 """Half a surrogate pair, perhaps, or a number too large for a float."""
 
 
-def parse_json(data: bytes, *, where: str | Path, careful: bool = True) -> Any:
+def parse_json(data: bytes, *, where: str | Path, careful: bool = True, constants: bool = False) -> Any:
     """The value of a JSON text: finite numbers, whole characters, every key once.
 
     Args:
+        constants: whether ``NaN`` and ``Infinity`` pass: diffusers writes them into configurations.
         careful: look for repeated keys, half surrogate pairs and 1e999 too, which costs more than the parsing; without it, the caller does.
 
     Raises:
@@ -153,7 +154,7 @@ def parse_json(data: bytes, *, where: str | Path, careful: bool = True) -> Any:
     """
     try:
         text = data.decode("utf-8-sig")
-        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique_keys if careful else None)
+        value = json.loads(text, parse_constant=None if constants else _no_constant, object_pairs_hook=_unique_keys if careful else None)
         if careful and _ODD.search(data):
             json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
         return value

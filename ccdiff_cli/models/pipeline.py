@@ -26,6 +26,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput, deprecation_utils
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     BaseImageProcessor,
@@ -37,6 +38,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..errors import CCDiffError
 from ..files import read_json, write_json
+from ..generator import check_index
 from ..scene import Scene
 from .autoencoder import PatchAutoencoder
 from .conditioning import ConditionedUNet, prepare_context
@@ -96,6 +98,32 @@ class _Cache:
 
 def _bytes(tensors: tuple[Tensor, ...]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def check_weights(pipe: CCDiffPipeline, where: str | Path) -> None:
+    """Whether every weight of a loaded generator came from its files, and is a number.
+
+    Raises:
+        CCDiffError: naming the part and the tensor.
+    """
+    fix = "train the generator again, or copy it again"
+    for name in ("unet", "vae", "text_encoder", "image_encoder", "resampler"):
+        part = getattr(pipe, name)
+        if part is None:
+            continue
+        stored: set[str] = set()
+        for file in sorted((Path(where) / name).glob("*.safetensors")):
+            with safe_open(file, "pt") as opened:
+                stored.update(opened.keys())
+        if not stored:
+            raise CCDiffError(f"the part {name} has no weights", where=where, fix=fix)
+        for key, value in part.state_dict().items():
+            # a library may have put a prefix before the names since, or dropped one
+            there = key in stored or any(s.endswith(f".{key}") or key.endswith(f".{s}") for s in stored)
+            if value.is_meta or not (there or key.endswith("position_ids")):
+                raise CCDiffError(f"the part {name} lacks the tensor {key}", where=where, fix=fix)
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise CCDiffError(f"the tensor {key} of the part {name} holds what is no number", where=where, fix=fix)
 
 
 class CCDiffPipeline(DiffusionPipeline):
@@ -161,9 +189,11 @@ class CCDiffPipeline(DiffusionPipeline):
         kwargs.setdefault("use_safetensors", True)
         diffusers_logging.disable_progress_bar()  # a dozen bars of milliseconds each
         transformers_logging.disable_progress_bar()
+        if Path(path).is_dir():
+            check_index(path)
         try:
             return super().from_pretrained(path, **kwargs)
-        except (OSError, ValueError, AttributeError, RuntimeError, ImportError, KeyError) as error:
+        except Exception as error:  # the libraries raise of nearly every kind
             raise CCDiffError(
                 f"cannot load the generator: {' '.join(str(error).split())[:500]}",
                 where=path,

@@ -64,7 +64,7 @@ def load_pipeline(checkpoint: str, device: str, precision: str) -> Any:
     Raises:
         CCDiffError: a part is missing or damaged.
     """
-    from ..models.pipeline import CCDiffPipeline  # diffusers is slow to import, and --dry-run does not need it
+    from ..models.pipeline import CCDiffPipeline, check_weights  # diffusers is slow to import, and --dry-run does not need it
 
     try:
         pipe: Any = CCDiffPipeline.from_pretrained(checkpoint, torch_dtype=PRECISIONS[precision])
@@ -76,8 +76,12 @@ def load_pipeline(checkpoint: str, device: str, precision: str) -> Any:
             where=checkpoint,
             fix="train it again, or copy it again",
         ) from error
+    check_weights(pipe, checkpoint)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    try:
+        return pipe.to(device)
+    except (RuntimeError, NotImplementedError) as error:
+        raise CCDiffError(f"the generator cannot be brought to {device}: {str(error).splitlines()[0]}", where=checkpoint) from error
 
 
 def pipeline_from(name: str) -> Callable[[str, str, str], Any]:

@@ -28,7 +28,7 @@ from ..dataset import PictureSet, read_set, versions
 from ..drawing import contact_sheet, draw_scene
 from ..errors import CCDiffError, os_errors
 from ..files import atomic_write, content_key, write_json
-from ..generator import GENERATOR_FILE, generator_key, read_generator
+from ..generator import GENERATOR_FILE, Generator, changed_files, generator_key, part_hashes, read_generator
 from ..locks import locked
 from ..models.conditioning import ConditioningConfig
 from ..models.pipeline import CCDiffPipeline
@@ -37,6 +37,7 @@ from ..recipes import EncodersConfig, Recipe
 from ..references import WORDS, ReferenceBank
 from ..retrieval import OWN, EmbeddingSimilarity, open_similarity
 from ..scene import SYMMETRIES, Scene, symmetric_scene
+from ..stored import checked
 from .autoencoder import load_pixels, train_autoencoder
 from .costs import check_training
 from .denoiser import batch_source, cache_features, train_denoiser, training_items
@@ -80,13 +81,8 @@ def train(
         read_generator(start)
     start_key = generator_key(start) if start else None
     identity = {"recipe": recipe.model_dump(mode="json"), "data": prepared.key(), "start": start_key}
-    if (out / GENERATOR_FILE).is_file():
-        found = read_generator(out)
-        if found["identity"] == content_key(identity):
-            return found
-        raise CCDiffError(
-            "a generator of another recipe or data set lies there", where=out, fix="choose another --out folder, or delete this one"
-        )
+    if (done := _finished(out, content_key(identity), prepared)) is not None:
+        return done
     check_training(recipe, scenes, where=prepared.root, start=start)
     work = out / "train"
     with os_errors(out, "make the folder"):
@@ -155,6 +151,31 @@ def train(
     return description
 
 
+def _finished(out: Path, identity: str, prepared: PictureSet) -> dict[str, Any] | None:
+    """The generator where it is finished and whole; None where it is still to be trained, or to be made whole again.
+
+    Raises:
+        CCDiffError: the folder holds the generator of another training.
+    """
+    if not (out / GENERATOR_FILE).is_file():
+        return None
+    try:
+        found = read_generator(out)
+    except CCDiffError:
+        if not (out / "train").is_dir():
+            raise
+        return None  # its checkpoints say whose they are
+    if found.get("identity") != identity:
+        edited = (found.get("data") or {}).get("key") in prepared.ancestors()
+        what = "the set was edited since the generator was trained" if edited else "a generator of another recipe or data set lies there"
+        raise CCDiffError(what, where=out, fix="choose another --out folder, or delete this one")
+    wrong = changed_files(out)
+    if not wrong:
+        return found
+    log.warning("%s: %s: it is made again from the training's last checkpoint", out, "; ".join(wrong[:3]))
+    return None
+
+
 def plan(recipe: Recipe, data: str | Path, *, start: str | Path | None = None) -> dict[str, Any]:
     """What :func:`train` would do: stages, steps, pictures seen; raises the same errors before anything is written."""
     prepared = read_set(data)
@@ -197,6 +218,8 @@ def save_generator(pipe: CCDiffPipeline, out: Path, description: dict[str, Any])
                 shutil.rmtree(target)
             os.replace(entry, target)
         partial.rmdir()
+    description["files"] = {name: digest for name, digest in part_hashes(out).items() if name != GENERATOR_FILE}
+    checked(Generator, description, where=out / GENERATOR_FILE)
     write_json(out / GENERATOR_FILE, description)
 
 
