@@ -40,7 +40,7 @@ from . import __version__
 from .errors import CCDiffError, EditedSet
 from .files import content_key, inside, parse_json, read_bytes, write_json
 from .scene import ClassList, Instance, Scene
-from .stored import Bit, Caption, ClassName, Coordinate, Count, Digest, FileName, Free, Pixels, Stored, Text, checked, read_as
+from .stored import Bit, Caption, ClassName, Coordinate, Count, Digest, FileName, Flag, Free, Pixels, Stored, Text, checked, read_as
 from .unchanged import hashes_of, listed, remember
 
 SPLITS = ("train", "val", "test")
@@ -193,7 +193,30 @@ def _instance_record(instance: Instance) -> dict[str, Any]:
     return record
 
 
-def scene_from_record(record: dict[str, Any]) -> Scene:
+class _InstanceRecord(TypedDict):
+    category: ClassName
+    hbb: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+    corners: _Corners
+    oriented: NotRequired[Flag]
+    difficult: NotRequired[Flag]
+    mask: NotRequired[list[Annotated[list[Coordinate], AfterValidator(_pairs)]]]
+    extra: NotRequired[Free]
+
+
+class SceneRecord(TypedDict):
+    """What :func:`scene_record` makes."""
+
+    file_name: FileName
+    width: Pixels
+    height: Pixels
+    split: Literal["train", "val", "test"]
+    source: Text
+    caption: Text
+    provenance: Free
+    instances: list[_InstanceRecord]
+
+
+def scene_from_record(record: Mapping[str, Any]) -> Scene:
     """The inverse of :func:`scene_record`."""
     instances = tuple(
         Instance(

@@ -125,7 +125,7 @@ def _said(problem: Any) -> str:
     if problem["type"] == "missing":
         return "the key is missing"
     expected = problem["msg"].removeprefix("Value error, ")
-    expected = expected.replace("Input should be", "expected").replace("a valid dictionary", "an object").replace("a valid ", "a ")
+    expected = expected.replace("Input should be", "expected").replace("a valid dictionary", "an object").replace("a valid integer", "a whole number").replace("a valid ", "a ")
     expected = expected.partition(" or instance of")[0]
     return f"{expected[:1].lower()}{expected[1:]}, found {shown(problem['input'])}"
 

@@ -22,12 +22,18 @@ def test_there_and_back():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mask": [[1, 2, 3, 4, 5, 6, 7]]}, "annotation 1: the mask is not made of points"),
-        ({"mask": [[1, 2, 3, 4, 5, float("inf")]]}, "annotation 1: the mask is not made of points"),
-        ({"segmentation": [[1, 2, 3, 4, 5, 6]]}, "annotation 1: the box is not made of finite numbers"),
-        ({"bbox": [1, 2, float("nan"), 3]}, "annotation 1: the box is not made of finite numbers"),
-        ({"bbox": [1, 2, 3]}, "the labels are broken: ValueError"),
-        ({"category_id": 7}, "the labels are broken: KeyError"),
+        ({"mask": [[1, 2, 3, 4, 5, 6, 7]]}, r"annotations\[0\].mask\[0\]: expected points, x and y in turn, found a list of 7"),
+        ({"mask": [[1, 2, 3, 4, 5, float("inf")]]}, r"annotations\[0\].mask\[0\]\[5\]: expected a finite number, found inf"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 6]]}, r"annotations\[0\].segmentation\[0\]\[6\]: the key is missing"),
+        ({"bbox": [1, 2, float("nan"), 3]}, r"annotations\[0\].bbox\[2\]: expected a finite number, found nan"),
+        ({"bbox": [1, 2, 3]}, r"annotations\[0\].bbox\[3\]: the key is missing"),
+        ({"bbox": [1, 2, -3, 4]}, r"annotations\[0\].bbox\[2\]: expected greater than or equal to 0, found -3"),
+        ({"bbox": [True, 2, 3, 4]}, r"annotations\[0\].bbox\[0\]: expected a number, found True"),
+        ({"category_id": 7}, r"annotations\[0\].category_id: nothing has the id 7"),
+        ({"category_id": 1.0}, r"annotations\[0\].category_id: expected a whole number, found 1.0"),
+        ({"image_id": 10**400}, r"annotations\[0\].image_id: .*found 1000"),
+        ({"extra": "boo"}, r"annotations\[0\].extra: expected an object, found 'boo'"),
+        ({"oriented": "yes"}, r"annotations\[0\].oriented: expected 0 or 1, found 'yes'"),
     ],
 )
 def test_changed_labels(changes, message):

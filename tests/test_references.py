@@ -120,7 +120,7 @@ def test_broken_banks(prepared):
     found = json.loads(path.read_text())
     for change, message in (
         ({"file": "../x.png"}, "leaves its folder"),
-        ({"width": 0}, "no area"),
+        ({"width": 0}, "greater than or equal to 1"),
         ({"file": "ship/none.png"}, "is missing"),
     ):
         path.write_text(json.dumps({"instances": [{**found["instances"][0], **change}]}))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,17 +111,21 @@ def check_weights(pipe: CCDiffPipeline, where: str | Path) -> None:
         part = getattr(pipe, name)
         if part is None:
             continue
-        stored: set[str] = set()
+        stored: dict[str, tuple[int, ...]] = {}
         for file in sorted((Path(where) / name).glob("*.safetensors")):
             with safe_open(file, "pt") as opened:
-                stored.update(opened.keys())
-        if not stored:
-            raise CCDiffError(f"the part {name} has no weights", where=where, fix=fix)
-        for key, value in part.state_dict().items():
-            # a library may have put a prefix before the names since, or dropped one
-            there = key in stored or any(s.endswith(f".{key}") or key.endswith(f".{s}") for s in stored)
-            if value.is_meta or not (there or key.endswith("position_ids")):
-                raise CCDiffError(f"the part {name} lacks the tensor {key}", where=where, fix=fix)
+                stored |= {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118 - no dictionary
+        state = {key: value for key, value in part.state_dict().items() if not key.endswith("position_ids")}
+        missing = [key for key, value in state.items() if value.is_meta]
+        if isinstance(part, PreTrainedModel):  # transformers fills what is missing with noise, and renames as it reads
+            if Counter(tuple(value.shape) for value in state.values()) - Counter(stored.values()):
+                _, loaded = type(part).from_pretrained(Path(where) / name, output_loading_info=True)
+                missing += sorted(loaded["missing_keys"])
+        else:
+            missing += [key for key in state if key not in stored]
+        if missing:
+            raise CCDiffError(f"the part {name} lacks the tensor {missing[0]}", where=where, fix=fix)
+        for key, value in state.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise CCDiffError(f"the tensor {key} of the part {name} holds what is no number", where=where, fix=fix)
 
@@ -189,6 +193,8 @@ class CCDiffPipeline(DiffusionPipeline):
         kwargs.setdefault("use_safetensors", True)
         diffusers_logging.disable_progress_bar()  # a dozen bars of milliseconds each
         transformers_logging.disable_progress_bar()
+        diffusers_logging.set_verbosity_error()  # what is missing or does not fit is an error of ours
+        transformers_logging.set_verbosity_error()
         if Path(path).is_dir():
             check_index(path)
         try:

@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 
 from ..console import guard_streams
-from ..dataset import IMAGES, MANIFEST, SPLITS, PictureSet, read_set, scene_record, write_set
+from ..dataset import IMAGES, MANIFEST, SPLITS, PictureSet, content_of, look_at_set, read_manifest, read_set, scene_record, write_set
 from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, content_key, inside, read_json, sha256_file, write_bytes, write_json
 from ..formats import read_raw
@@ -43,7 +43,7 @@ from ..formats.raw import PLACES, Faults, RawSet, keep_place, read_split_lists, 
 from ..geometry import clip_hbb
 from ..locks import LOCK, locked
 from ..pictures import AS_STORED, UnreadablePicture, is_flat, labels_of_stored_pixels, read_header
-from ..references import REFERENCES, cut_reference, reference_window, write_bank
+from ..references import REFERENCES, cut_reference, problems_of_bank, reference_window, write_bank
 from ..scene import Instance, Scene
 from ..startup import fresh_processes
 from .captions import STYLES, caption_of, read_sentences
@@ -196,7 +196,7 @@ def prepare_dataset(
             options["pixels"] = settled
         labels = content_key([list(raw.classes), [scene_record(s) for s in scenes], hashes])
         plan = {"options": options, "inputs": labels}
-        if (done := _finished(out, plan)) is not None:
+        if (done := _finished(out, plan, report)) is not None:
             report("already prepared", len(done.scenes), len(done.scenes))
             return done
         _begin(out, plan)
@@ -227,7 +227,8 @@ def prepare_dataset(
                 )
         except (UnreadablePicture, _Fruitless):
             workers.close()
-            _withdraw(out)  # the cure changes the inputs, so what is written would be of no use
+            if not (out / MANIFEST).is_file():  # else it is a finished set that lost files
+                _withdraw(out)  # the cure changes the inputs, so what is written would be of no use
             raise
     if clip is not None:
         known = {s.file_name for s in scenes if s.caption or s.file_name in said}
@@ -402,20 +403,48 @@ def _checked_instances(scene: Scene, ledger: _Ledger) -> Iterator[Instance]:
             yield Instance.from_hbb(instance.category, hbb, difficult=instance.difficult, mask=instance.mask, extra=instance.extra)
 
 
-def _finished(out: Path, plan: dict[str, Any]) -> PictureSet | None:
-    """The set when it is finished and was made from the same inputs."""
+def _finished(out: Path, plan: dict[str, Any], report: Progress) -> PictureSet | None:
+    """The set when it is finished, whole and made from the same inputs; None where it is to be made, or what it lost to be made again.
+
+    Raises:
+        CCDiffError: it was made from other inputs; it was edited by hand and lost pictures; files that are not its own lie in it.
+    """
     if not (out / MANIFEST).is_file():
         return None
-    before = read_json(out / MANIFEST)
-    before = before.get("prepare") if isinstance(before, dict) else None
-    if not isinstance(before, dict):
+    manifest = read_manifest(out)
+    if not isinstance(manifest.get("prepare"), dict):
         raise CCDiffError("the folder holds a set that `prepare` did not make", where=out, fix="choose another output folder")
-    _same_plan(before, plan, out)
-    return read_set(out)
+    _same_plan(manifest["prepare"], plan, out)
+    wrong, edited = [], bool(manifest.get("edits"))
+    try:
+        look = look_at_set(out)
+        if look.surplus:
+            raise _Foreign(f"{IMAGES}/{look.surplus[0]} does not belong to the set", where=out, fix="take the file out of the folder")
+        wrong = [f"{IMAGES}/{name}" for name in (*look.missing, *look.changed)]
+        edited = edited or content_of(look.coco, manifest["pictures"], where=out) != manifest["content"]
+        wrong += problems_of_bank(out)
+    except _Foreign:
+        raise
+    except CCDiffError as error:
+        wrong.append(str(error).partition("\n")[0])
+    if not wrong:
+        return read_set(out)
+    if edited:
+        raise CCDiffError(
+            f"the set was edited by hand, and it is not whole: {wrong[0]}; making it again would undo the edit",
+            where=out,
+            fix=f"restore the file, or take the set as it is: ccdiff verify --accept {out}",
+        )
+    report("making again what the set lost", 0, len(wrong))
+    return None
+
+
+class _Foreign(CCDiffError):
+    """A file that is not ours."""
 
 
 def _begin(out: Path, plan: dict[str, Any]) -> None:
-    """Claim an empty folder, or take an unfinished set of the same plan up again."""
+    """Claim an empty folder, or take an unfinished set, or a finished one that lost files, of the same plan up again."""
     with os_errors(out, "make the output folder"):
         if out.exists() and not out.is_dir():
             raise CCDiffError("the output is a file, not a folder", where=out, fix="choose another output folder")
@@ -423,8 +452,11 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
         for partial in sorted(out.rglob(f"{TEMPORARY_PREFIX}*")):
             partial.unlink()
         if (out / PLAN).is_file():
-            _same_plan(read_json(out / PLAN), plan, out)
-        elif any(p.name != LOCK for p in out.iterdir()):
+            before = read_json(out / PLAN)
+            if not isinstance(before, dict) or not isinstance(before.get("options"), dict):
+                raise CCDiffError("not the plan of a set", where=out / PLAN, fix="choose another output folder, or empty this one")
+            _same_plan(before, plan, out)
+        elif not (out / MANIFEST).is_file() and any(p.name != LOCK for p in out.iterdir()):
             raise CCDiffError("the output folder is not empty", where=out, fix="choose another folder, or empty this one")
     write_json(out / PLAN, plan)
 
@@ -444,7 +476,8 @@ def _withdraw(out: Path) -> None:
 def _same_plan(before: Any, plan: dict[str, Any], out: Path) -> None:
     if before == plan:
         return
-    old = before.get("options", {}) if isinstance(before, dict) else {}
+    old = before.get("options") if isinstance(before, dict) else None
+    old = old if isinstance(old, dict) else {}
     changed = [f"{k}: {old.get(k)!r} before, {v!r} now" for k, v in {**dict.fromkeys(old), **plan["options"]}.items() if old.get(k) != v]
     what = "; ".join(changed) or "the source's pictures, labels or splits changed"
     raise CCDiffError(f"the folder holds a set made differently ({what})", where=out, fix="choose another output folder, or empty this one")

@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import threading
@@ -29,9 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..dataset import IMAGES, MANIFEST, read_set
+from ..dataset import IMAGES, MANIFEST, read_manifest, read_set
 from ..errors import CCDiffError, Stopped, os_errors
-from ..files import TEMPORARY_PREFIX, read_json
+from ..files import TEMPORARY_PREFIX
 from ..generator import generator_key, read_generator
 from ..layouts.llm import Writer
 from ..locks import LOCK, hold
@@ -39,7 +40,7 @@ from ..references import WORDS, ReferenceBank
 from ..startup import python_command, python_environment
 from .accept import accept_set
 from .filtering import Judge, calibrate, filter_identity, prepare_filter
-from .finish import CONTACT_SHEET, finish, verify_set
+from .finish import CONTACT_SHEET, changed_by_hand, finish, is_whole, verify_set
 from .plan import (
     PLAN,
     PLAN_LINES,
@@ -235,7 +236,8 @@ def synthesize(
         if rank > 0 and filter is not None:
             parts = replace(parts, detector=str(prepare_filter(source, filter_detector)))
         plan = read_plan(out)  # the written one counts, also for those who could make it again
-        missing = missing_blocks(out, plan)
+        by_hand = changed_by_hand(out, plan)
+        missing = [] if by_hand and read_manifest(out).get("edits") else missing_blocks(out, plan)
         kept = n - sum(len(plan.block(b)) for b in missing)
         start = time.monotonic()
         report = _Counter(plan, kept, progress if rank == 0 else None)
@@ -269,9 +271,12 @@ def synthesize(
         if part is not None:
             left = sum(len(plan.block(b)) for b in missing_blocks(out, plan))
             return {**_summary(out, plan), **done, "part": f"{part[0]}/{part[1]}", "left_to_other_parts": left}
-        if missing or (out / RECORDS).is_dir() or not (out / MANIFEST).is_file():
+        if by_hand:  # the labels are somebody's
+            shutil.rmtree(out / RECORDS, ignore_errors=True)
+            read_set(out)  # says so
+        elif missing or (out / RECORDS).is_dir() or not (out / MANIFEST).is_file() or not is_whole(out):
             finish(out, plan, generator, machine, progress)
-        manifest = read_json(out / MANIFEST)
+        manifest = read_manifest(out)
         filtered = {"filter": manifest["filter"]["result"]} if filter is not None else {}
         return {**_summary(out, plan), **done, **filtered, "content": manifest["content"]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -13,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, PictureSet, look_at_set, said_of_edit, write_set
+from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, PictureSet, content_of, look_at_set, read_manifest, said_of_edit, write_set
 from ..drawing import contact_sheet, draw_scene, legend
 from ..errors import CCDiffError, os_errors
-from ..files import TEMPORARY_PREFIX, inside, read_json, sha256_file, write_bytes, write_text
+from ..files import TEMPORARY_PREFIX, inside, sha256_file, write_bytes, write_text
 from ..pictures import picture_size, read_rgb
 from ..references import REFERENCES, problems_of_bank
 from ..scene import ClassList, Scene
 from .card import CARD, card
 from .filtering import account, kept_objects
 from .plan import PLAN, Job, Plan, read_plan
-from .worker import RECORDS, VERDICTS, known_pictures, read_verdicts, record_path
+from .worker import RECORDS, VERDICTS, known_pictures, read_record, read_verdicts
 
 CONTACT_SHEET = "contact_sheet.png"
 SHEET_PICTURES = 40
@@ -124,12 +125,53 @@ def _labelled(out: Path, job: Job, entry: Mapping[str, Any], generator: str, rul
 def _smaller_batches(out: Path, plan: Plan) -> dict[str, int]:
     """How many blocks were made in smaller batches for want of memory: their bytes may differ in rounding."""
     found: Counter[str] = Counter()
-    if (out / MANIFEST).is_file() and (manifest := read_json(out / MANIFEST)).get("plan") == plan.key:
-        found.update(manifest.get("made_in_smaller_batches", {}))
+    if (out / MANIFEST).is_file():
+        with contextlib.suppress(CCDiffError):
+            manifest = read_manifest(out)
+            found.update(manifest.get("made_in_smaller_batches", {}) if manifest.get("plan") == plan.key else {})
     for b in range(plan.blocks):
-        if record_path(out, b).is_file() and (size := read_json(record_path(out, b)).get("made_in_batches_of")) is not None:
+        if (record := read_record(out, b, plan)) is not None and (size := record.get("made_in_batches_of")) is not None:
             found[str(size)] += 1
     return dict(sorted(found.items()))
+
+
+def changed_by_hand(out: Path, plan: Plan) -> bool:
+    """Whether the labels of the finished set are somebody's: edited, or accepted as the set's own.  Making it again would undo that.
+
+    Raises:
+        CCDiffError: the set was edited and accepted, and then lost pictures: the plan does not say how it was; files that do not belong
+            to the set lie among its pictures.
+    """
+    try:
+        if not (out / MANIFEST).is_file() or read_manifest(out).get("plan") != plan.key:
+            return False
+        look = look_at_set(out)
+    except CCDiffError:
+        return False  # what cannot be read is made again
+    if foreign := [name for name in look.surplus if not name.startswith(TEMPORARY_PREFIX) and name not in _planned_names(plan)]:
+        raise CCDiffError(f"{IMAGES}/{foreign[0]} does not belong to the set", where=out, fix="take the file out of the folder")
+    if look.manifest.get("edits") and (look.missing or look.changed):
+        raise CCDiffError(
+            f"the set was edited and accepted, and since then {(look.missing or look.changed)[0]} was lost or changed",
+            where=out / IMAGES,
+            fix=f"restore the file, or take the set as it is: ccdiff verify --accept {out}; or make it anew in another --out folder",
+        )
+    if look.manifest.get("edits"):
+        return True
+    return content_of(look.coco, look.manifest["pictures"], where=out / ANNOTATIONS) != look.manifest["content"]
+
+
+def _planned_names(plan: Plan) -> set[str]:
+    return {job.scene.file_name for job in plan.jobs}
+
+
+def is_whole(out: Path) -> bool:
+    """Whether everything but the pictures, which are looked at elsewhere, stands in the folder of a finished set."""
+    try:
+        look = look_at_set(out)
+    except CCDiffError:
+        return False
+    return not look.missing and look.content == look.manifest["content"] and all((out / n).is_file() for n in (CONTACT_SHEET, CARD))
 
 
 def _remove_surplus(out: Path, names: set[str]) -> None:

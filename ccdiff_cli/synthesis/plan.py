@@ -19,18 +19,21 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from ..bounds import amount, check_crowded, check_disk, check_memory, free_memory
-from ..dataset import PictureSet, count_scenes, read_set, scene_from_record, scene_record, versions
+from ..dataset import MANIFEST, PictureSet, SceneRecord, count_scenes, read_set, scene_from_record, scene_record, versions
 from ..errors import CCDiffError
-from ..files import content_key, read_json, sha256_file, write_json, write_text
+from ..files import content_key, inside, read_json, sha256_file, write_json, write_text
 from ..layouts import layouts_of_set, plan_layouts
 from ..layouts.llm import Writer
 from ..references import WORDS, Reference, ReferenceBank
 from ..scene import ClassList, Scene
+from ..stored import ClassName, Count, Digest, Flag, Free, Number, Seed, Stored, Text, checked, read_lines
 
 PLAN = "plan.json"
 PLAN_LINES = "plan.jsonl"
@@ -42,6 +45,64 @@ BYTES_OF_PIXEL = {"png": 1.9, "jpeg": 0.8, "webp": 1.4}
 """Of generated pictures on disk."""
 NOISE, CHOICE = 3, 4
 """What a random stream is for; see ``layouts.ORDER``."""
+
+
+class _Options(Stored):
+    n: Annotated[int, Field(strict=True, ge=1)]
+    seed: Count
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=10**6)]
+    steps: Annotated[int, Field(strict=True, ge=1, le=10**6)]
+    guidance_scale: Number
+    negative_prompt: Text
+    scheduler: Literal["euler"] | None = None
+    precision: Literal["float32", "bfloat16", "float16"]
+    channels_last: Flag = False
+    compile: Flag = False
+    threads: Annotated[int, Field(strict=True, ge=1, le=10_000)]
+    format: Literal["png", "jpeg", "webp"]
+    shuffle_layouts: Flag = False
+    filter: Filter | None = None
+
+
+class Filter(Stored):
+    """The rules of a filter."""
+
+    mode: Literal["objects", "pictures"]
+    recall: Number
+    retries: Count
+
+
+class _Identity(Stored):
+    options: _Options
+    generator: Free
+    layouts: Free
+
+
+class Header(Stored):
+    """``plan.json``."""
+
+    format: Literal["ccdiff plan 2"]
+    key: Text
+    identity: _Identity
+    lines: Digest
+    classes: list[ClassName]
+    counts: Free
+    layouts: Free
+    filter: Free | None = None
+    environment: Free
+
+
+class _References(TypedDict):
+    instances: list[Text | None]
+    background: Text | None
+
+
+class _Line(TypedDict):
+    k: Count
+    seed: Seed
+    drawn_from: Count
+    references: _References | None
+    layout: SceneRecord
 
 
 @dataclass(frozen=True)
@@ -297,14 +358,26 @@ def read_plan(out: str | Path) -> Plan:
         CCDiffError: it is missing, or ``plan.jsonl`` is not the one that belongs to it.
     """
     out = Path(out)
-    header = read_json(out / PLAN)
-    if sha256_file(out / PLAN_LINES) != header["lines"]:
-        raise CCDiffError(
-            "the plan was changed after it was made", where=out / PLAN_LINES, fix=f"delete {PLAN} and {PLAN_LINES} and run again"
-        )
-    with open(out / PLAN_LINES, encoding="utf-8") as stream:
-        rows = [json.loads(line) for line in stream]
+    path, fix = out / PLAN_LINES, "run the same `ccdiff synthesize` again: it makes the plan again"
+    header: dict[str, Any] = read_json(out / PLAN)
+    checked(Header, header, where=out / PLAN, fix=fix)
+    if header["key"] != content_key(header["identity"]):
+        raise CCDiffError("key: it is not that of the identity", where=out / PLAN, fix=fix)
+    if sha256_file(path) != header["lines"]:
+        raise CCDiffError("the plan was changed after it was made", where=path, fix=fix)
+    rows = list(read_lines(_Line, path, fix=fix))
     jobs = tuple(Job(row["k"], scene_from_record(row["layout"]), row["references"], row["seed"], row["drawn_from"]) for row in rows)
+    n, names = header["identity"]["options"]["n"], {job.scene.file_name for job in jobs}
+    if [job.k for job in jobs] != list(range(n)) or len(names) != n:
+        raise CCDiffError(f"expected a picture a line, {n} of them, counted from 0", where=path, fix=fix)
+    for job in jobs:
+        where = f"{path}:{job.k + 1}"
+        inside(out, job.scene.file_name, where=where)
+        if job.drawn_from >= n:
+            raise CCDiffError(f"drawn_from: there is no picture {job.drawn_from}", where=where, fix=fix)
+        if job.references is not None and len(job.references["instances"]) != len(job.scene.instances):
+            raise CCDiffError("references: expected one an object", where=where, fix=fix)
+    ClassList(tuple(header["classes"])).check(job.scene for job in jobs)
     return Plan(header, jobs)
 
 
@@ -315,13 +388,21 @@ def holds_plan(out: str | Path, identity: Mapping[str, Any], machine: Mapping[st
         CCDiffError: it holds another plan (listing what differs), or something else altogether.
     """
     out = Path(out)
-    if not (out / PLAN).is_file():
+    if (out / PLAN).is_file():
+        try:
+            found = read_json(out / PLAN)
+        except CCDiffError:
+            if not _is_ours(out, content_key(identity)):
+                raise
+            return False
+    elif _is_ours(out, content_key(identity)):
+        return False  # it was lost, and is made again
+    else:
         foreign = sorted(p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != PLAN_LINES) if out.is_dir() else []
         if foreign:
             shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
             raise CCDiffError(f"the folder is not empty ({shown}) and holds no plan", where=out, fix="choose another --out folder")
         return False
-    found = read_json(out / PLAN)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise CCDiffError(f"not a plan of this version (expected {FORMAT!r})", where=out / PLAN, fix="delete the folder and start again")
     changes = _differences(found.get("identity", {}), dict(identity)) + _differences(found.get("environment", {}), dict(machine))
@@ -331,7 +412,23 @@ def holds_plan(out: str | Path, identity: Mapping[str, Any], machine: Mapping[st
             where=out,
             fix="choose another --out folder, delete this one, or go back to what it was started with",
         )
+    try:
+        read_plan(out)
+    except CCDiffError:  # a line was lost or changed: the plan is made again
+        return False
     return True
+
+
+def _is_ours(out: Path, key: str) -> bool:
+    """Whether the set in a folder, finished or not, was made by the plan of this key."""
+    for path in (out / MANIFEST, *sorted((out / "records").glob("*.json"))[:1]):
+        try:
+            found = read_json(path)
+        except CCDiffError:
+            continue
+        if isinstance(found, dict) and found.get("plan") == key:
+            return True
+    return False
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:

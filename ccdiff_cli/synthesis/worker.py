@@ -23,6 +23,7 @@ import io
 import json
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -36,12 +37,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from typing_extensions import NotRequired, TypedDict
 
 from ..console import guard_streams
-from ..dataset import IMAGES, MANIFEST
-from ..errors import CCDiffError, EditedSet, os_errors
+from ..dataset import IMAGES, MANIFEST, read_manifest
+from ..errors import CCDiffError, EditedSet
 from ..files import read_json, sha256_file, write_bytes, write_json
 from ..references import Reference, ReferenceBank, SceneReferences
+from ..stored import Count, Digest, FileName, Flag, Number, Seed, Text, checked, read_lines
 from .filtering import Judge
 from .plan import Job, Plan, read_plan, references_of
 
@@ -238,6 +241,8 @@ def save_block(out: Path, b: int, plan: Plan, made: Sequence[tuple[dict[str, Any
             write_bytes(path, data)
         else:
             path.unlink(missing_ok=True)
+    if record_path(out, b).is_dir():  # damage of an odd kind
+        shutil.rmtree(record_path(out, b))
     smaller = {"made_in_batches_of": most} if most < plan.options["batch_size"] else {}
     write_json(record_path(out, b), {"plan": plan.key, **smaller, "pictures": [entry for entry, _ in made]})
 
@@ -282,21 +287,68 @@ def record_path(out: Path, b: int) -> Path:
     return out / RECORDS / f"block-{b:06d}.json"
 
 
+class _Entry(TypedDict):
+    file_name: FileName
+    sha256: Digest | None
+    attempt: NotRequired[Count]
+    seed: NotRequired[Seed]
+    scores: NotRequired[list[dict[str, Number]]]
+    passed: NotRequired[list[Flag]]
+    accepted: NotRequired[Flag]
+    dropped: NotRequired[Flag]
+
+
+class _Record(TypedDict):
+    plan: Text
+    pictures: list[_Entry]
+    made_in_batches_of: NotRequired[Count]
+
+
+def read_record(out: Path, b: int, plan: Plan) -> dict[str, Any] | None:
+    """The record of a block of this plan; None where there is none, or a damaged one: the block is made again then."""
+    path = record_path(out, b)
+    if not path.exists():
+        return None
+    try:
+        record: dict[str, Any] = checked(_Record, read_json(path), where=path)
+    except CCDiffError:
+        return None
+    jobs = plan.block(b)
+    names = [entry["file_name"] for entry in record["pictures"]]
+    whole = record["plan"] == plan.key and names == [job.scene.file_name for job in jobs]
+    return record if whole and all(_fits(e, job, plan) for e, job in zip(record["pictures"], jobs, strict=True)) else None
+
+
+def _fits(entry: Mapping[str, Any], job: Job, plan: Plan) -> bool:
+    """Whether the record of a picture says all that is asked of it."""
+    if plan.options["filter"] is None:
+        return entry["sha256"] is not None
+    count = len(job.scene.instances)
+    return (
+        all(key in entry for key in ("attempt", "seed", "scores", "passed", "accepted"))
+        and len(entry["scores"]) == len(entry["passed"]) == count
+        and (entry["sha256"] is None) == bool(entry.get("dropped"))
+    )
+
+
 def known_pictures(out: Path, plan: Plan) -> dict[str, dict[str, Any]]:
-    """File name -> record of what this plan has already made: from the finished set, and from the records of an unfinished one."""
+    """File name -> record of what this plan has already made: from the finished set, and from the records of an unfinished one.
+
+    What is damaged counts as not made.
+    """
     found: dict[str, dict[str, Any]] = {}
     if (out / MANIFEST).is_file():
-        manifest = read_json(out / MANIFEST)
-        if manifest.get("plan") == plan.key:
-            found.update({name: {"file_name": name, "sha256": digest} for name, digest in manifest["pictures"].items()})
-            if plan.options["filter"] is not None and (out / VERDICTS).is_file():
-                found.update({entry["file_name"]: entry for entry in read_verdicts(out)})
+        with contextlib.suppress(CCDiffError):
+            manifest = read_manifest(out)
+            if manifest.get("plan") == plan.key and plan.options["filter"] is None:
+                found.update({name: {"file_name": name, "sha256": digest} for name, digest in manifest["pictures"].items()})
+            elif manifest.get("plan") == plan.key and sha256_file(out / VERDICTS) == (manifest.get("filter") or {}).get("verdicts"):
+                jobs = {job.scene.file_name: job for job in plan.jobs}
+                entries = [e for e in read_verdicts(out) if e["file_name"] in jobs]
+                found.update({e["file_name"]: e for e in entries if _fits(e, jobs[e["file_name"]], plan)})
     for b in range(plan.blocks):
-        path = record_path(out, b)
-        if path.is_file():
-            record = read_json(path)
-            if record.get("plan") == plan.key:
-                found.update({entry["file_name"]: entry for entry in record["pictures"]})
+        if (record := read_record(out, b, plan)) is not None:
+            found.update({entry["file_name"]: entry for entry in record["pictures"]})
     return found
 
 
@@ -306,12 +358,7 @@ def read_verdicts(out: Path) -> list[dict[str, Any]]:
     Raises:
         CCDiffError: it is missing or broken.
     """
-    path = out / VERDICTS
-    try:
-        with os_errors(path, "read the verdicts"), open(path, encoding="utf-8") as stream:
-            return [json.loads(line) for line in stream]
-    except ValueError as error:
-        raise CCDiffError("the verdicts of the filter are broken", where=path, fix="delete the set and make it again") from error
+    return list(read_lines(_Entry, out / VERDICTS, fix="run the same `ccdiff synthesize` again: it makes the pictures again"))
 
 
 def missing_blocks(out: Path, plan: Plan) -> list[int]:

@@ -12,6 +12,7 @@ Notable:
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections import Counter
@@ -84,7 +85,9 @@ def make_copy_paste(
     key = content_key([REVISION, real.key(), *said, crops, count, draw, overlap])
     root = out / key
     if (root / MANIFEST).is_file():
-        return read_set(root)
+        with contextlib.suppress(CCDiffError):  # what is damaged is made again
+            if not (made := read_set(root)).edited():
+                return made
     (root / IMAGES).mkdir(parents=True, exist_ok=True)
 
     def make(k: int) -> tuple[Scene, str, Counter[str]]:
