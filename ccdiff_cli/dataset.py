@@ -295,7 +295,7 @@ def write_set(
     root = Path(root)
     classes.check(scenes)
     coco = coco_of_scenes(scenes, classes)
-    checked(_Labels, coco, where=root / ANNOTATIONS)
+    as_read, _ = scenes_of_coco(coco, where=root / ANNOTATIONS)  # x + w is not always x2 to the last digit
     write_json(root / ANNOTATIONS, coco)
     manifest = {
         "kind": kind,
@@ -305,7 +305,7 @@ def write_set(
         **details,
         "versions": versions(),
         "pictures": picture_hashes,
-        "labels": {scene.file_name: label_digest(scene) for scene in scenes},
+        "labels": {scene.file_name: label_digest(scene) for scene in as_read},
     }
     write_manifest(root, manifest)
     remember(root / IMAGES, {n: s for n, s in listed(root / IMAGES).items() if n in picture_hashes}, picture_hashes)

@@ -108,6 +108,8 @@ def read_generator(folder: str | Path) -> dict[str, Any]:
             f"not a generator folder: there is no {GENERATOR_FILE}", where=folder, fix="give the folder that `ccdiff train --out` wrote"
         )
     description: dict[str, Any] = read_json(path)
+    if isinstance(description, dict) and not {"picture_size", "classes"} <= description.keys():
+        raise CCDiffError("the generator's description lacks its picture size or its classes", where=path, fix=_FIX)
     generator: Generator = checked(Generator, description, where=path, fix=_FIX)
     if len(set(generator.classes)) != len(generator.classes):
         raise CCDiffError("classes: a name stands there twice", where=path, fix=_FIX)

@@ -121,11 +121,15 @@ _BRANCHES = {"bool", "int", "float", "str", "none", "list[nullable]", "dict[str,
 """What pydantic calls the branches of a union: no keys of the file."""
 
 
+_WORDS = {"Input should be": "expected", "a valid dictionary": "an object", "a valid integer": "a whole number", "a valid ": "a "}
+
+
 def _said(problem: Any) -> str:
     if problem["type"] == "missing":
         return "the key is missing"
     expected = problem["msg"].removeprefix("Value error, ")
-    expected = expected.replace("Input should be", "expected").replace("a valid dictionary", "an object").replace("a valid integer", "a whole number").replace("a valid ", "a ")
+    for theirs, ours in _WORDS.items():
+        expected = expected.replace(theirs, ours)
     expected = expected.partition(" or instance of")[0]
     return f"{expected[:1].lower()}{expected[1:]}, found {shown(problem['input'])}"
 

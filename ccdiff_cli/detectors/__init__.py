@@ -125,8 +125,9 @@ def load_detector(folder: str | Path, device: str = "auto") -> Detector:
         CCDiffError: not such a folder, or written by another version.
     """
     description = read_json(Path(folder) / "detector.json")
-    kind = description.get("config", {}).get("kind") if isinstance(description, dict) else None
-    if kind not in FAMILIES:
+    config = description.get("config") if isinstance(description, dict) else None
+    kind = config.get("kind") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise CCDiffError(f"unknown detector family {kind!r}", where=Path(folder) / "detector.json", fix=f"known: {', '.join(FAMILIES)}")
     from . import training
 

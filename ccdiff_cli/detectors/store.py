@@ -31,6 +31,8 @@ def read_detections(path: str | Path, pictures: int) -> list[Detections] | None:
     """The detections of a file; None where it is torn or of another number of pictures, so that they are made again."""
     try:
         tensors = load(Path(path).read_bytes())
+        if not _is_sound(tensors):
+            return None
         ends = np.cumsum(tensors["counts"])[:-1]
         names = ("boxes", "scores", "labels", *(["corners"] if "corners" in tensors else []))
         parts = [np.split(tensors[name], ends) for name in names]
@@ -39,3 +41,20 @@ def read_detections(path: str | Path, pictures: int) -> list[Detections] | None:
     if len(tensors["counts"]) != pictures:
         return None
     return [Detections(*part) for part in zip(*parts, strict=True)]
+
+
+def _is_sound(tensors: dict[str, np.ndarray]) -> bool:
+    """Whether the arrays are those that are written: so many rows as are counted, of their kinds, all finite."""
+    counts = tensors["counts"]
+    shapes: dict[str, tuple[type, tuple[int, ...]]] = {
+        "boxes": (np.float32, (4,)), "scores": (np.float32, ()), "labels": (np.int64, ()), "corners": (np.float32, (8,)),
+    }  # fmt: skip
+    if counts.ndim != 1 or counts.dtype != np.int64 or (counts < 0).any():
+        return False
+    rows = int(counts.sum())
+    for name, (dtype, rest) in shapes.items():
+        if name in tensors or name != "corners":
+            found = tensors[name]
+            if found.dtype != dtype or found.shape != (rows, *rest) or (dtype is np.float32 and not np.isfinite(found).all()):
+                return False
+    return not (tensors["labels"] < 0).any()

@@ -13,18 +13,20 @@ Notable:
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import io
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import Field
 from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
 from torch import Tensor, nn
@@ -32,9 +34,10 @@ from torch.utils.data import DataLoader
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from ..dataset import scene_record, versions
-from ..errors import CCDiffError, os_errors
-from ..files import content_key, read_json, sha256_file, write_bytes, write_json
+from ..errors import CCDiffError
+from ..files import content_key, read_bytes, read_json, sha256_file, write_bytes, write_json
 from ..scene import ClassList, Scene
+from ..stored import ClassName, Count, Digest, Number, Stored, Text, checked
 from . import Detections, Progress, build_network
 from .backbones import find_weights, torch_device
 from .config import DetectorConfig
@@ -42,6 +45,8 @@ from .samples import Draws, collate, count_unusable, load_picture
 
 REVISION = 1
 """Raised when a change of this room changes what a training learns, so that older trainings are not taken for it."""
+DESCRIPTION, WEIGHTS = "detector.json", "model.safetensors"
+log = logging.getLogger(__name__)
 LOSS_EVERY = 10  # steps averaged into one point of the loss curve
 NORMALISATION = {
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
@@ -89,6 +94,34 @@ class Network(Protocol):
         """What is in the pictures, (3, H, W) uint8 each, in their order."""
 
 
+class _Weights(Stored):
+    name: Text = ""
+    sha256: Text | None
+    note: Text = ""
+
+
+class _Losses(Stored):
+    columns: list[Text]
+    rows: list[list[Number]]
+
+
+class Description(Stored):
+    """``detector.json``."""
+
+    config: DetectorConfig
+    classes: Annotated[list[ClassName], Field(min_length=1)]
+    backbone_weights: _Weights
+    key: Text | None = None
+    weights: Digest | None = None
+    losses: _Losses | None = None
+    seconds: Number | None = None
+    pictures_per_second: Number | None = None
+    steps: Count | None = None
+    seed: Count | None = None
+    pictures: Count | None = None
+    objects: Count | None = None
+
+
 class TrainedDetector:
     """A trained network (see :class:`ccdiff_cli.detectors.Detector`)."""
 
@@ -113,10 +146,10 @@ class TrainedDetector:
         """Write the weights, then the description: a folder without ``detector.json`` is unfinished."""
         state = self.network.net.state_dict()  # some tensors may be one and the same: cloned, for safetensors wants them apart
         state = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
-        write_bytes(Path(folder) / "model.safetensors", safetensors_save(state))
-        write_json(
-            Path(folder) / "detector.json", {"classes": list(self.classes), "config": self.config.model_dump(mode="json"), **self.info}
-        )
+        data = safetensors_save(state)
+        write_bytes(Path(folder) / WEIGHTS, data)
+        description = {"classes": list(self.classes), "config": self.config.model_dump(mode="json"), **self.info}
+        write_json(Path(folder) / DESCRIPTION, {**description, "weights": hashlib.sha256(data).hexdigest()})
 
 
 def _detections(scene: Scene, picture: Tensor, output: Found) -> Detections:
@@ -164,8 +197,13 @@ def fit(
     weights = find_weights(config)
     key = training_key(scenes, classes, config, seed, start)
     folder = out / key
-    if (folder / "detector.json").is_file():
-        return load(folder, config.device)
+    if (folder / DESCRIPTION).is_file():
+        try:
+            return load(folder, config.device)
+        except CCDiffError as error:
+            if error.where is None or Path(error.where).name not in (DESCRIPTION, WEIGHTS):  # no such device, say
+                raise
+            log.warning("%s: trained again", str(error).partition("\n")[0])
 
     device = torch_device(config.device, "set detector.device to auto or cpu")
     with torch.random.fork_rng(devices=_devices(device)):
@@ -220,26 +258,25 @@ def fit(
 
 def load(folder: Path, device: str = "auto") -> TrainedDetector:
     """See :func:`ccdiff_cli.detectors.load_detector`."""
-    where = folder / "detector.json"
-    description = read_json(where)
-    try:
-        config = DetectorConfig.model_validate(description["config"])
-        classes = ClassList(tuple(description["classes"]))
-        info = {k: v for k, v in description.items() if k not in ("config", "classes")}
-        pretrained = info["backbone_weights"]["sha256"] is not None
-    except (KeyError, TypeError, ValidationError) as error:
-        raise CCDiffError(f"not a detector of this version: {error}", where=where, fix="delete the folder and train again") from error
+    where, fix = folder / DESCRIPTION, "delete the folder and train again"
+    description: dict[str, Any] = read_json(where)
+    described: Description = checked(Description, description, where=where, fix=fix)
+    config, classes = described.config, ClassList(tuple(described.classes))
+    info = {k: v for k, v in description.items() if k not in ("config", "classes", "weights")}
+    pretrained = described.backbone_weights.sha256 is not None
     with torch.random.fork_rng(devices=[]):  # an untrained one to load into, its batch norms frozen exactly where training had them so
         network = build_network(config, classes, {"file": None, "frozen": pretrained})
-    path = folder / "model.safetensors"
-    with os_errors(path, "read the detector"):
-        data = path.read_bytes()
+    path = folder / WEIGHTS
+    data = read_bytes(path, limit=10**11)
+    if described.weights is not None and hashlib.sha256(data).hexdigest() != described.weights:
+        raise CCDiffError("the weights are not those that the training ended with", where=path, fix=fix)
     try:
         network.net.load_state_dict(safetensors_load(data))
     except Exception as error:  # torn file or another architecture: safetensors and torch raise their own kinds
-        raise CCDiffError(
-            f"cannot load the detector: {str(error).splitlines()[0]}", where=path, fix="delete the folder and train again"
-        ) from error
+        raise CCDiffError(f"cannot load the detector: {str(error).splitlines()[0]}", where=path, fix=fix) from error
+    for name, value in network.net.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CCDiffError(f"the tensor {name} holds what is no number", where=path, fix=fix)
     target = torch_device(device, "set detector.device to auto or cpu")
     network.net.to(target).eval()
     return TrainedDetector(network, classes, config, info, target)

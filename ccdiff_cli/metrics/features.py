@@ -112,15 +112,27 @@ def cached(
     parts: list[Mapping[str, np.ndarray]] = []
     for start in range(0, len(scenes), PART):
         file = root / f"{start:07d}.safetensors"
-        try:
-            part: Mapping[str, np.ndarray] = load(file.read_bytes())
-        except (OSError, SafetensorError):
+        part = _kept(file, min(PART, len(scenes) - start), parts[0] if parts else None)
+        if part is None:
             part = make(scenes[start : start + PART])
             write_bytes(file, save({name: np.ascontiguousarray(value) for name, value in part.items()}))
         parts.append(part)
         if progress:
             progress(stage, min(start + PART, len(scenes)), len(scenes))
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def _kept(file: Path, rows: int, like: Mapping[str, np.ndarray] | None) -> Mapping[str, np.ndarray] | None:
+    """The arrays of a finished part; None where there is none, or one that is torn or cannot be this part."""
+    try:
+        part = load(file.read_bytes())
+    except (OSError, ValueError, SafetensorError):
+        return None
+    whole = bool(part) and all(array.ndim >= 1 for array in part.values()) and max(len(array) for array in part.values()) >= rows
+    if like is not None:
+        whole = whole and part.keys() == like.keys()
+        whole = whole and all(part[n].dtype == like[n].dtype and part[n].shape[1:] == like[n].shape[1:] for n in part)
+    return part if whole else None
 
 
 def read_scene(scene: Scene) -> Image.Image:

@@ -40,7 +40,8 @@ PLAN_LINES = "plan.jsonl"
 FORMAT = "ccdiff plan 2"
 
 BYTES_OF_JOB, BYTES_OF_OBJECT = 14_000, 1_000
-"""Memory of a planned picture and of each of its objects, in every process (measured at the end of a synthesis: 20 kB a picture of 1.8 objects)."""
+"""Memory of a planned picture and of each of its objects, in every process (measured at the end of a synthesis: 20 kB a
+picture of 1.8 objects)."""
 BYTES_OF_PIXEL = {"png": 1.9, "jpeg": 0.8, "webp": 1.4}
 """Of generated pictures on disk."""
 NOISE, CHOICE = 3, 4
@@ -367,13 +368,12 @@ def read_plan(out: str | Path) -> Plan:
         raise CCDiffError("the plan was changed after it was made", where=path, fix=fix)
     rows = list(read_lines(_Line, path, fix=fix))
     jobs = tuple(Job(row["k"], scene_from_record(row["layout"]), row["references"], row["seed"], row["drawn_from"]) for row in rows)
-    n, names = header["identity"]["options"]["n"], {job.scene.file_name for job in jobs}
-    if [job.k for job in jobs] != list(range(n)) or len(names) != n:
-        raise CCDiffError(f"expected a picture a line, {n} of them, counted from 0", where=path, fix=fix)
-    for job in jobs:
-        where = f"{path}:{job.k + 1}"
+    if not jobs or len({job.scene.file_name for job in jobs}) != len(jobs):
+        raise CCDiffError("expected a picture a line, each with a name of its own", where=path, fix=fix)
+    for number, job in enumerate(jobs, start=1):
+        where = f"{path}:{number}"
         inside(out, job.scene.file_name, where=where)
-        if job.drawn_from >= n:
+        if job.drawn_from >= len(jobs):
             raise CCDiffError(f"drawn_from: there is no picture {job.drawn_from}", where=where, fix=fix)
         if job.references is not None and len(job.references["instances"]) != len(job.scene.instances):
             raise CCDiffError("references: expected one an object", where=where, fix=fix)

@@ -2,12 +2,13 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ccdiff_cli.dataset import write_set
+from ccdiff_cli.dataset import PictureSet, write_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.export import WRITERS, ExportOptions, export_set
 from ccdiff_cli.files import sha256_file
@@ -148,7 +149,9 @@ def test_refusals(data, tmp_path):
 
 
 def test_names_that_label_files_cannot_hold(tmp_path):
-    broken = one_scene(tmp_path / "set", ClassList(("ship\n1",)))
+    whole = one_scene(tmp_path / "set", ClassList(("ship",)))  # one that was read from a folder never has such a name
+    broken = PictureSet(whole.root, ClassList(("ship\n1",)), (), whole.manifest)
+    broken = replace(broken, scenes=tuple(s.replace(instances=()) for s in whole.scenes))
     for format in sorted(WRITERS):
         with pytest.raises(CCDiffError, match=r"'ship\\n1' holds a character"):
             export_set(broken, tmp_path / "out", format)
