@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.recipes import Recipe
 from ccdiff_cli.training import train
@@ -97,3 +98,27 @@ def test_a_damaged_shard_of_features_is_made_again(recipe: Recipe, prepared: Pat
         path.write_bytes(path.read_bytes()[:90])
     train(recipe, prepared, cut, cpu=True)
     assert files_of(cut) == files_of(generator)
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "no description"])
+def test_a_finished_generator_that_lost_a_file_is_made_whole(
+    recipe: Recipe, prepared: Path, generator: Path, tmp_path: Path, damage: str
+) -> None:
+    cut = Path(shutil.copytree(generator, tmp_path / "g"))
+    path = cut / "unet" / "diffusion_pytorch_model.safetensors" if damage != "no description" else cut / "ccdiff.json"
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-9])
+    train(recipe, prepared, cut, cpu=True)
+    assert files_of(cut) == files_of(generator)
+
+
+def test_another_set_in_the_same_unfinished_folder_is_refused(recipe: Recipe, prepared: Path, generator: Path, tmp_path: Path) -> None:
+    cut = Path(shutil.copytree(generator, tmp_path / "g"))
+    (cut / "ccdiff.json").unlink()
+    other = Path(shutil.copytree(prepared, tmp_path / "set"))
+    text = (other / "annotations.json").read_text()
+    (other / "annotations.json").write_text(text.replace('"difficult": 0', '"difficult": 1', 1))
+    with pytest.raises(CCDiffError, match="another recipe or data set"):
+        train(recipe, other, cut, cpu=True)
