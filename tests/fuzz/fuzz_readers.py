@@ -20,9 +20,28 @@ from pathlib import Path
 
 import atheris
 
-_FOLLOWED = [f"ccdiff_cli.{name}" for name in ("formats", "files", "dataset", "pictures", "prepare.windows", "prepare.merging")]
+_ROOMS = (
+    "formats",
+    "files",
+    "dataset",
+    "stored",
+    "generator",
+    "references",
+    "synthesis.plan",
+    "synthesis.accept",
+    "synthesis.finish",
+    "export.receipt",
+    "pictures",
+    "prepare.windows",
+    "prepare.merging",
+)
+_FOLLOWED = [f"ccdiff_cli.{name}" for name in _ROOMS]
 with atheris.instrument_imports(include=[*_FOLLOWED, "defusedxml", "json", "yaml", "PIL"]):
-    from tests.fuzz.seeds import TARGETS, TOKENS
+    from tests.fuzz.seeds import TARGETS as RAW
+    from tests.fuzz.seeds import TOKENS
+    from tests.fuzz.stored import STORED
+
+TARGETS = {**RAW, **STORED}
 
 
 def main() -> None:
