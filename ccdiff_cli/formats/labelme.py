@@ -32,6 +32,7 @@ from ..pictures import opened
 from ..scene import ClassList, Instance
 from .classes import ClassMap, clean_name, over, read_class_file
 from .common import (
+    MAX_MASK_PIXELS,
     Labelled,
     Pictures,
     add_scenes,
@@ -73,9 +74,12 @@ def read_labelme(root: Path, classes: ClassMap | None = None, faults: Faults | N
     for path in files:
         with faults.leaving_out("annotation files"):
             loaded[path] = _load(path)
+    broken = [path for path in files if path not in loaded]
     names = over(classes, lambda: _class_map(root, loaded, faults))
     raw = RawSet("labelme", names.classes, [])
     pictures = Pictures(root)
+    for path in broken:
+        pictures.forget(path.stem, labels=path)
     labelled = []
     for path, entry in loaded.items():
         with faults.leaving_out("pictures"):
@@ -197,6 +201,8 @@ def _mask(category: str, points: Sequence[float], shape: Mapping[str, Any], raw:
         with opened(io.BytesIO(data)) as image:
             if abs(image.width - (x2 - x1)) > 2 or abs(image.height - (y2 - y1)) > 2:  # says how much is decoded
                 raise CCDiffError(f"a mask of {image.width} x {image.height} pixels in a box of {x2 - x1:g} x {y2 - y1:g}", where=where)
+            if image.width * image.height > MAX_MASK_PIXELS:
+                raise CCDiffError(f"a mask of {image.width} x {image.height} pixels", where=where, fix="draw it as a polygon")
             bitmap = np.asarray(image.convert("L")) > 0
     except (binascii.Error, ValueError, OSError, SyntaxError) as error:
         raise CCDiffError(f"mask: expected a picture as base64, found {type(error).__name__}", where=where) from error
