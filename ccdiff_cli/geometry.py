@@ -167,6 +167,32 @@ def outlines(shape: BaseGeometry) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(v) for v in np.asarray(g.exterior.coords)[:-1].ravel()) for g in flat)
 
 
+def bitmap_outlines(bitmap: np.ndarray, offset: tuple[int, int] = (0, 0)) -> tuple[tuple[float, ...], ...]:
+    """The outer outlines of an (H, W) bitmap along the pixels' edges, longest first; pixels that touch at a corner are one part.
+
+    OpenCV's contours run through pixels' centres.  In a bitmap of doubled size they run through quarters of pixels, each of which stands
+    for the corner of its pixel that it lies at.
+
+    Args:
+        offset: x and y of the first pixel.
+    """
+    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+    if not len(rows):
+        return ()
+    top, left = int(rows[0]), int(columns[0])
+    small = np.ascontiguousarray(bitmap[top : rows[-1] + 1, left : columns[-1] + 1], np.uint8)
+    contours, _ = cv2.findContours(small.repeat(2, axis=0).repeat(2, axis=1), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    found = []
+    for contour in contours:
+        points = (contour.reshape(-1, 2) + 1) // 2
+        points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
+        steps = np.roll(points, -1, axis=0) - points
+        points = points[(steps != np.roll(steps, 1, axis=0)).any(axis=1)]
+        points = points + np.array([left + offset[0], top + offset[1]])
+        found.append(tuple(float(v) for v in points.ravel()))
+    return tuple(sorted(found, key=lambda ring: (-len(ring), ring)))
+
+
 def clip(shape: BaseGeometry, window: Sequence[float]) -> BaseGeometry:
     """The part of a geometry inside ``window`` (x1 y1 x2 y2)."""
     return intersections(shape, shapely.box(*window))

@@ -21,10 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import shapely
 
 from ..errors import CCDiffError
-from ..geometry import hbb_of, min_area_corners, outlines
+from ..geometry import bitmap_outlines, hbb_of, min_area_corners
 from ..pictures import SUFFIXES
 from ..scene import Instance, Scene
 from .dota import tile_source
@@ -195,16 +194,13 @@ def of_bitmap(category: str, bitmap: np.ndarray, offset: tuple[int, int], *, whe
     Raises:
         CCDiffError: no pixel is set, or more than ``MAX_RUNS`` runs of them.
     """
-    steps = np.diff(np.pad(bitmap.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    rows, begins = np.nonzero(steps > 0)
-    ends = np.nonzero(steps < 0)[1]
-    if not len(rows):
-        raise CCDiffError("a mask without a single pixel", where=where)
-    if len(rows) > MAX_RUNS:
-        raise CCDiffError(f"a mask of {len(rows):,} runs of pixels, more than {MAX_RUNS:,}", where=where, fix="store it as a polygon")
-    shape = shapely.union_all(shapely.box(begins + offset[0], rows + offset[1], ends + offset[0], rows + offset[1] + 1))
-    rings = outlines(shapely.simplify(shape, 0))
+    runs = int(np.count_nonzero(bitmap[:, 1:] != bitmap[:, :-1])) // 2
+    if runs > MAX_RUNS:
+        raise CCDiffError(f"a mask of {runs:,} runs of pixels, more than {MAX_RUNS:,}", where=where, fix="store it as a polygon")
+    rings = bitmap_outlines(bitmap, offset)
     points = [v for ring in rings for v in ring]
+    if not points:
+        raise CCDiffError("a mask without a single pixel", where=where)
     return Instance.from_corners(category, min_area_corners(points), hbb_of(points), mask=rings, **more)
 
 

@@ -117,7 +117,7 @@ def test_masks_that_would_fill_the_memory(tmp_path):
     small = {"size": [side, side], "counts": [side * 19_990 + 5, 10, side - 10, 10, side * 9 - 15]}
     one = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": small}
     (scene,) = read_raw(coco(tmp_path / "small", [one])).scenes
-    assert scene.instances[0].mask and min(scene.instances[0].mask[0][::2]) == pytest.approx(19_990.5)
+    assert scene.instances[0].mask and min(scene.instances[0].mask[0][::2]) == 19_990
 
 
 def test_bitmaps_that_would_fill_the_memory(tmp_path):
@@ -141,7 +141,7 @@ def test_bitmaps_that_would_fill_the_memory(tmp_path):
     picture(tmp_path / "c" / "a.png")
     mask = f'<mask label="ship" rle="{runs}" left="0" top="0" width="2000" height="2000"/>'
     (tmp_path / "c" / "annotations.xml").write_text(cvat_xml([f'<image id="0" name="a.png">{mask}</image>']))
-    quickly(tmp_path / "c", "a mask of 2,000,000 runs of pixels")
+    quickly(tmp_path / "c", "runs of pixels, more than")
 
 
 def test_deep_and_long_files(tmp_path):
