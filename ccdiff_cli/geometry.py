@@ -97,6 +97,25 @@ def corners_to_le90(corners: Sequence[float]) -> Le90:
     return min_area_le90(corners)
 
 
+def untangled(corners: Sequence[float]) -> tuple[Corners, bool]:
+    """The corners in order around the box, beginning with the first, and whether two sides crossed before."""
+    a, b, c, d = ((corners[k], corners[k + 1]) for k in (0, 2, 4, 6))
+    if _cross(a, b, c, d):
+        return (*a, *c, *b, *d), True
+    if _cross(b, c, d, a):
+        return (*a, *b, *d, *c), True
+    return (*a, *b, *c, *d), False
+
+
+def _cross(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float], d: tuple[float, float]) -> bool:
+    """Whether the segments ab and cd cross between their ends."""
+
+    def side(p: tuple[float, float], q: tuple[float, float], r: tuple[float, float]) -> float:
+        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
+
+    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
+
+
 def min_area_le90(points: Sequence[float]) -> Le90:
     """le90 of the minimum-area rectangle around x1 y1 x2 y2 ...; a point or a line gives a rectangle without area."""
     p = np.asarray(points, np.float64).reshape(-1, 2)
