@@ -18,7 +18,7 @@ KEY = "sk-not-to-be-seen-0123456789"
 
 
 class RawServer:
-    """Every request is read once, then answered by ``talk(connection, request)``."""
+    """Every request is read whole, then answered by ``talk(connection, request)``."""
 
     def __init__(self, talk):
         self.socket = socket.socket()
@@ -37,7 +37,15 @@ class RawServer:
                 return
             self.asked += 1
             with connection, contextlib.suppress(OSError):
-                self.talk(connection, connection.recv(1 << 16))
+                self.talk(connection, self._whole_request(connection))
+
+    @staticmethod
+    def _whole_request(connection):
+        """Head and body: what is left unread when a connection is closed resets it, and the answer may be lost."""
+        data = connection.recv(1 << 16)
+        while (length := re.search(rb"content-length: (\d+)", data, re.I)) and len(data.partition(b"\r\n\r\n")[2]) < int(length[1]):
+            data += connection.recv(1 << 16)
+        return data
 
     def __enter__(self):
         return self
