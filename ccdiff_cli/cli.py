@@ -194,9 +194,22 @@ def prepare(
     "merge-tiles", epilog="Example: ccdiff merge-tiles runs/detector/results.json --data runs/dota_tiles --out runs/detector/scenes.json"
 )
 def merge_tiles(
-    detections: Annotated[Path, typer.Argument(help="COCO results on the tiles (bbox, or segmentation with 4 corners).")],
+    detections: Annotated[
+        Path,
+        typer.Argument(
+            help="What was found on the tiles: COCO results (bbox, or segmentation with 4 corners), the folder of ultralytics' label files "
+            "(`predict save_txt=True save_conf=True`), or of DOTA's `Task1_CLASS.txt`."
+        ),
+    ],
     data: Annotated[Path, typer.Option("--data", "-d", help="The prepared set whose tiles the detector was run on.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write: the same, by scene and in scene pixels.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: the same, by scene.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="coco: results in scene pixels; geojson: polygons in longitude and latitude, of georeferenced scenes "
+            "(`--format geojson --out ships.geojson`)."
+        ),
+    ] = "coco",
     iou: Annotated[float, typer.Option(help="Detections of one class that overlap more than this are one object.")] = 0.5,
     as_json: Json = False,
 ) -> None:
@@ -204,9 +217,11 @@ def merge_tiles(
     from .console import finish
     from .prepare.merging import merge_file
 
-    made = merge_file(detections, data, out, iou=iou)
-    line = "{detections} detections on {tiles} tiles are {objects} objects on {scenes} scenes: {file}".format(**made)
-    finish(made, as_json=as_json, lines=[line])
+    made = merge_file(detections, data, out, iou=iou, format=format)
+    lines = ["{detections} detections on {tiles} tiles are {objects} objects on {scenes} scenes: {file}".format(**made)]
+    if "source_crs" in made:
+        lines.insert(0, f"longitude and latitude (WGS 84, RFC 7946) from {', '.join(made['source_crs'])}")
+    finish(made, as_json=as_json, lines=lines)
 
 
 @app.command(epilog="Example: ccdiff train --recipe tiny --data runs/vhr10 --out runs/generator")

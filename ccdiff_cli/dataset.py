@@ -8,8 +8,9 @@
       manifest.json            class list, kind, counts, what was skipped and why, recipe, seed, versions, hashes
       references/              prepared sets only: the reference bank (see ``references.py``)
 
-An annotation has ``bbox`` (HBB, x y w h), ``segmentation`` ([[x1 y1 x2 y2 x3 y3 x4 y4]], the OBB), ``area`` (of the OBB), ``iscrowd``
-(0), ``oriented`` and ``difficult`` (0 or 1), and, where known, ``mask`` (polygons) and ``extra``.  Any tool that reads COCO reads it.
+An annotation has ``bbox`` (HBB, x y w h, inside the picture), ``segmentation`` ([[x1 y1 x2 y2 x3 y3 x4 y4]], the OBB, which may reach
+beyond the picture, see ``geometry``), ``area`` (of the OBB's part in the picture), ``iscrowd`` (0), ``oriented`` and ``difficult`` (0 or
+1), and, where known, ``mask`` (polygons inside the picture) and ``extra``.  Any tool that reads COCO reads it.
 
 NOTE: a set's key is that of the labels and pictures that were read, whatever its manifest says: editing ``annotations.json`` by hand makes
 another set, which everything works with and files under another key.  A picture that is not the manifest's is a fault.
@@ -39,6 +40,7 @@ from typing_extensions import NotRequired, TypedDict
 from . import __version__
 from .errors import CCDiffError, EditedSet
 from .files import content_key, inside, parse_json, read_bytes, write_json
+from .geometry import area_inside, corners_inside
 from .scene import ClassList, Instance, Scene
 from .stored import Bit, Caption, ClassName, Coordinate, Count, Digest, FileName, Flag, Free, Pixels, Stored, Text, checked, read_as
 from .unchanged import hashes_of, listed, remember
@@ -241,6 +243,13 @@ def polygon_area(corners: Sequence[float]) -> float:
     return abs(sum(xs[i] * ys[(i + 1) % n] - xs[(i + 1) % n] * ys[i] for i in range(n))) / 2
 
 
+def visible_area(instance: Instance, width: float, height: float) -> float:
+    """Area of the OBB's part in a picture, pixels squared: ``area`` of our annotations."""
+    if corners_inside(instance.corners, (0, 0, width, height)):
+        return polygon_area(instance.corners)
+    return area_inside(instance.corners, width, height)
+
+
 def coco_of_scenes(scenes: Iterable[Scene], classes: ClassList) -> dict[str, Any]:
     """The COCO dictionary of some scenes; ids count from 1 in the given order."""
     images: list[dict[str, Any]] = []
@@ -266,7 +275,7 @@ def coco_of_scenes(scenes: Iterable[Scene], classes: ClassList) -> dict[str, Any
                 "category_id": classes.index(instance.category, where=scene.file_name) + 1,
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "segmentation": [list(instance.corners)],
-                "area": polygon_area(instance.corners),
+                "area": visible_area(instance, scene.width, scene.height),
                 "iscrowd": 0,
                 "difficult": int(instance.difficult),
                 "oriented": int(instance.oriented),

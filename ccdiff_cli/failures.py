@@ -85,7 +85,8 @@ def tell(error: BaseException, *, as_json: bool = False) -> int:
         return INTERRUPTED
     found = as_ccdiff_error(error)
     if found is None:
-        _say("".join(traceback.format_exception(error)).rstrip() + "\nthis is a bug of ccdiff: please report it with the lines above")
+        told = _without_keys("".join(traceback.format_exception(error)).rstrip())
+        _say(f"{told}\nthis is a bug of ccdiff: please report it with the lines above")
         return BUG
     if as_json:
         with contextlib.suppress(OSError):
@@ -93,6 +94,14 @@ def tell(error: BaseException, *, as_json: bool = False) -> int:
     head = f"{found.where}: {found.what}" if found.where else found.what
     _say(f"error: {visible(head, lines=False)}" + (f"\n  fix: {visible(found.fix, lines=False)}" if found.fix else ""))
     return BAD_INPUT
+
+
+def _without_keys(text: str) -> str:
+    """A text without the values of environment variables that hold keys."""
+    for name, value in os.environ.items():
+        if name.upper().endswith(("_KEY", "_TOKEN", "_SECRET", "PASSWORD")) and len(value.strip()) >= 6:
+            text = text.replace(value.strip(), "***")
+    return text
 
 
 def _say(text: str) -> None:

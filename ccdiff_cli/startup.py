@@ -53,6 +53,39 @@ def leave_current_folder() -> None:
         if handed_on:
             os.environ["PYTHONPATH"] = os.pathsep.join(handed_on)
     os.environ["PYTHONSAFEPATH"] = "1"  # Python 3.10 does not know it: see fresh_processes
+    shield_matplotlib()
+
+
+class _FromElsewhere:
+    """Finds matplotlib, once, and has it loaded in the folder of this package."""
+
+    def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
+        if name != "matplotlib":
+            return None
+        sys.meta_path.remove(self)
+        import importlib.util
+
+        spec: Any = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        load = spec.loader.exec_module
+
+        def load_elsewhere(module: "Any") -> None:
+            before = os.getcwd()
+            os.chdir(os.path.dirname(os.path.abspath(__file__)))
+            try:
+                load(module)
+            finally:
+                os.chdir(before)
+
+        spec.loader.exec_module = load_elsewhere
+        return spec
+
+
+def shield_matplotlib() -> None:
+    """matplotlib takes its settings from a file ``matplotlibrc`` of the current folder first, modules to import among them: not here."""
+    if "matplotlib" not in sys.modules and not any(isinstance(f, _FromElsewhere) for f in sys.meta_path):
+        sys.meta_path.insert(0, _FromElsewhere())
 
 
 def fresh_processes() -> "SpawnContext":

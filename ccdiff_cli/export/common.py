@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..files import write_bytes
-from ..geometry import hbb_of
-from ..scene import ClassList, Instance, Scene
+from ..geometry import corners_inside, hbb_of, quadrilateral_inside
+from ..scene import ClassList, Corners, Instance, Scene
 
 REACHING_OUT = "horizontal boxes reaching out of the picture"
-CORNERS_OUTSIDE = "corners outside the picture"
+CORNERS_OUTSIDE = "the parts of oriented boxes outside the picture (four points inside stand for them)"
 PICTURE_FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 """What pictures can be encoded as -> the extension of their names."""
 
@@ -148,6 +148,16 @@ def unit_coordinates(job: Job, points: Sequence[float], scene: Scene, outside: s
     held = [min(1.0, max(0.0, v)) for v in unit]
     job.lost[outside] += any(abs(a - b) > 1e-6 for a, b in zip(unit, held, strict=True))
     return held
+
+
+def unit_corners(job: Job, instance: Instance, scene: Scene, read_as: Callable[[Corners], Corners]) -> list[float]:
+    """The oriented box in [0, 1]; one that reaches beyond the picture is replaced (``quadrilateral_inside``) and counted."""
+    picture = (0, 0, scene.width, scene.height)
+    corners = instance.corners
+    if not corners_inside(corners, picture, 1e-6 * max(scene.width, scene.height)):
+        job.lost[CORNERS_OUTSIDE] += 1
+        corners = quadrilateral_inside(corners, picture, read_as)
+    return [min(1.0, max(0.0, v / (scene.height if k % 2 else scene.width))) for k, v in enumerate(corners)]
 
 
 def images_by_split(scene: Scene) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..dataset import polygon_area
+from ..dataset import visible_area
 from ..errors import CCDiffError
 from ..files import atomic_write
 from ..scene import ClassList, Scene
@@ -49,7 +49,7 @@ def example(scene: Scene, classes: ClassList, *, masks: bool) -> dict[str, Any]:
         "corners": [list(i.corners) for i in scene.instances],
         "oriented": [i.oriented for i in scene.instances],
         "difficult": [i.difficult for i in scene.instances],
-        "area": [polygon_area(i.corners) for i in scene.instances],
+        "area": [visible_area(i, scene.width, scene.height) for i in scene.instances],
     }
     if masks:
         objects["mask"] = [[list(polygon) for polygon in i.mask] for i in scene.instances]

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from ..scene import Scene
 from .common import (
     CAPTIONS,
-    CORNERS_OUTSIDE,
     ORIENTATIONS,
     OTHER_HBB,
     REACHING_OUT,
@@ -19,6 +18,7 @@ from .common import (
     Writer,
     split_folder,
     unit_coordinates,
+    unit_corners,
     write_classes,
     write_label,
 )
@@ -38,7 +38,7 @@ def _finish(job: Job, scenes: Sequence[Scene]) -> str:
     for scene in scenes:
         padding = max(0, METADATA_OBJECTS - len(scene.instances))
         boxes = [unit_coordinates(job, i.hbb, scene, REACHING_OUT) for i in scene.instances]
-        corners = [unit_coordinates(job, i.corners, scene, CORNERS_OUTSIDE) for i in scene.instances]
+        corners = [unit_corners(job, i, scene, lambda four: four) for i in scene.instances]
         record = {
             "file_name": scene.file_name,
             "caption": [scene.caption, *scene.categories(), *[""] * padding],

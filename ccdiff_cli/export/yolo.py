@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 
 from ..dataset import SPLITS
-from ..geometry import clip_hbb
+from ..geometry import clip_hbb, min_area_corners
 from ..scene import Scene
 from .common import (
-    CORNERS_OUTSIDE,
     ORIENTATIONS,
     OTHER_HBB,
     REACHING_OUT,
@@ -23,7 +22,7 @@ from .common import (
     Writer,
     images_by_split,
     stem_of,
-    unit_coordinates,
+    unit_corners,
     write_label,
 )
 
@@ -43,10 +42,10 @@ def _labels(job: Job, scene: Scene) -> None:
 
 
 def _obb_labels(job: Job, scene: Scene) -> None:
-    """``class x1 y1 x2 y2 x3 y3 x4 y4``, normalised; the format demands [0, 1], so corners outside the picture are moved to its border."""
+    """``class x1 y1 x2 y2 x3 y3 x4 y4``, normalised, in [0, 1]; ultralytics reads the minimum-area rectangle of the four points."""
     lines = []
     for instance in scene.instances:
-        corners = unit_coordinates(job, instance.corners, scene, CORNERS_OUTSIDE)
+        corners = unit_corners(job, instance, scene, min_area_corners)
         lines.append(f"{job.classes.index(instance.category)} " + " ".join(f"{v:.6f}" for v in corners) + "\n")
     write_label(job.out / "labels" / scene.split / f"{stem_of(scene)}.txt", "".join(lines))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from ..errors import CCDiffError, UnsafeInput, visible
+from ..geometry import untangled
 from ..pictures import SUFFIXES
 from .classes import ClassMap
 from .coco import is_coco, read_coco
@@ -154,6 +156,7 @@ def read_raw(
         faults.check()  # where most is broken, that is the cause
         raise
     _leave_out_odd_names(raw, faults)
+    _untangle(raw)
     faults.check()
     raw.skipped = +(raw.skipped + faults.counts)
     if root.is_dir() and (litter := count_litter(root)):
@@ -165,6 +168,19 @@ def read_raw(
         first = next((f"; {places[0]['where']}: {places[0]['what']}" for places in faults.places.values()), "")
         raise CCDiffError(f"the set holds no labelled pictures{first}", where=root, fix="check the folder and the split lists")
     return raw
+
+
+def _untangle(raw: RawSet) -> None:
+    """Boxes whose sides cross, their corners written row by row, get them in order around the box, whatever the format."""
+    for k, scene in enumerate(raw.scenes):
+        repaired = list(scene.instances)
+        for n, instance in enumerate(scene.instances):
+            corners, crossed = untangled(instance.corners) if instance.oriented else (instance.corners, False)
+            if crossed:
+                raw.change("boxes whose sides crossed, untangled", str(scene.path or scene.file_name), f"object {n + 1}")
+                repaired[n] = replace(instance, corners=corners)
+        if repaired != list(scene.instances):
+            raw.scenes[k] = scene.replace(instances=tuple(repaired))
 
 
 def _leave_out_odd_names(raw: RawSet, faults: Faults) -> None:

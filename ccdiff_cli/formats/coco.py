@@ -20,12 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ..dataset import SPLITS
 from ..errors import CCDiffError
-from ..geometry import hbb_of, min_area_corners
+from ..geometry import bitmap_outlines, hbb_of, min_area_corners
 from ..scene import HBB, ClassList, Corners, Instance, Scene
 from .classes import ClassMap, clean_name, over, plain_name
 from .raw import (
@@ -486,10 +485,7 @@ def _outlines_of_rle(segmentation: Mapping[str, Any], *, where: str) -> tuple[tu
     steps = np.zeros((right - left) * height + 1, np.int8)
     np.add.at(steps, np.clip(ends - left * height, 0, len(steps) - 1), np.where(np.arange(len(ends)) % 2, -1, 1).astype(np.int8))
     bitmap = np.cumsum(steps[:-1], dtype=np.int8).astype(np.uint8).reshape(right - left, height).T
-    rings, _ = cv2.findContours(np.ascontiguousarray(bitmap), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left, 0))
-    # Contours run through pixel centres; half a pixel outwards would be right, and is less than annotators' accuracy.
-    found = [tuple(float(v) + 0.5 for v in ring.ravel()) for ring in rings if len(ring) >= 3]
-    return tuple(sorted(found, key=lambda p: (-len(p), p)))
+    return bitmap_outlines(bitmap, (left, 0))
 
 
 def _runs(counts: str, area: int, *, where: str) -> list[int]:

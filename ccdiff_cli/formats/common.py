@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -20,10 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import shapely
 
 from ..errors import CCDiffError
-from ..geometry import hbb_of, min_area_corners, outlines
+from ..geometry import bitmap_outlines, hbb_of, min_area_corners
 from ..pictures import SUFFIXES
 from ..scene import Instance, Scene
 from .dota import tile_source
@@ -34,6 +34,8 @@ SPLIT_WORDS = {
     "testing": "test",
 }  # fmt: skip
 """Name of a folder or subset, in lower case -> split."""
+MAX_MASK_PIXELS, MAX_RUNS = 25_000_000, 100_000
+"""The largest bitmap of one object that is unpacked, and the most runs of pixels in its rows."""
 _OUTLINES = "outlines of more or fewer than four corners, with the minimum-area rectangle as OBB"
 
 
@@ -90,6 +92,11 @@ class Pictures:
             if found := [path for path in alike if same(path)]:
                 return found
         return []
+
+    def forget(self, name: str, *, labels: Path) -> None:
+        """The picture of annotations that are broken, which is counted already, is not left over as well."""
+        with contextlib.suppress(CCDiffError):
+            self.take(name, labels=labels, where=str(labels))
 
     def left(self) -> int:
         """How many pictures nothing asked for."""
@@ -185,16 +192,15 @@ def of_bitmap(category: str, bitmap: np.ndarray, offset: tuple[int, int], *, whe
     """The object of an (H, W) array of truth values whose first pixel lies at ``offset``; its outlines run along the pixels' edges.
 
     Raises:
-        CCDiffError: no pixel is set.
+        CCDiffError: no pixel is set, or more than ``MAX_RUNS`` runs of them.
     """
-    steps = np.diff(np.pad(bitmap.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    rows, begins = np.nonzero(steps > 0)
-    ends = np.nonzero(steps < 0)[1]
-    if not len(rows):
-        raise CCDiffError("a mask without a single pixel", where=where)
-    shape = shapely.union_all(shapely.box(begins + offset[0], rows + offset[1], ends + offset[0], rows + offset[1] + 1))
-    rings = outlines(shapely.simplify(shape, 0))
+    runs = int(np.count_nonzero(bitmap[:, 1:] != bitmap[:, :-1])) // 2
+    if runs > MAX_RUNS:
+        raise CCDiffError(f"a mask of {runs:,} runs of pixels, more than {MAX_RUNS:,}", where=where, fix="store it as a polygon")
+    rings = bitmap_outlines(bitmap, offset)
     points = [v for ring in rings for v in ring]
+    if not points:
+        raise CCDiffError("a mask without a single pixel", where=where)
     return Instance.from_corners(category, min_area_corners(points), hbb_of(points), mask=rings, **more)
 
 

@@ -30,12 +30,11 @@ from ..errors import CCDiffError
 from ..geometry import le90_to_corners
 from ..scene import ClassList, Instance
 from .classes import ClassMap, clean_name, over
-from .common import SPLIT_WORDS, Labelled, Pictures, add_scenes, declared, files_below, first_files, of_bitmap, of_outline
+from .common import MAX_MASK_PIXELS, SPLIT_WORDS, Labelled, Pictures, add_scenes, declared, files_below, first_files, of_bitmap, of_outline
 from .raw import Faults, RawSet, flag, number, read_head, turned_box
 from .voc import parse_xml
 
 MAX_XML_BYTES = 1_000_000_000
-MAX_MASK_PIXELS = 100_000_000
 ELLIPSE_POINTS = 32
 _BEGINS = re.compile(rb"<annotations[\s>].*?<(version|meta|image|track)[\s>/]", re.DOTALL)
 _SHAPES = ("box", "polygon", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton", "tag")

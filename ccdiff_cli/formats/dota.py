@@ -4,7 +4,8 @@
 has header lines (``imagesource:GoogleEarth``, ``gsd:0.27`` or ``gsd:null``), which go to the scene's provenance, then
 ``x1 y1 ... x4 y4 class difficult``; the flag may be missing.
 
-* Corners keep their order (the first is the object's head in many classes), except that a box whose sides cross is untangled and counted.
+* Corners keep their order (the first is the object's head in many classes), except that boxes whose sides cross are untangled, in every
+  format (``formats.read_raw``).
 * The class list is that of ``classes.txt`` (our exporter's), of the version in the folder's name, the shortest of the three published
   lists that holds every class found, or of one's own classes: those found, where none of them is DOTA's.
 * A class may have spaces (``storage tank``), the flag may be a word (``false``).
@@ -20,7 +21,7 @@ from typing import Any
 
 from ..errors import CCDiffError
 from ..pictures import SUFFIXES
-from ..scene import ClassList, Corners, Instance, Scene
+from ..scene import ClassList, Instance, Scene
 from .classes import CLASS_LISTS, ClassMap, clean_name, over, plain_name
 from .raw import (
     Faults,
@@ -108,25 +109,6 @@ def read_dota(root: Path, classes: ClassMap | None = None, faults: Faults | None
 def tile_source(stem: str) -> str:
     """The scene a tile was cut from, by the names that DOTA's tools, mmrotate, ultralytics and our ``prepare`` give; else the name."""
     return next((match.group(1) for pattern in _TILE_NAMES if (match := pattern.fullmatch(stem))), stem)
-
-
-def untangled(corners: Sequence[float]) -> tuple[Corners, bool]:
-    """The corners in order around the box, beginning with the first, and whether two sides crossed before."""
-    a, b, c, d = ((corners[k], corners[k + 1]) for k in (0, 2, 4, 6))
-    if _cross(a, b, c, d):
-        return (*a, *c, *b, *d), True
-    if _cross(b, c, d, a):
-        return (*a, *b, *d, *c), True
-    return (*a, *b, *c, *d), False
-
-
-def _cross(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float], d: tuple[float, float]) -> bool:
-    """Whether the segments ab and cd cross between their ends."""
-
-    def side(p: tuple[float, float], q: tuple[float, float], r: tuple[float, float]) -> float:
-        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
-
-    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
 
 
 # ----------------------------------------------------------------------------------------------------------- folders and classes
@@ -247,7 +229,7 @@ def _read_line(line: str, fields: list[str], names: ClassMap, spellings: set[str
             where=where,
             fix=f"known classes: {some(names.classes)}; list others, one a line, in {CLASSES} or with --classes",
         )
-    corners, crossed = untangled(_numbers(fields, where))
+    corners = _numbers(fields, where)
     category = names.name(spelling, where=where)
     spellings.add(spelling)
     if re.fullmatch(r"\d{1,3}", word, re.ASCII):
@@ -257,8 +239,6 @@ def _read_line(line: str, fields: list[str], names: ClassMap, spellings: set[str
         difficult = flag(word, where=where, what="difficult flag")
     if not word:
         raw.notes["objects without a difficult flag"] += 1
-    if crossed:
-        raw.changes["boxes whose sides crossed, untangled"] += 1
     return Instance.from_corners(category, corners, difficult=difficult)
 
 

@@ -17,6 +17,7 @@ annotation template of the Gaofen challenge, which both releases use::
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -50,15 +51,17 @@ def read_fair1m(root: Path, classes: ClassMap | None = None, faults: Faults | No
     files = files_below(root, (".xml",))
     if not files:
         raise CCDiffError("no annotation files (labelXml/*.xml)", where=root)
-    trees: dict[Path, Element] = {}
-    for path in files:
-        with faults.leaving_out("annotation files"):
-            trees[path] = read_annotation(path)
-    names = over(classes, lambda: _class_map(root, trees))
+    names = over(classes, lambda: _class_map(root, files))
     raw = RawSet("fair1m", names.classes, [])
     pictures = Pictures(root)
     labelled = []
-    for path, tree in trees.items():
+    for path in files:
+        tree = None
+        with faults.leaving_out("annotation files"):
+            tree = _read(path)
+        if tree is None:
+            pictures.forget(path.stem, labels=path)
+            continue
         with faults.leaving_out("pictures"):
             name = _text(tree, "source/filename") or path.stem
             picture = _picture(pictures, path, name)
@@ -86,6 +89,14 @@ def _picture(pictures: Pictures, path: Path, name: str) -> Path:
     return pictures.take(name, labels=path, where=str(path))
 
 
+def _read(path: Path) -> Element:
+    tree = read_annotation(path)
+    if tree.find("object") is not None:
+        fix = "that is VOC's way: read such files apart, with --format voc"
+        raise CCDiffError("objects stand outside of <objects>, where FAIR1M has none", where=path, fix=fix)
+    return tree
+
+
 def _objects(tree: Element) -> Iterator[tuple[int, Element]]:
     return enumerate(tree.iterfind("objects/object"), start=1)
 
@@ -94,14 +105,18 @@ def _text(element: Element, path: str) -> str:
     return " ".join((element.findtext(path) or "").split())
 
 
-def _class_map(root: Path, trees: dict[Path, Element]) -> ClassMap:
+def _class_map(root: Path, files: list[Path]) -> ClassMap:
+    """The classes, from a reading of their own: the trees of a million objects would fill the memory."""
     if (root / CLASSES).is_file():
         return read_class_file(root / CLASSES)
     frozen = ClassMap.frozen("fair1m")
-    found = Counter(_text(element, "possibleresult/name") for tree in trees.values() for _, element in _objects(tree))
+    found: Counter[str] = Counter()
+    for path in files:
+        with contextlib.suppress(CCDiffError):  # said where it is read
+            found.update(_text(element, "possibleresult/name") for _, element in _objects(_read(path)))
     if 2 * sum(count for name, count in found.items() if frozen.knows(name)) >= found.total():
         return frozen
-    return ClassMap.of(ClassList(tuple(sorted({clean_name(name, where=str(root)) for name in found if name}))))
+    return ClassMap.of(ClassList(tuple(sorted({clean_name(name, where=str(root)) for name in found if name and name.isprintable()}))))
 
 
 def _object(element: Element, names: ClassMap, raw: RawSet, *, where: str) -> Instance:

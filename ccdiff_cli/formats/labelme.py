@@ -32,6 +32,7 @@ from ..pictures import opened
 from ..scene import ClassList, Instance
 from .classes import ClassMap, clean_name, over, read_class_file
 from .common import (
+    MAX_MASK_PIXELS,
     Labelled,
     Pictures,
     add_scenes,
@@ -54,28 +55,31 @@ STRAIGHT = 0.5
 
 
 def is_labelme(root: Path) -> bool:
-    """Whether one of the first JSON files below the folder has three of the format's own keys in its first and last 100 kB."""
-    ends = (read_head(path, 100_000) + read_tail(path, 100_000) for path in first_files(root, (".json",), 5))
+    """Whether a first JSON file below the folder (or the file itself) has three of the format's own keys in its first and last 100 kB."""
+    ends = (read_head(path, 100_000) + read_tail(path, 100_000) for path in _files(root, 5))
     return any(sum(key in text for key in _KEYS) >= 3 for text in ends)
 
 
 def read_labelme(root: Path, classes: ClassMap | None = None, faults: Faults | None = None) -> RawSet:
-    """Read every file below the folder.
+    """Read every file below the folder, or the one file.
 
     Raises:
         CCDiffError: a file or shape that is not as above, an unknown class, a picture that is missing.
     """
     faults = faults or Faults()
-    files = files_below(root, (".json",))
+    files, folder = _files(root), root if root.is_dir() else root.parent
     if not files:
         raise CCDiffError("no annotation files (*.json with shapes and imagePath)", where=root)
     loaded: dict[Path, dict[str, Any]] = {}
     for path in files:
         with faults.leaving_out("annotation files"):
             loaded[path] = _load(path)
-    names = over(classes, lambda: _class_map(root, loaded, faults))
+    broken = [path for path in files if path not in loaded]
+    names = over(classes, lambda: _class_map(folder, loaded, faults))
     raw = RawSet("labelme", names.classes, [])
-    pictures = Pictures(root)
+    pictures = Pictures(folder)
+    for path in broken:
+        pictures.forget(path.stem, labels=path)
     labelled = []
     for path, entry in loaded.items():
         with faults.leaving_out("pictures"):
@@ -88,11 +92,18 @@ def read_labelme(root: Path, classes: ClassMap | None = None, faults: Faults | N
                     instances += [found] if found is not None else []
             flags = _true_flags(entry.get("flags"))
             provenance = {"flags": flags} if flags else {}
-            labelled.append(Labelled(picture, tuple(instances), size, split_of_folders(path, root), provenance=provenance))
-    add_scenes(raw, root, labelled)
-    raw.skipped["pictures without annotations"] += pictures.left()
+            labelled.append(Labelled(picture, tuple(instances), size, split_of_folders(path, folder), provenance=provenance))
+    add_scenes(raw, folder, labelled)
+    if root.is_dir():
+        raw.skipped["pictures without annotations"] += pictures.left()
     raw.skipped, raw.notes = +raw.skipped, +raw.notes
     return raw
+
+
+def _files(root: Path, first: int | None = None) -> list[Path]:
+    if root.is_file():
+        return [root] if root.suffix.lower() == ".json" else []
+    return files_below(root, (".json",)) if first is None else first_files(root, (".json",), first)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -197,6 +208,8 @@ def _mask(category: str, points: Sequence[float], shape: Mapping[str, Any], raw:
         with opened(io.BytesIO(data)) as image:
             if abs(image.width - (x2 - x1)) > 2 or abs(image.height - (y2 - y1)) > 2:  # says how much is decoded
                 raise CCDiffError(f"a mask of {image.width} x {image.height} pixels in a box of {x2 - x1:g} x {y2 - y1:g}", where=where)
+            if image.width * image.height > MAX_MASK_PIXELS:
+                raise CCDiffError(f"a mask of {image.width} x {image.height} pixels", where=where, fix="draw it as a polygon")
             bitmap = np.asarray(image.convert("L")) > 0
     except (binascii.Error, ValueError, OSError, SyntaxError) as error:
         raise CCDiffError(f"mask: expected a picture as base64, found {type(error).__name__}", where=where) from error

@@ -52,15 +52,17 @@ def read_sodaa(root: Path, classes: ClassMap | None = None, faults: Faults | Non
     files = _chosen(files_below(root, (".json",)))
     if not files:
         raise CCDiffError("no annotation files (Annotations/*.json)", where=root)
-    loaded: dict[Path, Mapping[str, Any]] = {}
-    for path in files:
-        with faults.leaving_out("annotation files"):
-            loaded[path] = _load(path)
-    names = over(classes, lambda: _class_map(root, loaded))
+    names = over(classes, lambda: _class_map(files))
     raw = RawSet("sodaa", names.classes, [])
     pictures = Pictures(root)
     labelled = []
-    for path, entry in loaded.items():
+    for path in files:
+        entry: Mapping[str, Any] | None = None
+        with faults.leaving_out("annotation files"):
+            entry = _load(path)
+        if entry is None:
+            pictures.forget(path.stem, labels=path)
+            continue
         with faults.leaving_out("pictures"):
             about = entry.get("images") or {}
             name = about.get("file_name")
@@ -108,14 +110,15 @@ def _categories(entry: Mapping[str, Any], path: Path) -> dict[int, str]:
         raise CCDiffError(f"categories: expected id and name, found {type(error).__name__}: {error!s:.80}", where=path) from error
 
 
-def _class_map(root: Path, loaded: Mapping[Path, Mapping[str, Any]]) -> ClassMap:
+def _class_map(files: list[Path]) -> ClassMap:
+    """The classes, from a reading of their own: what a million objects say would fill the memory."""
     found: Counter[str] = Counter()
     by_id: dict[int, str] = {}
-    for path, entry in loaded.items():
+    for path in files:
         try:
-            categories = _categories(entry, path)
+            categories = _categories(_load(path), path)
         except CCDiffError:
-            continue  # counted where its objects are read
+            continue  # said where it is read
         for k, name in categories.items():
             by_id.setdefault(k, name)
             found[name] += plain_name(name) not in map(plain_name, REGIONS)

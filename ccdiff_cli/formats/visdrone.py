@@ -1,8 +1,9 @@
 """VisDrone-DET (2018 to 2021) as it lies on disk.
 
 ``VisDrone2019-DET-train/{images,annotations}/``, the same for ``-val``, ``-test-dev`` and ``-test-challenge`` (or plainly ``train/``, ...):
-the folder may be one of them or hold several; its name gives the split.  Followed: the README of VisDrone2018-DET-toolkit.  A line of
-``annotations/NAME.txt`` is ``left,top,width,height,score,category,truncation,occlusion`` in pixels, sometimes with a comma at its end.
+the folder may be one of them or hold several, also deeper; its name gives the split.  Followed: the README of VisDrone2018-DET-toolkit.
+A line of ``annotations/NAME.txt`` is ``left,top,width,height,score,category,truncation,occlusion`` in pixels, sometimes with a comma at
+its end.
 
 * ``score`` 0 says that the evaluation is to pass over the box: it is kept as difficult, and counted.
 * Category 0 marks an ignored region and 11 "others": neither is one of the ten classes, so they are left out and counted, unless the user's
@@ -22,7 +23,7 @@ from ..errors import CCDiffError
 from ..scene import Instance
 from .classes import ClassMap, over
 from .common import Labelled, Pictures, add_scenes, split_of_folders
-from .raw import Faults, RawSet, number, read_head, read_text
+from .raw import Faults, RawSet, child, listed, number, read_head, read_text
 
 PICTURES, LABELS = "images", "annotations"
 CATEGORIES = (
@@ -30,13 +31,15 @@ CATEGORIES = (
 )  # fmt: skip
 FIELDS = ("left", "top", "width", "height", "score", "category", "truncation", "occlusion")
 _NAME = re.compile(r"visdrone\d*-det-(train|val|test)(-dev|-challenge)?", re.IGNORECASE)
+_DEPTH = 4
+"""Archives unpacked into folders of their own names lie so deep."""
 _LINE = re.compile(rb"\s*-?\d+(\s*,\s*-?\d+){7}\s*,?\s*")
 
 
 def is_visdrone(root: Path) -> bool:
     """Whether the folder, or one in it, has ``images/`` beside ``annotations/`` whose first line is eight whole numbers with commas."""
     for base, _ in _bases(root):
-        for path in sorted((base / LABELS).glob("[!.]*.txt"))[:20]:
+        for path in listed(child(base, LABELS), ".txt")[:20]:
             if first := read_head(path, 4096).removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0]:
                 return _LINE.fullmatch(first) is not None
     return False
@@ -54,7 +57,7 @@ def read_visdrone(root: Path, classes: ClassMap | None = None, faults: Faults | 
     pictures = Pictures(root)
     labelled = []
     for base, split in _bases(root):
-        for path in sorted((base / LABELS).glob("[!.]*.txt")):
+        for path in listed(child(base, LABELS), ".txt"):
             with faults.leaving_out("pictures"):
                 picture = pictures.take(f"{PICTURES}/{path.stem}", labels=path, where=str(path))
                 labelled.append(Labelled(picture, tuple(_read_labels(path, names, raw, faults)), split=split))
@@ -68,13 +71,16 @@ def read_visdrone(root: Path, classes: ClassMap | None = None, faults: Faults | 
 
 def _bases(root: Path) -> list[tuple[Path, str]]:
     """The folders with pictures and labels, with their split."""
-    inner = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")) if root.is_dir() else []
-    found = [base for base in (root, *inner) if (base / PICTURES).is_dir() and (base / LABELS).is_dir()]
+    found, level = [], [root] if root.is_dir() else []
+    for _ in range(_DEPTH):
+        found += [base for base in level if child(base, PICTURES).is_dir() and child(base, LABELS).is_dir()]
+        level = sorted(p for base in level if base not in found for p in base.iterdir() if p.is_dir() and not p.name.startswith("."))
     return [(base, _split(base, root)) for base in found]
 
 
 def _split(base: Path, root: Path) -> str:
-    if match := _NAME.fullmatch(base.resolve().name):
+    names = (*base.relative_to(root).parts[::-1], root.resolve().name)
+    if match := next((match for name in names if (match := _NAME.fullmatch(name))), None):
         return match.group(1).lower()
     return split_of_folders(base / LABELS, root)
 

@@ -221,7 +221,7 @@ def _trees(files: Sequence[Path], faults: Faults) -> dict[Path, Element]:
             raise CCDiffError(
                 f"the objects stand in <{elsewhere}>, where VOC has none: this is another format",
                 where=path,
-                fix="name the format of the folder (--format), or convert it",
+                fix="FAIR1M is read by --format fair1m; of another format, name it (--format) or convert it",
             )
     return trees
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from ..dataset import PictureSet
 from ..errors import CCDiffError
-from ..geometry import clip, corners_inside, corners_to_le90, fit_rectangle, hbb_of, polygon
+from ..geometry import clip, clip_hbb, corners_inside, hbb_corners, polygon
 from ..prepare.captions import caption_of
-from ..scene import HBB, Instance, Scene
+from ..scene import Instance, Scene
 from .augment import augmented_layouts, mixed_layouts
 from .llm import Writer, written_layouts
 from .sampler import Sampler
@@ -49,10 +49,9 @@ SOURCES: dict[str, Callable[[Sequence[Scene], Writer | None], Source]] = {
 
 
 def layouts_of_set(pictures: PictureSet, split: str = "train") -> tuple[Scene, ...]:
-    """The layouts of one split that hold at least one object, in the order of the set, every box inside its picture.
+    """The layouts of one split that hold at least one object, in the order of the set.
 
-    A box that sticks out (some sets have such OBBs) is replaced by the rectangle that covers its visible part best; an object with
-    nothing inside the picture is left out.
+    HBBs are held inside the picture; an OBB may reach beyond it (see ``geometry``); an object with nothing inside is left out.
 
     Raises:
         CCDiffError: the split holds no object.
@@ -179,15 +178,11 @@ def _said(scene: Scene) -> dict[str, str]:
 
 
 def _inside(instance: Instance, window: Sequence[float]) -> Instance | None:
-    corners, hbb = instance.corners, instance.hbb
-    if not corners_inside(corners, window, INSIDE):
-        seen = clip(polygon(corners), window)
-        if seen.area <= 0:
-            return None
-        corners = fit_rectangle(seen, window, corners_to_le90(corners)[4])
-        hbb = hbb_of(corners)
-    x1, y1, x2, y2 = hbb
-    held: HBB = (max(x1, window[0]), max(y1, window[1]), min(x2, window[2]), min(y2, window[3]))
-    if held[2] <= held[0] or held[3] <= held[1]:
+    """The object with its HBB in the picture; None where nothing of it is there."""
+    if not corners_inside(instance.corners, window, INSIDE) and clip(polygon(instance.corners), window).area <= 0:
         return None
-    return instance if corners == instance.corners and held == hbb else dataclasses.replace(instance, corners=corners, hbb=held)
+    held = clip_hbb(instance.hbb, window)
+    if held is None:
+        return None
+    corners = instance.corners if instance.oriented else hbb_corners(held)
+    return instance if corners == instance.corners and held == instance.hbb else dataclasses.replace(instance, corners=corners, hbb=held)

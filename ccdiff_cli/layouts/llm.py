@@ -10,25 +10,30 @@ Notable here:
   are moved in, then shrunk (``repair``).  The caption of the picture is made from what came out.
 * Every answer is kept on disk under a key of the whole request, so a rerun asks nothing.
 * NOTE: the key of the endpoint comes from the environment and goes into one request header, nowhere else; redirects are not followed,
-  for they would carry it to another host.
+  for they would carry it to another host.  A question has ``timeout`` seconds in all, repetitions included, and an answer a largest size.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
 import re
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+try:
+    import httpx2 as httpx
+except ImportError:  # Python 3.10
+    import httpx  # type: ignore[no-redef]
 
 from ..errors import CCDiffError
 from ..files import cache_folder, content_key, read_json, sha256_file, write_json
@@ -50,6 +55,8 @@ LARGEST_EXAMPLE = 30
 """Pictures with more objects are no examples: they would fill the model's window."""
 ATTEMPTS = 3
 MOST_OBJECTS = 300
+LONGEST_LINE = 500
+"""Characters of a line of an answer: a longer one is no layout, and costs the pattern that reads it too much."""
 SIZE_SLACK = 2.0
 """An object may be so many times smaller or larger than the smallest and largest of its class in the set."""
 MAX_FAILURES = 0.5
@@ -80,75 +87,149 @@ class Endpoint:
         url: its base, ``http://127.0.0.1:8000/v1``; ``/chat/completions`` is added where it is missing.
         model: the model's name there.
         key: sent as a bearer token; None: the first of :data:`KEY_NAMES` that is set.
+        timeout: seconds for a question in all; on a slow machine a large model may need more.
 
     Raises:
-        CCDiffError: not an http(s) address, or one with a password in it.
+        CCDiffError: not an http(s) address, or one with a password in it; a key that fits into no header.
     """
 
     def __init__(self, url: str, model: str, key: str | None = None, *, timeout: float = 120, wait: float = 1.0) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise CCDiffError("not the address of an endpoint", where="--llm-url", fix="for example --llm-url http://127.0.0.1:8000/v1")
-        if parts.username or parts.password:
-            raise CCDiffError("the address holds a password", where="--llm-url", fix=f"put the key into {KEY_NAMES[0]} instead")
-        path = parts.path.rstrip("/")
-        path = path if path.endswith("/chat/completions") else f"{path}/chat/completions"
-        self.url = urllib.parse.urlunsplit(parts._replace(path=path))
+        self.url, self.shown = _address(url)
         self.name, self.timeout, self.wait = model, timeout, wait
-        self._key = key if key is not None else next((os.environ[n] for n in KEY_NAMES if os.environ.get(n)), None)
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._key = _checked_key(key, "the key") if key is not None else _key_of_environment()
 
     def answer(self, messages: Messages, seed: int, temperature: float) -> str:
         """See :class:`Model`.
 
         Raises:
-            CCDiffError: the server cannot be reached, refuses, or does not answer in the protocol.
+            CCDiffError: the server cannot be reached, refuses, does not answer in the protocol, or not in time.
         """
         body = {"model": self.name, "messages": messages, "temperature": temperature, "seed": seed, "max_tokens": 4096}
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self._key}"} if self._key else {})}
-        request = urllib.request.Request(self.url, json.dumps(body).encode("utf-8"), headers, method="POST")
+        data = json.dumps(body).encode("ascii")
+        deadline = time.monotonic() + self.timeout
         for attempt in range(PATIENCE):
             last = attempt == PATIENCE - 1
+            status, raw = 0, b""
             try:
-                with self._opener.open(request, timeout=self.timeout) as response:
-                    return self._content(response.read(ANSWER_BYTES + 1))
-            except urllib.error.HTTPError as error:
-                detail = self._clean(error.read(2000).decode("utf-8", "replace"))
-                if last or error.code not in (408, 409, 429, 500, 502, 503, 504):
-                    fix = f"put the key into the environment variable {KEY_NAMES[0]}" if error.code in (401, 403) else None
-                    raise CCDiffError(f"the language model answered HTTP {error.code}: {detail}", where=self.url, fix=fix) from None
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+                status, raw = self._post(data, deadline - time.monotonic())
+            except (TimeoutError, httpx.TimeoutException):
+                raise self._error(
+                    f"the language model did not answer within {self.timeout:g} s", fix="use a faster model or server"
+                ) from None
+            except (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.CloseError) as error:
                 if last:
-                    reason = self._clean(str(getattr(error, "reason", error)))
-                    raise CCDiffError(
-                        f"the language model cannot be reached: {reason}", where=self.url, fix="start the server, or check --llm-url"
+                    reason = self._clean(str(error)) or type(error).__name__
+                    raise self._error(
+                        f"the language model cannot be reached: {reason}", fix="start the server, or check --llm-url"
                     ) from None
-            time.sleep(self.wait * 2**attempt)
+            except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+                reason = self._clean(str(error)) or type(error).__name__
+                raise self._error(
+                    f"no answer in HTTP: {reason}", fix="check --llm-url, and the proxies of the environment (HTTP_PROXY, ALL_PROXY)"
+                ) from None
+            if 200 <= status < 300:
+                return self._content(raw)
+            if status and (last or status not in (408, 409, 429, 500, 502, 503, 504)):
+                detail = self._clean(raw.decode("utf-8", "replace"))
+                fix = f"put the key into the environment variable {KEY_NAMES[0]}" if status in (401, 403) else None
+                raise self._error(f"the language model answered HTTP {status}: {detail}", fix=fix) from None
+            time.sleep(max(0.0, min(self.wait * 2**attempt, deadline - time.monotonic())))
         raise AssertionError("unreachable")
+
+    def _post(self, data: bytes, seconds: float) -> tuple[int, bytes]:
+        """Status and body of one request; ``seconds`` hold for all of it, however slowly the server drips."""
+        if seconds <= 0:
+            raise TimeoutError
+        asked = asyncio.wait_for(self._send(data), seconds)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(asked)
+        with ThreadPoolExecutor(1) as other:  # a notebook has a loop of its own in this thread
+            return other.submit(asyncio.run, asked).result()
+
+    async def _send(self, data: bytes) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        client = httpx.AsyncClient(follow_redirects=False, timeout=httpx.Timeout(None, connect=30))
+        async with client, client.stream("POST", self.url, content=data, headers=headers) as response:
+            raw = b""
+            async for block in response.aiter_raw(1 << 16):
+                raw += block
+                if len(raw) > ANSWER_BYTES:
+                    break
+            return response.status_code, raw
 
     def _content(self, raw: bytes) -> str:
         if len(raw) > ANSWER_BYTES:
-            raise CCDiffError(f"the language model's answer is longer than {ANSWER_BYTES} bytes", where=self.url)
+            raise self._error(f"the language model's answer is longer than {ANSWER_BYTES} bytes")
         try:
             content = json.loads(raw)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             content = None
         if not isinstance(content, str):
-            raise CCDiffError(
+            raise self._error(
                 "the answer is not one of the chat completions protocol (choices[0].message.content)",
-                where=self.url,
                 fix="check --llm-url: it ends in /v1 with most servers",
             )
-        return content
+        return self._hidden(content).encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair fits into no file
+
+    def _hidden(self, text: str) -> str:
+        """Without the key, should a server repeat it: answers are kept on disk."""
+        return text.replace(self._key, "***") if self._key else text
 
     def _clean(self, text: str) -> str:
-        """One line of at most 300 characters, without the key should a server repeat it."""
-        return " ".join((text.replace(self._key, "***") if self._key else text).split())[:300]
+        """One line of at most 300 characters."""
+        return " ".join(self._hidden(text).split())[:300]
+
+    def _error(self, what: str, *, fix: str | None = None) -> CCDiffError:
+        return CCDiffError(what, where=self.shown, fix=fix)
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
+def _address(url: str) -> tuple[str, str]:
+    """The address that requests go to, and what is shown of it: a query may hold a key."""
+    example = "for example --llm-url http://127.0.0.1:8000/v1"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:
+        sound = False
+    if not sound:
+        raise CCDiffError("not the address of an endpoint", where="--llm-url", fix=example)
+    if parts.username is not None or parts.password is not None:
+        raise CCDiffError("the address holds a password", where="--llm-url", fix=f"put the key into {KEY_NAMES[0]} instead")
+    path = parts.path.rstrip("/")
+    parts = parts._replace(path=path if path.endswith("/chat/completions") else f"{path}/chat/completions", fragment="")
+    whole = urllib.parse.urlunsplit(parts)
+    try:
+        httpx.URL(whole)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise CCDiffError("not the address of an endpoint", where="--llm-url", fix=example) from error
+    return whole, urllib.parse.urlunsplit(parts._replace(query="..." if parts.query else ""))
+
+
+def _key_of_environment() -> str | None:
+    for name in KEY_NAMES:
+        if os.environ.get(name, "").strip():
+            return _checked_key(os.environ[name], name)
+    return None
+
+
+def _checked_key(key: str, name: str) -> str | None:
+    """A key as it can stand in a header; files that keys are read from often end in a newline.
+
+    Raises:
+        CCDiffError: it cannot; it is not shown.
+    """
+    key = key.strip()
+    if not all("!" <= c <= "~" for c in key):
+        raise CCDiffError(
+            "the key holds blanks, control characters or letters that no key has (it is not shown)",
+            where=f"environment variable {name}" if name in KEY_NAMES else name,
+            fix="set it to the key alone, one line of plain ASCII",
+        ) from None
+    return key or None
 
 
 class LocalModel:
@@ -395,7 +476,7 @@ def read_answer(
     for number, line in enumerate(text.strip().splitlines(), start=1):
         if not line.strip() or _FENCE.fullmatch(line):
             continue
-        match = _LINE.fullmatch(line)
+        match = _LINE.fullmatch(line) if len(line) <= LONGEST_LINE else None
         if match is None:
             raise ValueError(f"line {number} is not of that form: {line.strip()[:80]!r}")
         name = spelled.get(match[1].lower())

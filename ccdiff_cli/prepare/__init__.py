@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import shapely
 from PIL import Image
 
 from ..console import guard_streams
@@ -40,11 +41,11 @@ from ..files import TEMPORARY_PREFIX, content_key, inside, read_json, sha256_fil
 from ..formats import read_raw
 from ..formats.classes import read_class_file
 from ..formats.raw import PLACES, Faults, RawSet, keep_place, read_split_lists, seeded_splits
-from ..geometry import clip_hbb
+from ..geometry import FITTED, TURNED, WHOLE, clip, clip_hbb, corners_inside, polygon, union
 from ..locks import LOCK, locked
 from ..pictures import AS_STORED, UnreadablePicture, is_flat, labels_of_stored_pixels, read_header
 from ..references import REFERENCES, cut_reference, problems_of_bank, reference_window, write_bank
-from ..scene import Instance, Scene
+from ..scene import HBB, Instance, Scene
 from ..startup import fresh_processes
 from .captions import STYLES, caption_of, read_sentences
 from .leaks import DROP, LEAKS, MOVE, settle_leaks
@@ -220,6 +221,9 @@ def prepare_dataset(
                     picture_hashes.update(result.hashes)
                     references.extend(result.references)
                     ledger.counts.update(result.counts)
+                    for how in (FITTED, TURNED) if tile is None else ():  # no tile's border but the picture's: the annotator's own box
+                        if count := result.notes.pop(how, 0):
+                            ledger.change(how, str(job.scene.path), count=count)
                     ledger.notes.update(result.notes)
             if not tiles:
                 raise _Fruitless(
@@ -389,18 +393,30 @@ def _checked_instances(scene: Scene, ledger: _Ledger) -> Iterator[Instance]:
         if not (x2 > x1 and y2 > y1):
             ledger.skipped["objects whose box has no area"] += 1
             continue
-        hbb = clip_hbb(instance.hbb, picture)
+        hbb = _visible_hbb(instance, picture)
         if hbb is None:
             ledger.skipped["objects outside the picture"] += 1
             continue
         if hbb != instance.hbb:
             ledger.change("boxes clipped to the picture", str(scene.path), "")
-        if instance.oriented:
+        if instance.oriented:  # the border's part in the oriented box is decided where tiles are cut, see ``geometry.cut_box``
             yield Instance.from_corners(
                 instance.category, instance.corners, hbb, difficult=instance.difficult, mask=instance.mask, extra=instance.extra
             )
         else:
             yield Instance.from_hbb(instance.category, hbb, difficult=instance.difficult, mask=instance.mask, extra=instance.extra)
+
+
+def _visible_hbb(instance: Instance, picture: tuple[float, float, float, float]) -> HBB | None:
+    """The horizontal box around what is in the picture of an object; None where that is nothing."""
+    hbb = clip_hbb(instance.hbb, picture)
+    if hbb is None or not instance.oriented or corners_inside(instance.corners, picture):
+        return hbb
+    whole = union(instance.mask) if instance.mask else polygon(instance.corners)
+    visible = clip(whole, picture)
+    if visible.area > 0:
+        return clip_hbb(hbb, shapely.bounds(visible)) or hbb  # of an object that slants through the border less than the HBB's part
+    return None if whole.area > 0 else hbb
 
 
 def _finished(out: Path, plan: dict[str, Any], report: Progress) -> PictureSet | None:
@@ -567,7 +583,7 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
     # a file goes on as it is only where its pixels are what is meant, whoever reads it
     stored_rgb = copied and header.plain and header.mode == "RGB" and not header.tagged and scene.reading in (None, AS_STORED)
     stored_rgb = stored_rgb and header.format in COPIED
-    tiles = _tiles_of(job, side, scale, result.counts)
+    tiles = _tiles_of(job, side, scale, result)
     objects = scene.instances if scene.split == "train" else ()
     windows = [(x, y, min(x + side, scene.width), min(y + side, scene.height)) for (x, y), _ in tiles]
     windows += [reference_window(i, scene.width, scene.height) for i in objects]
@@ -633,15 +649,16 @@ def _carried(provenance: Mapping[str, Any], origin: tuple[int, int], scale: floa
     return carried
 
 
-def _tiles_of(job: _Job, side: int, scale: float, counts: Counter[str]) -> list[tuple[tuple[int, int], list[Instance]]]:
+def _tiles_of(job: _Job, side: int, scale: float, result: _Result) -> list[tuple[tuple[int, int], list[Instance]]]:
     """The tiles of a picture that are kept: their origins, row by row, and their objects."""
-    scene, tiles = job.scene, []
+    scene, tiles, counts = job.scene, [], result.counts
     boxes = np.array([i.hbb for i in scene.instances]).reshape(-1, 4)
     for x, y in [(0, 0)] if job.tile is None else tile_origins(scene.width, scene.height, side, job.overlap):
         near = (boxes[:, :2] < (x + side, y + side)).all(1) & (boxes[:, 2:] > (x, y)).all(1)
         instances, found = cut_scene(
             scene, (x, y), side, scale, keep=job.keep_share, difficult=job.difficult_share, among=np.flatnonzero(near).tolist()
         )
+        reaching = {how: found.pop(how) for how in (WHOLE, FITTED, TURNED)}
         counts.update({f"objects {k}": v for k, v in found.items()})
         if not instances and not job.keep_empty:
             counts["pictures or tiles without objects left out"] += 1
@@ -649,6 +666,7 @@ def _tiles_of(job: _Job, side: int, scale: float, counts: Counter[str]) -> list[
             counts["tiles with only parts of objects left out"] += 1
         else:
             tiles.append(((x, y), instances))
+            result.notes.update({how: count for how, count in reaching.items() if count})
     return tiles
 
 

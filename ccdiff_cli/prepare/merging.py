@@ -28,7 +28,8 @@ from ..errors import CCDiffError
 from ..files import read_json, write_json
 from ..geometry import hbb_corners, hbb_of, intersections, min_area_corners, paired_iou, quadrilaterals, touching_pairs
 from ..locks import locked
-from ..scene import ClassList, Scene
+from ..scene import Scene
+from .results import coco_results, geojson, read_results
 
 IOU = 0.5
 BORDER = 0.02
@@ -178,88 +179,42 @@ def _reaches_beyond(low: np.ndarray, high: np.ndarray, window: np.ndarray, margi
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-@locked("merge-tiles", whole=True)
-def merge_file(detections: str | Path, data: str | Path, out: str | Path, *, iou: float = IOU) -> dict[str, Any]:
-    """Merge a file of detections on a prepared set's tiles into a file of detections on its scenes.
+FORMATS = ("coco", "geojson")
 
-    Both are COCO results: a list of {``image_id`` or ``file_name``, ``category_id``, ``score``, ``bbox`` [x, y, w, h], and for oriented
-    boxes ``segmentation`` [[x1, y1, ..., x4, y4]]}, in pixels.  Scenes are named by ``file_name``.
+
+@locked("merge-tiles", whole=True)
+def merge_file(detections: str | Path, data: str | Path, out: str | Path, *, iou: float = IOU, format: str = "coco") -> dict[str, Any]:
+    """Merge detections on a prepared set's tiles into a file of detections on its scenes.
+
+    Args:
+        detections: COCO results, ultralytics' label files or DOTA's task files, see ``results.read_results``.
+        format: of ``out``: "coco" (results in scene pixels, scenes named by ``file_name``) or "geojson" (polygons on the ground).
 
     Returns:
-        Counts: ``tiles``, ``detections`` before, ``scenes``, ``objects`` after, and ``file``.
+        Counts: ``tiles``, ``detections`` before, ``scenes``, ``objects`` after; ``file``, and of GeoJSON ``source_crs``.
 
     Raises:
-        CCDiffError: a broken set or file (with the entry's number), an unknown tile or class.
+        CCDiffError: a broken set or file (with line or entry), an unknown tile or class, scenes without a place on the ground.
     """
+    if format not in FORMATS:
+        raise CCDiffError(f"unknown format {format!r}", where="--format", fix=" or ".join(FORMATS))
     prepared = read_set(data)
-    found = read_detections(detections, prepared.scenes, prepared.classes, ids=_image_ids(Path(data)))
+    found = read_results(detections, prepared.scenes, prepared.classes, ids=_image_ids(Path(data)))
     merged = merge_tiles(prepared.scenes, found, iou=iou)
-    records = []
-    for picture, objects in merged.items():
-        for k in range(len(objects)):
-            x1, y1, x2, y2 = (round(v, 2) for v in objects.boxes[k].tolist())
-            record: dict[str, Any] = {"file_name": picture, "category_id": int(objects.labels[k]) + 1}
-            record |= {"score": round(float(objects.scores[k]), 6), "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]}
-            if objects.corners is not None:
-                record["segmentation"] = [[round(v, 2) for v in objects.corners[k].tolist()]]
-            records.append(record)
-    write_json(out, records)
-    return {
+    made: dict[str, Any] = {
         "tiles": len(found),
         "detections": sum(len(d) for d in found),
         "scenes": len(merged),
-        "objects": len(records),
+        "objects": sum(len(d) for d in merged.values()),
         "file": str(out),
     }
+    if format == "geojson":
+        collection = geojson(merged, prepared.scenes, prepared.classes, where=data)
+        write_json(out, collection)
+        return made | {"source_crs": collection["source_crs"]}
+    write_json(out, coco_results(merged))
+    return made
 
 
 def _image_ids(data: Path) -> dict[int, str]:
     return {int(image["id"]): str(image["file_name"]) for image in read_json(data / ANNOTATIONS)["images"]}
-
-
-def read_detections(path: str | Path, scenes: Sequence[Scene], classes: ClassList, *, ids: dict[int, str]) -> list[Detections]:
-    """Detections of a COCO results file for each of some pictures; none for a picture that the file does not name.
-
-    Args:
-        ids: image id -> file name.
-
-    Raises:
-        CCDiffError: not such a file, an unknown picture or class, numbers that are not finite (with the entry's number).
-    """
-    entries = read_json(path)
-    if not isinstance(entries, list):
-        raise CCDiffError(f"expected a list of detections, found a {type(entries).__name__}", where=path, fix="give a COCO results file")
-    of_picture: dict[str, list[tuple[float, int, tuple[float, ...], tuple[float, ...] | None]]] = {s.file_name: [] for s in scenes}
-    for number, entry in enumerate(entries):
-        where = f"{path}: entry {number}"
-        try:
-            name = str(entry["file_name"]) if "file_name" in entry else ids.get(int(entry["image_id"]), f"with the id {entry['image_id']}")
-            label, score = int(entry["category_id"]) - 1, float(entry["score"])
-            corners = tuple(float(v) for v in entry["segmentation"][0]) if entry.get("segmentation") else None
-            x, y, w, h = (float(v) for v in entry["bbox"]) if "bbox" in entry or corners is None else (0.0, 0.0, 0.0, 0.0)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-            raise CCDiffError(
-                f"broken: {type(error).__name__}: {error}",
-                where=where,
-                fix="an entry has image_id or file_name, category_id, score, bbox [x, y, w, h], and segmentation [4 corners] if oriented",
-            ) from error
-        if name not in of_picture:
-            raise CCDiffError(f"the set has no picture {name}", where=where, fix="give the set that the detector was run on")
-        if not 0 <= label < len(classes):
-            known = ", ".join(f"{k} {c}" for k, c in enumerate(classes, start=1))
-            raise CCDiffError(f"unknown category_id {label + 1}", where=where, fix=f"known: {known}")
-        if (corners is not None and len(corners) != 8) or not np.isfinite((score, x, y, w, h, *(corners or ()))).all() or min(w, h) < 0:
-            raise CCDiffError("the box is not made of finite numbers, 4 sides or 4 corners", where=where)
-        of_picture[name].append((score, label, hbb_of(corners) if corners else (x, y, x + w, y + h), corners))
-    return [_as_detections(of_picture[s.file_name]) for s in scenes]
-
-
-def _as_detections(found: list[tuple[float, int, tuple[float, ...], tuple[float, ...] | None]]) -> Detections:
-    found = sorted(found, key=lambda f: -f[0])
-    oriented = any(f[3] is not None for f in found)
-    return Detections(
-        np.array([f[2] for f in found], np.float32).reshape(-1, 4),
-        np.array([f[0] for f in found], np.float32),
-        np.array([f[1] for f in found], np.int64),
-        np.array([f[3] or hbb_corners(f[2]) for f in found], np.float32).reshape(-1, 8) if oriented else None,
-    )

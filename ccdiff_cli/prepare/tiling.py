@@ -2,7 +2,8 @@
 
 Windows are squares in source pixels.  Those at the right and lower border are shifted inside the picture (so they overlap more); a
 picture smaller than the tile is padded on the right and below.  An object is kept when at least ``keep`` of its visible area is inside,
-kept as difficult down to ``difficult`` (the generator must know that something is drawn there), and counted below that.
+kept as difficult down to ``difficult`` (the generator must know that something is drawn there), and counted below that.  HBB and mask are
+clipped to the window; the oriented box may reach beyond it, by the rule in ``geometry``, and is counted.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import shapely
 from PIL import Image
 
 from ..errors import CCDiffError
-from ..geometry import clip, clip_hbb, corners_inside, corners_to_le90, fit_rectangle, hbb_corners, outlines, polygon, union
-from ..scene import Corners, Instance, Scene
+from ..geometry import FITTED, INSIDE, TURNED, WHOLE, clip, clip_hbb, corners_inside, cut_box, hbb_corners, outlines, polygon, union
+from ..scene import Instance, Scene
 
 Window = tuple[float, float, float, float]
 """x1 y1 x2 y2 in source pixels."""
@@ -48,46 +49,47 @@ def cut_scene(
         among: indices of the objects to look at; all when None. (Of a large scene few are near a window.)
 
     Returns:
-        The kept objects (``extra["object"]`` is the object's index in its source picture) and counts of what happened to the others.
+        The kept objects (``extra["object"]`` is the object's index in its source picture), and counts of what happened to the others and,
+        under WHOLE, FITTED and TURNED of ``geometry``, to the oriented boxes of those kept.
     """
     x0, y0 = origin
     window = (x0, y0, min(x0 + side, scene.width), min(y0 + side, scene.height))
     kept: list[Instance] = []
-    counts = {"kept": 0, "kept as difficult": 0, "cut off": 0}
+    counts = {"kept": 0, "kept as difficult": 0, "cut off": 0, WHOLE: 0, FITTED: 0, TURNED: 0}
     for index in range(len(scene.instances)) if among is None else among:
         instance = scene.instances[index]
-        share, part = _cut(instance, window, (0, 0, scene.width, scene.height))
+        share, part, how = _cut(instance, window, (0, 0, scene.width, scene.height))
         if part is None or share < difficult:
             counts["cut off"] += share > 0
             continue
         counts["kept" if share >= keep else "kept as difficult"] += 1
+        if how:
+            counts[how] += 1
         kept.append(_moved(part, x0, y0, scale, difficult=part.difficult or share < keep, extra={**instance.extra, "object": index}))
     return kept, counts
 
 
-def _cut(instance: Instance, window: Window, picture: Window) -> tuple[float, Instance | None]:
-    """The share of an object's visible area inside a window, and the object clipped to it."""
+def _cut(instance: Instance, window: Window, picture: Window) -> tuple[float, Instance | None, str]:
+    """The share of an object's visible area inside a window, the object clipped to it, and what ``cut_box`` did."""
     hbb = clip_hbb(instance.hbb, window)
     if hbb is None:
-        return 0.0, None
+        return 0.0, None, INSIDE
     if hbb == instance.hbb and corners_inside(instance.corners, window) and all(corners_inside(p, window) for p in instance.mask):
-        return 1.0, instance
+        return 1.0, instance, INSIDE
     shape = clip(union(instance.mask) if instance.mask else polygon(instance.corners), picture)
     if shape.area <= 0:
         shape = clip(polygon(hbb_corners(instance.hbb)), picture)
     left = clip(shape, window)
     share = float(left.area / shape.area) if shape.area > 0 else 0.0
     if left.area <= 0:
-        return share, None
+        return share, None, INSIDE
     mask = outlines(left) if instance.mask else ()
     if not instance.oriented:
-        return share, Instance.from_hbb(instance.category, hbb, difficult=instance.difficult, mask=mask)
+        return share, Instance.from_hbb(instance.category, hbb, difficult=instance.difficult, mask=mask), INSIDE
     if share < 1 - 1e-6:  # the HBB of what is left can be much smaller than the old HBB's part in the window
         hbb = clip_hbb(hbb, shapely.bounds(left)) or hbb
-    corners: Corners = instance.corners
-    if not corners_inside(corners, window):
-        corners = fit_rectangle(left, window, corners_to_le90(corners)[4])
-    return share, Instance.from_corners(instance.category, corners, hbb, difficult=instance.difficult, mask=mask)
+    corners, how = cut_box(instance.corners, left, window)
+    return share, Instance.from_corners(instance.category, corners, hbb, difficult=instance.difficult, mask=mask), how
 
 
 def _moved(instance: Instance, x0: float, y0: float, scale: float, *, difficult: bool, extra: dict) -> Instance:

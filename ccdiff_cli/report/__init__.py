@@ -24,7 +24,10 @@ from ..detectors import Detections
 from ..drawing import class_colour
 from ..pictures import read_rgb
 from ..scene import ClassList, Instance, Scene
-from . import figures
+from ..startup import shield_matplotlib
+
+shield_matplotlib()
+from . import figures  # noqa: E402 (it imports matplotlib)
 
 SHOWN_SCORE = 0.5
 """Detections below this score are not drawn in the examples."""

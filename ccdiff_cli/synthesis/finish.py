@@ -18,6 +18,7 @@ from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, PictureSet, content_of, loo
 from ..drawing import contact_sheet, draw_scene, legend
 from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, inside, sha256_file, write_bytes, write_text
+from ..geometry import area_inside, corners_inside
 from ..pictures import picture_size, read_rgb
 from ..references import REFERENCES, problems_of_bank
 from ..scene import ClassList, Scene
@@ -201,6 +202,8 @@ def write_contact_sheet(path: Path, scenes: list[Scene], classes: ClassList, cou
 def verify_set(root: str | Path) -> dict[str, Any]:
     """Prove a set whole: every file has its hash, labels stand inside pictures, nothing is missing or too many.
 
+    Horizontal boxes and masks must be inside; an oriented box may reach beyond its picture, but must have a part in it.
+
     Returns:
         ``{"ok": bool, "problems": [str, ...], "pictures": int, "objects": int, "kind": str, "content": str}``.
 
@@ -291,10 +294,13 @@ def problems_of(scene: Scene, path: Path, expected: str | None) -> list[str]:
     if size != (scene.width, scene.height):
         problems.append(f"{scene.file_name}: the picture is {size[0]}x{size[1]} px, its labels say {scene.width}x{scene.height}")
     for number, instance in enumerate(scene.instances):
-        xs = (*instance.hbb[0::2], *instance.corners[0::2])
-        ys = (*instance.hbb[1::2], *instance.corners[1::2])
-        if min(xs) < -TOLERANCE or min(ys) < -TOLERANCE or max(xs) > scene.width + TOLERANCE or max(ys) > scene.height + TOLERANCE:
+        seen = (-TOLERANCE, -TOLERANCE, scene.width + TOLERANCE, scene.height + TOLERANCE)
+        clipped = [instance.hbb, *instance.mask, *(() if instance.oriented else (instance.corners,))]
+        if not all(corners_inside(points, seen) for points in clipped if points):
             problems.append(f"{scene.file_name}: object {number} ({instance.category}) leaves the picture")
+        # an oriented box may reach beyond the picture (see ``geometry``), but not lie beside it
+        elif not corners_inside(instance.corners, seen) and area_inside(instance.corners, scene.width, scene.height) <= 0:
+            problems.append(f"{scene.file_name}: object {number} ({instance.category}): its oriented box has no part in the picture")
         if instance.hbb[2] <= instance.hbb[0] or instance.hbb[3] <= instance.hbb[1]:
             problems.append(f"{scene.file_name}: object {number} ({instance.category}) has no area")
     return problems

@@ -40,8 +40,7 @@ PLAN_LINES = "plan.jsonl"
 FORMAT = "ccdiff plan 2"
 
 BYTES_OF_JOB, BYTES_OF_OBJECT = 14_000, 1_000
-"""Memory of a planned picture and of each of its objects, in every process (measured at the end of a synthesis: 20 kB a
-picture of 1.8 objects)."""
+"""Memory of a planned picture and of each of its objects, in every process (measured: 20 kB a picture of 1.8 objects)."""
 BYTES_OF_PIXEL = {"png": 1.9, "jpeg": 0.8, "webp": 1.4}
 """Of generated pictures on disk."""
 NOISE, CHOICE = 3, 4

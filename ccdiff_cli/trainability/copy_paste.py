@@ -30,12 +30,12 @@ from ..dataset import IMAGES, MANIFEST, PictureSet, read_set, scene_record, writ
 from ..detectors import Progress
 from ..errors import CCDiffError
 from ..files import content_key, write_bytes
-from ..geometry import clip, corners_inside, corners_to_le90, fit_rectangle, min_area_corners, polygon
+from ..geometry import min_area_corners
 from ..pictures import open_picture, read_rgb
 from ..references import Reference, ReferenceBank
 from ..scene import Instance, Scene, symmetric_pixels
 
-REVISION = 1
+REVISION = 2
 BACKGROUND, OBJECT = 13, 14
 """What a random stream is for."""
 NEAREST = 8
@@ -138,7 +138,7 @@ def paste_picture(
             left_out["no room"] += 1
             continue
         _blend(pixels, crop, spot)
-        placed.append(_label(wanted.category, crop[..., 3], spot, (width, height)))
+        placed.append(_label(wanted.category, crop[..., 3], spot))
         crops.append(reference.key)
     scene = Scene(
         f"{k:08d}.png",
@@ -216,8 +216,8 @@ def _blend(pixels: np.ndarray, crop: np.ndarray, spot: tuple[int, int]) -> None:
     under[:] = np.rint(under + soft * (crop[..., :3].astype(np.float32) - under)).astype(np.uint8)
 
 
-def _label(category: str, alpha: np.ndarray, spot: tuple[int, int], picture: tuple[int, int]) -> Instance:
-    """The boxes of the pasted pixels; a crop without a mask has a horizontal box alone."""
+def _label(category: str, alpha: np.ndarray, spot: tuple[int, int]) -> Instance:
+    """The boxes of the pasted pixels (the oriented one may reach beyond the picture); a crop without a mask has a horizontal box alone."""
     inside = alpha >= 128
     rows, columns = np.nonzero(inside)
     x, y = spot
@@ -226,7 +226,4 @@ def _label(category: str, alpha: np.ndarray, spot: tuple[int, int], picture: tup
         return Instance.from_hbb(category, hbb)
     points = np.concatenate([np.stack([columns + dx, rows + dy], axis=1) for dx in (0, 1) for dy in (0, 1)])
     corners = min_area_corners((points + np.array(spot)).reshape(-1).tolist())
-    window = (0.0, 0.0, float(picture[0]), float(picture[1]))
-    if not corners_inside(corners, window):
-        corners = fit_rectangle(clip(polygon(corners), window), window, corners_to_le90(corners)[4])
     return Instance.from_corners(category, corners, hbb)

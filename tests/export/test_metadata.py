@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ccdiff_cli.export import export_set
+from ccdiff_cli.export.common import CORNERS_OUTSIDE
 from ccdiff_cli.geometry import le90_to_corners
 from ccdiff_cli.scene import Instance
 from tests.export.sets import SLANTED, one_scene
@@ -29,7 +30,7 @@ def test_metadata_lines(data, tmp_path):
     assert empty["caption"] == ["This is it.", *[""] * 6] and empty["bndboxes"] == 6 * [[0] * 4]
     assert (done.root / "classes.txt").read_text() == "ship\nstorage tank\n"
     assert done.lost == {
-        "corners outside the picture": 3, "difficult flags": 3, "marks that an orientation is unknown": 3, "masks": 3,
+        CORNERS_OUTSIDE: 3, "difficult flags": 3, "marks that an orientation is unknown": 3, "masks": 3,
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from ccdiff_cli.export import export_set
+from ccdiff_cli.export.common import CORNERS_OUTSIDE
 from ccdiff_cli.geometry import polygon_iou
 from ccdiff_cli.scene import Instance
 from tests.export.sets import SLANTED, one_scene
@@ -44,4 +45,4 @@ def test_yolo_obb(data, tmp_path):
     assert all(len(line) == 9 and all(0 <= v <= 1 for v in line[1:]) for line in lines)
     found = np.array(lines[0][1:]) * np.tile([96, 64], 4)
     assert polygon_iou(found, SLANTED) > 0.999
-    assert done.lost["corners outside the picture"] == 3 and done.lost["difficult flags"] == 3 and "orientations" not in done.lost
+    assert done.lost[CORNERS_OUTSIDE] == 3 and done.lost["difficult flags"] == 3 and "orientations" not in done.lost

@@ -76,8 +76,27 @@ def test_run_length_masks(tmp_path, compressed):
         segmentation = {"size": [64, 96], "counts": counts}
     found = only(coco(tmp_path / "r", [annotation(bbox=[40, 20, 30, 10], segmentation=segmentation)]))
     _, _, w, h, angle = corners_to_le90(found.corners)
-    assert found.oriented and (w, h) == pytest.approx((29, 9), abs=0.1) and angle == pytest.approx(0, abs=1e-3)
-    assert polygon(found.mask[0]).centroid.coords[0] == pytest.approx((55, 25), abs=0.1)
+    assert found.oriented and (w, h) == pytest.approx((30, 10), abs=1e-4) and angle == pytest.approx(0, abs=1e-3)
+    assert found.mask == ((40, 20, 40, 30, 70, 30, 70, 20),)
+
+
+@pytest.mark.parametrize(("width", "height"), [(2, 2), (5, 5), (8, 8), (20, 4), (1, 12), (1, 1)])
+def test_the_obb_of_a_mask_is_as_large_as_the_mask(tmp_path, width, height):
+    """The case rle_mask_small_objects: outlines ran through the pixels' centres, so that 5 x 5 became 4 x 4."""
+    bitmap = np.zeros((64, 96), np.uint8)
+    bitmap[10 : 10 + height, 14 : 14 + width] = 1
+    segmentation = {"size": [64, 96], "counts": rle.encode(np.asfortranarray(bitmap))["counts"].decode()}
+    found = only(coco(tmp_path / "r", [annotation(bbox=[14, 10, width, height], segmentation=segmentation)]))
+    assert found.oriented and hbb_of(found.corners) == pytest.approx((14, 10, 14 + width, 10 + height), abs=1e-4)
+    assert polygon(found.mask[0]).area == width * height
+
+
+def test_a_slanted_line_of_single_pixels_keeps_its_direction(tmp_path):
+    bitmap = np.eye(20, dtype=np.uint8)
+    segmentation = {"size": [20, 20], "counts": rle.encode(np.asfortranarray(bitmap))["counts"].decode()}
+    found = only(coco(tmp_path / "r", [annotation(bbox=[0, 0, 20, 20], segmentation=segmentation)]))
+    _, _, w, h, angle = corners_to_le90(found.corners)
+    assert (w, h, angle) == pytest.approx((20 * 2**0.5, 2**0.5, np.pi / 4), abs=1e-3)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))

@@ -13,8 +13,8 @@ from ccdiff_cli.export import export_set
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.formats import detect_format, read_raw
 from ccdiff_cli.formats.classes import CLASS_LISTS, ClassMap, read_class_file
-from ccdiff_cli.formats.dota import tile_source, untangled
-from ccdiff_cli.geometry import le90_to_corners, polygon_iou
+from ccdiff_cli.formats.dota import tile_source
+from ccdiff_cli.geometry import le90_to_corners, polygon_iou, untangled
 from ccdiff_cli.prepare import prepare_dataset
 from ccdiff_cli.scene import Instance, Scene
 from tests.rawsets import picture

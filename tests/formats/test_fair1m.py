@@ -114,3 +114,13 @@ def test_missing_pictures(tmp_path):
         read_raw(root)
     raw = read_raw(root, strict=False)
     assert [s.file_name for s in raw.scenes] == ["0.tif"] and raw.skipped == {"pictures that are missing": 1}
+
+
+def test_objects_outside_of_objects_are_not_passed_over(tmp_path):
+    root = fair1m(tmp_path / "r", {str(k): [("Bus", OBB)] for k in range(12)})
+    path = root / "labelXml" / "3.xml"
+    path.write_text(path.read_text().replace("<objects>", "").replace("</objects>", ""))
+    with pytest.raises(CCDiffError, match=r"3\.xml: objects stand outside of <objects>"):
+        read_raw(root)
+    raw = read_raw(root, strict=False)
+    assert len(raw.scenes) == 11 and sum(raw.skipped.values()) == 1  # its picture is not counted a second time

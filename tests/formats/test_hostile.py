@@ -1,5 +1,7 @@
 """Damaged, huge and hostile label files: every reader ends in scenes that can be trusted or in a CCDiffError."""
 
+import base64
+import io
 import json
 import os
 import tempfile
@@ -9,11 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.formats import READERS, read_raw
 from tests.fuzz.seeds import EDITS, SEEDS, TOKENS, damaged, read_damaged, read_sound
-from tests.rawsets import coco, hbb_xml, picture
+from tests.rawsets import coco, cvat_xml, hbb_xml, labelme_file, picture
 
 edits = st.lists(
     st.tuples(st.sampled_from(EDITS), st.floats(0, 1, exclude_max=True), st.floats(0, 1), st.integers(0, len(TOKENS) - 1)),
@@ -114,7 +117,31 @@ def test_masks_that_would_fill_the_memory(tmp_path):
     small = {"size": [side, side], "counts": [side * 19_990 + 5, 10, side - 10, 10, side * 9 - 15]}
     one = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": small}
     (scene,) = read_raw(coco(tmp_path / "small", [one])).scenes
-    assert scene.instances[0].mask and min(scene.instances[0].mask[0][::2]) == pytest.approx(19_990.5)
+    assert scene.instances[0].mask and min(scene.instances[0].mask[0][::2]) == 19_990
+
+
+def test_bitmaps_that_would_fill_the_memory(tmp_path):
+    """labelme's and CVAT's: huge ones, and ones of a million single pixels."""
+    for k, (side, step) in enumerate(((20_000, 0), (2_000, 2))):
+        bits = io.BytesIO()
+        image = Image.new("1", (side, side))
+        if step:
+            image.putdata([255 if x % step else 0 for _ in range(side) for x in range(side)])
+        image.save(bits, "PNG")
+        shape = {
+            "label": "ship",
+            "shape_type": "mask",
+            "points": [[0, 0], [side, side]],
+            "mask": base64.b64encode(bits.getvalue()).decode(),
+        }
+        picture(tmp_path / f"l{k}" / "a.png")
+        labelme_file(tmp_path / f"l{k}" / "a.json", [shape])
+        quickly(tmp_path / f"l{k}", "a mask of")
+    runs = ",".join(["1"] * 4_000_000)
+    picture(tmp_path / "c" / "a.png")
+    mask = f'<mask label="ship" rle="{runs}" left="0" top="0" width="2000" height="2000"/>'
+    (tmp_path / "c" / "annotations.xml").write_text(cvat_xml([f'<image id="0" name="a.png">{mask}</image>']))
+    quickly(tmp_path / "c", "runs of pixels, more than")
 
 
 def test_deep_and_long_files(tmp_path):

@@ -168,3 +168,10 @@ def test_other_json_files_are_counted(tmp_path):
     root = one(tmp_path / "r", [shape("rectangle", [[1, 2], [3, 4]])])
     (root / "z.json").write_text(json.dumps({"name": "settings"}))
     assert sum(read_raw(root, strict=False).skipped.values()) == 1
+
+
+def test_one_file(tmp_path):
+    root = one(tmp_path / "r", [shape("rectangle", [[1, 2], [3, 4]])])
+    picture(root / "b.png")
+    raw = read_raw(root / "a.json")
+    assert raw.format == "labelme" and [s.file_name for s in raw.scenes] == ["a.png"] and not raw.skipped

@@ -54,6 +54,15 @@ def test_a_folder_of_releases(tmp_path, names):
     assert raw.skipped["pictures without annotations"] == 1
 
 
+def test_archives_unpacked_into_folders_of_their_names_and_other_cases(tmp_path):
+    visdrone(tmp_path / "raw" / "VisDrone2019-DET-val" / "VisDrone2019-DET-val", {"1": LINES})
+    base = visdrone(tmp_path / "raw" / "VisDrone2019-DET-train", {"2": LINES})
+    (base / "annotations").rename(base / "Annotations")
+    (base / "images").rename(base / "Images")
+    assert detect_format(tmp_path) == "visdrone"
+    assert [(s.file_name, s.split) for s in read_raw(tmp_path).scenes] == [("1.jpg", "val"), ("2.jpg", "train")]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

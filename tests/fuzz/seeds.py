@@ -22,8 +22,7 @@ from pycocotools import mask as rle
 from ccdiff_cli.dataset import SPLITS, read_set, scene_record, write_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import sha256_file
-from ccdiff_cli.formats import READERS, detect_format, read_raw
-from ccdiff_cli.formats.raw import Faults
+from ccdiff_cli.formats import detect_format, read_raw
 from ccdiff_cli.formats.webdataset import forget_unpacked, unpacked
 from ccdiff_cli.pictures import UnreadablePicture, picture_size
 from ccdiff_cli.prepare import windows
@@ -259,7 +258,7 @@ def _read_damaged(root: Path, format: str) -> bool:
     assert all(v > 0 for v in (*lenient.skipped.values(), *lenient.notes.values(), *lenient.changes.values()))
     json.dumps([lenient.skipped, lenient.places], ensure_ascii=False).encode("utf-8")
     try:
-        raw = READERS[format](root, None, Faults())
+        raw = read_raw(root, format, strict=True)
     except CCDiffError as error:
         str(error).encode("utf-8")
         assert lenient.skipped, f"strict refuses, lenient says nothing: {error}"

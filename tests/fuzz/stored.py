@@ -152,7 +152,8 @@ def a_generator(root: Path) -> list[str]:
     """What is read of a generator before a library is."""
     write_json(root / "ccdiff.json", {**GENERATOR, "data": {"key": "k", "sources": ["s"]}, "steps": 3, "files": {}})
     index = {
-        "vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"], 
+        "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["ccdiff_cli.models.conditioning", "ConditionedUNet"], "scheduler": ["diffusers", "DDPMScheduler"],
         "resampler": ["ccdiff_cli.models.resamplers", "CoResampler"], "image_encoder": [None, None], "feature_extractor": [None, None],
     }  # fmt: skip

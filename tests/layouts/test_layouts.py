@@ -132,13 +132,14 @@ def test_stored_captions_go_with_unchanged_layouts_only():
         plan_layouts(picture_set(), 5, 0, source="augmented", caption_style="stored")
 
 
-def test_boxes_that_stick_out_are_brought_in():
+def test_horizontal_boxes_that_stick_out_are_brought_in_and_oriented_ones_reach_out():
     out = Instance.from_corners("ship", (-10, 20, 20, 20, 20, 30, -10, 30))
     gone = Instance.from_corners("ship", (-10, 20, -5, 20, -5, 30, -10, 30))
-    scene = Scene("a.png", 64, 64, (out, gone, Instance.from_hbb("court", (1, 1, 5, 5))))
+    scene = Scene("a.png", 64, 64, (out, gone, Instance.from_hbb("court", (1, 1, 5, 5)), Instance.from_hbb("court", (60, 1, 70, 5))))
     (layout,) = layouts_of_set(PictureSet(Path("D"), CLASSES, (scene,), {}))
-    assert len(layout.instances) == 2
-    assert min(layout.instances[0].corners) >= 0 and layout.instances[0].hbb == (0.0, 20.0, 20.0, 30.0)
+    assert len(layout.instances) == 3
+    assert layout.instances[0].corners == out.corners and layout.instances[0].hbb == (0.0, 20.0, 20.0, 30.0)
+    assert layout.instances[2].corners == (60, 1, 64, 1, 64, 5, 60, 5) and layout.instances[2].hbb == (60, 1, 64, 5)
     assert layout.instances[1] == scene.instances[2]
 
 

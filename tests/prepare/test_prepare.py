@@ -9,12 +9,15 @@ import time
 
 import numpy as np
 import pytest
+import shapely
 from PIL import Image
 
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.geometry import FITTED, WHOLE, corners_inside, corners_to_le90, le90_to_corners, polygon
 from ccdiff_cli.prepare import prepare_dataset
 from ccdiff_cli.references import ReferenceBank
+from ccdiff_cli.synthesis import verify_set
 from tests.rawsets import coco, dior, files_of, hbb_xml, obb_xml, picture, vhr10
 
 BOXES = {
@@ -41,7 +44,7 @@ def test_a_tiled_set(raw, tmp_path):
             assert image.size == (48, 48) == (scene.width, scene.height) and image.mode == "RGB" and image.format == "PNG"
         x, y = scene.provenance["offset"]
         assert scene.file_name == f"{scene.source}__x{x:05d}_y{y:05d}.png" and scene.caption.startswith("This is an aerial image of")
-        assert all(0 <= v <= 48 for i in scene.instances for v in (*i.hbb, *i.corners))
+        assert all(0 <= v <= 48 for i in scene.instances for points in (i.hbb, *i.mask) for v in points)
     split_of = {}
     for scene in data.scenes:
         assert split_of.setdefault(scene.source, scene.split) == scene.split
@@ -49,7 +52,8 @@ def test_a_tiled_set(raw, tmp_path):
     cutting = manifest["cutting"]
     assert cutting["objects kept"] + cutting["objects kept as difficult"] == manifest["counts"]["objects"]
     assert cutting["pictures or tiles without objects left out"] > 0
-    assert manifest["notes"] == {"objects with a mask": 1, "objects without a mask": 4}
+    reaching = sum(not corners_inside(i.corners, (0, 0, 48, 48)) for s in data.scenes for i in s.instances)
+    assert reaching == 1 and manifest["notes"] == {"objects with a mask": 1, "objects without a mask": 4, WHOLE: 1}
     assert set(manifest["sources"]) == {f"{k}.jpg" for k in BOXES} and set(manifest["pictures"]) == {s.file_name for s in data.scenes}
     assert not list((tmp_path / "out").rglob("prepare.json"))
 
@@ -148,7 +152,8 @@ def test_a_large_picture_that_has_no_bands_is_said_to_be_held_whole(raw, tmp_pat
     assert made.manifest["notes"]["large pictures decoded whole, since their files have no bands"] == 3
     assert any(s.startswith("decoding pictures whole: up to 0.0 GB a process (store large scenes as PNG or as TIFF") for s in stages)
     monkeypatch.undo()
-    assert prepare_dataset(raw, tmp_path / "small", **OPTIONS).manifest["notes"].keys() == {"objects with a mask", "objects without a mask"}
+    notes = prepare_dataset(raw, tmp_path / "small", **OPTIONS).manifest["notes"]
+    assert notes.keys() == {"objects with a mask", "objects without a mask", WHOLE}
 
 
 def test_scene_sentences(raw, tmp_path):
@@ -336,6 +341,32 @@ def test_boxes_that_are_out_of_the_picture_or_flat(tmp_path):
     assert [i.hbb for i in data.scenes[0].instances] == [(0, 0, 20, 20), (50, 40, 96, 60)]
     assert data.manifest["skipped"] == {"objects outside the picture": 1, "objects whose box has no area": 1}
     assert data.manifest["changes"]["boxes clipped to the picture"] == 2
+
+
+def test_oriented_boxes_that_reach_beyond_the_picture(tmp_path):
+    """Whole where seven tenths are in the picture, else fitted to what is; the HBB always clipped, around the visible part; all counted."""
+    inside, whole = le90_to_corners((48, 30, 30, 10, 0.4)), le90_to_corners((88, 30, 40, 12, 0.7))
+    little, beside = le90_to_corners((96, 10, 40, 8, 0.5)), le90_to_corners((98, -4, 16, 4, 0.785))
+    objects = [obb_xml("ship", [round(v, 2) for v in corners]) for corners in (inside, whole, little, beside)]
+    raw = dior(tmp_path / "raw", {"00001": ([], objects)})
+    data = prepare_dataset(raw, tmp_path / "out")
+    first, second, third = data.scenes[0].instances
+    assert (first.corners, second.corners) == (pytest.approx(inside, abs=0.01), pytest.approx(whole, abs=0.01))
+    picture = shapely.box(0, 0, 96, 64)
+    for found, drawn in ((second, whole), (third, little)):
+        visible = polygon(drawn).intersection(picture)
+        part = polygon(found.corners).intersection(picture)
+        assert part.intersection(visible).area / part.union(visible).area > 0.98
+        assert found.hbb == pytest.approx(visible.bounds, abs=0.02) and found.oriented and not found.difficult
+        assert corners_to_le90(found.corners)[4] == pytest.approx(corners_to_le90(drawn)[4], abs=0.002)
+    assert max(third.corners[0::2]) > 96 and corners_to_le90(third.corners)[2] < 30  # it reaches out, and is shorter than the whole
+    notes = data.manifest["notes"]
+    changes = data.manifest["changes"]
+    assert (notes[WHOLE], changes[FITTED], changes["boxes clipped to the picture"]) == (1, 1, 2)
+    assert data.manifest["skipped"] == {"objects outside the picture": 1}
+    assert verify_set(tmp_path / "out")["problems"] == []
+    areas = [a["area"] for a in json.loads((tmp_path / "out" / "annotations.json").read_text())["annotations"]]
+    assert areas == pytest.approx([300, polygon(whole).intersection(picture).area, polygon(little).intersection(picture).area], rel=0.01)
 
 
 def test_a_declared_size_that_lies_is_corrected(tmp_path):

@@ -9,9 +9,10 @@ import shapely
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from shapely import affinity
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.geometry import clip_hbb, corners_to_le90, hbb_of, le90_to_corners, polygon
+from ccdiff_cli.geometry import FITTED, TURNED, WHOLE, clip_hbb, corners_inside, corners_to_le90, hbb_of, le90_to_corners, polygon
 from ccdiff_cli.prepare.tiling import cut_scene, offsets, pad_and_resize, tile_origins
 from ccdiff_cli.scene import Instance, Scene
 
@@ -49,7 +50,7 @@ def test_whole_objects_move_and_scale():
     assert moved.corners == pytest.approx(expected, abs=1e-3) and moved.mask[0] == pytest.approx(expected, abs=1e-3)
     assert moved.hbb == pytest.approx(hbb_of(expected), abs=1e-3)
     assert moved.extra == {"id": 5, "object": 0} and not moved.difficult
-    assert counts == {"kept": 1, "kept as difficult": 0, "cut off": 0}
+    assert counts == {"kept": 1, "kept as difficult": 0, "cut off": 0, WHOLE: 0, FITTED: 0, TURNED: 0}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ boxes = st.tuples(st.floats(-20, 320), st.floats(-20, 320), st.floats(4, 200), s
 
 @given(boxes, st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_kept_objects_lie_inside_and_shares_are_right(box, masked):
+def test_kept_objects_agree_with_what_is_visible_and_shares_are_right(box, masked):
     corners = le90_to_corners(box)
     shape = polygon(corners).intersection(shapely.box(0, 0, 300, 300))
     if shape.area < 1:
@@ -82,10 +83,19 @@ def test_kept_objects_lie_inside_and_shares_are_right(box, masked):
     if abs(share - 0.7) > 1e-3 and abs(share - 0.2) > 1e-3:
         assert len(found) == (share >= 0.2) and counts["kept"] == (share >= 0.7)
     for part in found:
-        for points in (part.hbb, part.corners, *part.mask):
+        for points in (part.hbb, *part.mask):
             x1, y1, x2, y2 = hbb_of(points)
             assert x1 >= 0 and y1 >= 0 and x2 <= 100 and y2 <= 100
-        assert polygon(part.corners).area > 0 and part.hbb[2] > part.hbb[0] and part.hbb[3] > part.hbb[1]
+        assert part.hbb[2] > part.hbb[0] and part.hbb[3] > part.hbb[1]
+        tile = shapely.box(0, 0, 100, 100)
+        seen = affinity.translate(shape, -100, -100).intersection(tile)
+        held = polygon(part.corners).intersection(tile)
+        if seen.area > 10:
+            assert held.intersection(seen).area / held.union(seen).area > 0.98
+            assert part.hbb == pytest.approx(seen.bounds, abs=2e-3)
+    how = {k: counts[k] for k in (WHOLE, FITTED, TURNED)}
+    reaching = [not corners_inside(i.corners, (0, 0, 100, 100), 2e-3) for i in found]
+    assert sum(how.values()) >= sum(reaching) and sum(how.values()) <= len(found)
 
 
 def test_only_the_objects_asked_for_are_looked_at():
@@ -98,7 +108,24 @@ def test_the_hbb_of_a_slanted_object_that_is_cut_fits_what_is_left():
     corners = le90_to_corners((100, 50, 80, 6, math.pi / 4))  # from upper left to lower right, through the right border
     (part,), _ = cut(Instance.from_corners("ship", corners), side=100)
     assert part.difficult and part.hbb[3] < 60  # the lower half lies in the next tile
-    assert corners_to_le90(part.corners)[4] == pytest.approx(math.pi / 4, abs=0.3)
+    assert corners_to_le90(part.corners)[4] == pytest.approx(math.pi / 4, abs=1e-3)  # half of it is visible: shorter, but not turned
+    assert corners_to_le90(part.corners)[2:4] == pytest.approx((43, 6), abs=0.01)
+
+
+def test_an_oriented_box_stays_whole_where_enough_of_it_is_visible():
+    corners = le90_to_corners((80, 50, 60, 20, 0.6))
+    (part,), counts = cut(Instance.from_corners("ship", corners, extra={"id": 1}), side=100)
+    assert part.corners == pytest.approx(corners, abs=1e-3) and part.oriented and not part.difficult
+    assert max(part.corners) > 100 and part.hbb[2] == 100 and counts[WHOLE] == 1 and counts[FITTED] == 0
+
+
+def test_a_box_whose_mask_knows_better():
+    """An upright mask in a slanted box: what the mask shows of it is taken."""
+    mask = (70.0, 20.0, 90.0, 20.0, 90.0, 60.0, 130.0, 60.0, 130.0, 70.0, 70.0, 70.0)
+    instance = Instance.from_corners("ship", le90_to_corners((110, 40, 130, 60, 0.7)), hbb_of(mask), mask=(mask,))
+    (part,), counts = cut(instance, side=100)
+    assert counts[TURNED] == 1 and counts[FITTED] == counts[WHOLE] == 0 and part.hbb == (70, 20, 100, 70)
+    assert hbb_of(part.corners) == pytest.approx(part.hbb, abs=1e-3) and polygon(part.corners).area == pytest.approx(1500)
 
 
 def test_padding_mirrors_only_what_carries_no_label():
@@ -136,5 +163,6 @@ def test_whatever_a_reader_lets_through_can_be_cut(objects):
     for origin in ((0, 0), (10, 5), (60, 30)):
         kept, _ = cut_scene(Scene("a", 96, 64, tuple(made)), origin, 40, 0.5, keep=0.7, difficult=0.2)
         for instance in kept:
-            assert all(-1e-3 <= v <= 20.001 for v in (*instance.hbb, *instance.corners))
+            assert all(-1e-3 <= v <= 20.001 for v in instance.hbb)
+            assert all(math.isfinite(v) for v in instance.corners)
             assert all(math.isfinite(v) for ring in instance.mask for v in ring)
