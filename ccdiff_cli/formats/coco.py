@@ -173,7 +173,7 @@ def _with_boxes(loaded: list[tuple[Path, dict[str, list[Any]]]], notes: Counter[
         return loaded  # a set without objects, not yet labelled or of empty scenes
     kinds = {path: _holds(coco) for path, coco in loaded}
     instances = [path for path, kind in kinds.items() if kind == "instances" and not path.stem.lower().startswith("stuff")]
-    more = () if instances else ("keypoints", "instances")
+    more = () if instances else ("keypoints",) if "keypoints" in kinds.values() else ("instances",)
     kept = [(path, coco) for path, coco in loaded if path in instances or kinds[path] in more]
     if instances:  # a part of the set that has no objects is still a part of it
         seen = {_picture_name(image) for _, coco in kept for image in coco["images"]}
