@@ -363,7 +363,7 @@ def _scene(path: Path, image: Mapping[str, Any], instances: tuple[Instance, ...]
     own = str(image.get("split", "")) or split
     if own and own not in SPLITS:
         raise CCDiffError(f"unknown split {own!r}", where=f"{path}: picture {name}", fix=f"known splits: {', '.join(SPLITS)}")
-    found = finder.find(name, where=str(path), near=path.parent, split=own)
+    found = finder.find(name, where=str(path), near=path.parent, split=own or _split_of(path, finder.folder))
     plain = PurePosixPath(name)
     if plain.is_absolute() or "\\" in name or found.parts[-len(plain.parts) :] != plain.parts:  # a path of another machine
         plain = PurePosixPath(found.relative_to(finder.folder).as_posix().removeprefix("images/"))
