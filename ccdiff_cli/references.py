@@ -47,6 +47,7 @@ class Reference:
         source: the original picture it was cut from.
         kind: "instance" or "background".
         key: a key of its content, for caches.
+        spectrum: of the picture, where it is not natural colour ("colour-infrared", "panchromatic").
     """
 
     path: str
@@ -56,6 +57,7 @@ class Reference:
     source: str
     kind: str
     key: str
+    spectrum: str = ""
 
     def image(self) -> Image.Image:
         """The picture as RGB; where alpha says background it is black.
@@ -142,6 +144,8 @@ class ReferenceBank:
         self._ratios = {name: np.array([r.width / r.height for r in refs]) for name, refs in self.instances.items()}
         self._sources = {name: np.array([r.source for r in refs], dtype=object) for name, refs in self.instances.items()}
         self._background_sources = np.array([r.source for r in self.backgrounds], dtype=object)
+        self._spectra = {name: np.array([r.spectrum for r in refs], dtype=object) for name, refs in self.instances.items()}
+        self._background_spectra = np.array([r.spectrum for r in self.backgrounds], dtype=object)
 
     @classmethod
     def read(cls, root: str | Path) -> ReferenceBank:
@@ -158,6 +162,8 @@ class ReferenceBank:
         hashes = stored.manifest.get("pictures", {})
         present = {p.relative_to(root / REFERENCES).as_posix() for p in (root / REFERENCES).glob("*/*.png")}
         instances: list[Reference] = []
+        scenes = stored.split("train")
+        spectra = {s.source: str(s.provenance.get("spectrum", "")) for s in scenes}
         try:
             for entry in found["instances"]:
                 name = str(entry["file"])
@@ -169,16 +175,19 @@ class ReferenceBank:
                     raise ValueError(f"{name} has no area")
                 if not entry["difficult"]:
                     key = str(entry["sha256"])[:16]
-                    instances.append(Reference(str(crop), str(entry["class"]), *size, str(entry["source"]), "instance", key))
+                    source = str(entry["source"])
+                    instances.append(Reference(str(crop), str(entry["class"]), *size, source, "instance", key, spectra.get(source, "")))
         except (KeyError, TypeError, ValueError) as error:
             raise CCDiffError(
                 f"the reference bank is broken: {type(error).__name__}: {error}", where=path, fix="prepare the set again"
             ) from error
-        scenes = stored.split("train")
         backgrounds = [
-            Reference(str(s.path), "", s.width, s.height, s.source, "background", str(hashes.get(s.file_name, s.file_name))[:16])
+            Reference(
+                str(s.path), "", s.width, s.height, s.source, "background", str(hashes.get(s.file_name, s.file_name))[:16],
+                str(s.provenance.get("spectrum", "")),
+            )
             for s in scenes
-        ]
+        ]  # fmt: skip
         return cls(stored.classes, instances, backgrounds, CaptionSimilarity([s.caption for s in scenes]))
 
     def candidates(self) -> list[Reference]:
@@ -187,6 +196,8 @@ class ReferenceBank:
         for references in self.instances.values():
             # leaving one source out brings as many smaller crops in
             spare = max(Counter(r.source for r in references).values(), default=0)
+            for spectrum in dict.fromkeys(r.spectrum for r in references):
+                found.update((r.key, r) for r in [r for r in references if r.spectrum == spectrum][: LARGEST + spare])
             found.update((r.key, r) for r in references[: LARGEST + spare])
         found.update((r.key, r) for r in self.backgrounds)
         return list(found.values())
@@ -196,6 +207,7 @@ class ReferenceBank:
 
         Instance: of the ``LARGEST`` largest crops of its class, the ``top_k`` whose aspect ratio is nearest to the HBB's
         (|r_crop / r_box - 1|), one of which is drawn. Background: of the ``top_k`` most similar train pictures, one is drawn.
+        Both are of the spectrum that the scene's ``provenance["spectrum"]`` names (by default natural colour), where the bank has any.
 
         Args:
             seed: with the instance's index it decides the draw.
@@ -205,14 +217,20 @@ class ReferenceBank:
         if top_k < 1:
             raise CCDiffError(f"top_k {top_k}", fix="top_k is at least 1")
         source = exclude_source if exclude_source is not None else scene.source
-        chosen = tuple(self._instance(i, np.random.default_rng([seed, 1, k]), top_k, source) for k, i in enumerate(scene.instances))
+        spectrum = str(scene.provenance.get("spectrum", ""))
+        chosen = tuple(
+            self._instance(instance, np.random.default_rng([seed, 1, k]), top_k, source, spectrum)
+            for k, instance in enumerate(scene.instances)
+        )
         return SceneReferences(chosen, self._background(scene, np.random.default_rng([seed, 2]), top_k, source))
 
-    def _instance(self, instance: Instance, rng: np.random.Generator, top_k: int, source: str) -> Reference | None:
+    def _instance(self, instance: Instance, rng: np.random.Generator, top_k: int, source: str, spectrum: str) -> Reference | None:
         references = self.instances.get(instance.category, ())
         if not references:
             return None
-        allowed = np.flatnonzero(self._sources[instance.category] != source)[:LARGEST]
+        allowed = _of_spectrum(np.flatnonzero(self._sources[instance.category] != source), self._spectra[instance.category], spectrum)[
+            :LARGEST
+        ]
         if not len(allowed):
             return None
         x1, y1, x2, y2 = instance.hbb
@@ -222,7 +240,9 @@ class ReferenceBank:
         return references[int(allowed[nearest[int(rng.integers(len(nearest)))]])]
 
     def _background(self, scene: Scene, rng: np.random.Generator, top_k: int, source: str) -> Reference | None:
-        allowed = np.flatnonzero(self._background_sources != source)
+        allowed = _of_spectrum(
+            np.flatnonzero(self._background_sources != source), self._background_spectra, scene.provenance.get("spectrum", "")
+        )
         if not len(allowed):
             return None
         scores = np.asarray(self.similarity.scores(scene), np.float64)
@@ -233,6 +253,12 @@ class ReferenceBank:
             scores = scores + rng.random(len(scores)) * 1e-6
         best = np.argsort(-scores, kind="stable")[:top_k]
         return self.backgrounds[int(allowed[best[int(rng.integers(len(best)))]])]
+
+
+def _of_spectrum(allowed: np.ndarray, spectra: np.ndarray, spectrum: str) -> np.ndarray:
+    """Those of the allowed places whose reference has the spectrum; all of them where none has."""
+    same = allowed[spectra[allowed] == spectrum]
+    return same if len(same) else allowed
 
 
 def reference_window(instance: Instance, width: int, height: int) -> tuple[int, int, int, int]:
