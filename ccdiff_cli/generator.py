@@ -12,6 +12,13 @@ from .errors import CCDiffError
 from .files import content_key, read_json, sha256_file
 
 GENERATOR_FILE = "ccdiff.json"
+SHIPPED = "tiny"
+"""What the shipped generator is called where a generator's folder may be given."""
+
+
+def shipped_generator() -> Path:
+    """The folder of the tiny model that comes with the package."""
+    return Path(__file__).parent / "weights" / SHIPPED
 
 
 def read_generator(folder: str | Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from transformers.utils import logging as transformers_logging
 from ..errors import CCDiffError
 from ..files import read_json, write_json
 from ..scene import Scene
-from .autoencoder import PatchAutoencoder
+from .autoencoder import PatchAutoencoder, TinyAutoencoder
 from .conditioning import ConditionedUNet, prepare_context
 from .layout import LayoutBatch, boxes_of_scenes
 from .resamplers import CoResampler, DualResampler
@@ -115,7 +115,7 @@ class CCDiffPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL | PatchAutoencoder,
+        vae: AutoencoderKL | PatchAutoencoder | TinyAutoencoder,
         text_encoder: CLIPTextModel,
         tokenizer: PreTrainedTokenizerBase,
         unet: ConditionedUNet,
