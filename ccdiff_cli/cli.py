@@ -230,6 +230,10 @@ def train(
     out: Out,
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="A recipe's name or file.")] = "tiny",
     start: Annotated[str | None, typer.Option("--from", help="Go on from a generator folder, or from the shipped model: tiny.")] = None,
+    transplant: Annotated[
+        bool,
+        typer.Option("--transplant", help="With --from: take its encoders and the inner levels of its denoiser, the rest by the recipe."),
+    ] = False,
     override: Annotated[list[str] | None, typer.Option("--set", help="Replace a key of the recipe: denoiser.train.steps=2000.")] = None,
     cpu: Annotated[bool, typer.Option(help="Do not use a GPU.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Check recipe and data, print the plan, train nothing.")] = False,
@@ -245,13 +249,13 @@ def train(
 
     if dry_run:
         finish(
-            described := plan(loaded, data, start=_shipped(start) if start else None),
+            described := plan(loaded, data, start=_shipped(start) if start else None, transplanted=transplant),
             as_json=as_json,
             lines=[f"{k}: {v}" for k, v in described.items()],
         )
         return
     with progress_bars(quiet=as_json) as progress:
-        made = run(loaded, data, out, start=_shipped(start) if start else None, progress=progress, cpu=cpu)
+        made = run(loaded, data, out, start=_shipped(start) if start else None, transplanted=transplant, progress=progress, cpu=cpu)
     lines = [
         f"generator: {out} ({made['steps']} steps, loss {made['final_loss']:.4f}); validation pictures in {out}/train/samples",
         f"next: ccdiff synthesize --n 1000 --checkpoint {out} --layouts {data} --out runs/synthetic",

@@ -18,6 +18,7 @@ from typing import Any
 
 from .errors import CCDiffError
 from .files import write_json
+from .generator import shipped_generator
 from .locks import locked
 
 Progress = Callable[[str, int, int], None]
@@ -31,11 +32,6 @@ SAMPLING_STEPS = 15
 DETECTOR: dict[str, Any] = {"steps": 200, "input_size": 128, "anchor_sizes": [8, 16, 32, 64], "warmup_steps": 40}
 FORMATS = ("yolo-obb", "coco", "dota")
 STAGES = 6
-
-
-def shipped_generator() -> Path:
-    """The folder of the tiny model that comes with the package."""
-    return Path(__file__).parent / "weights" / "tiny"
 
 
 @locked("demo")
@@ -139,9 +135,11 @@ def run_demo(
 
 def _recipe(generator: Mapping[str, Any], steps: int, seed: int) -> Any:
     """The recipe of the generator, for a short training that starts from it."""
-    from .recipes import recipe_of
+    from .recipes import AutoencoderConfig, recipe_of
 
     values = generator["recipe"]
+    # the generator's own autoencoder is kept: keys that described it in earlier versions say nothing now
+    autoencoder = {key: value for key, value in values["autoencoder"].items() if key in AutoencoderConfig.model_fields}
     train = {
         **values["denoiser"]["train"],
         "steps": steps,
@@ -151,7 +149,8 @@ def _recipe(generator: Mapping[str, Any], steps: int, seed: int) -> Any:
         "checkpoint_every": 100,
     }
     denoiser = {**values["denoiser"], "train": train, "sample_every": steps}
-    return recipe_of({**values, "name": "demo", "seed": seed, "denoiser": denoiser}, where="the generator's recipe")
+    changed = {"name": "demo", "seed": seed, "autoencoder": autoencoder, "denoiser": denoiser}
+    return recipe_of({**values, **changed}, where="the generator's recipe")
 
 
 @contextmanager

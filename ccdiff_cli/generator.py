@@ -15,6 +15,9 @@ from .files import content_key, parse_json, read_bytes, read_json, sha256_file
 from .stored import ClassName, Count, Digest, FileName, Flag, Number, Pixels, Stored, Text, checked
 
 GENERATOR_FILE = "ccdiff.json"
+SHIPPED = "tiny"
+"""What the shipped generator is called where a generator's folder may be given."""
+
 INDEX = "model_index.json"
 _FIX = "train or import the generator again, or copy it again"
 
@@ -67,7 +70,7 @@ class Generator(Stored):
 
 
 CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
-    "vae": {"ccdiff_cli.models.autoencoder": ("PatchAutoencoder",), "diffusers": ("AutoencoderKL",)},
+    "vae": {"ccdiff_cli.models.autoencoder": ("PatchAutoencoder", "TinyAutoencoder"), "diffusers": ("AutoencoderKL",)},
     "text_encoder": {"transformers": ("CLIPTextModel",)},
     "tokenizer": {
         "transformers": ("PreTrainedTokenizerFast", "TokenizersBackend", "CLIPTokenizer", "CLIPTokenizerFast"),
@@ -89,6 +92,11 @@ CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }  # fmt: skip
 """Part -> library -> the classes that a generator folder may name: no other is ever imported."""
+
+
+def shipped_generator() -> Path:
+    """The folder of the tiny model that comes with the package."""
+    return Path(__file__).parent / "weights" / SHIPPED
 
 
 def read_generator(folder: str | Path) -> dict[str, Any]:

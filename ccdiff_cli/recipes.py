@@ -29,7 +29,9 @@ class StageConfig(_Part):
     accumulation: int = Field(1, gt=0, description="forward passes per optimizer step")
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up from 0")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="after warm-up: constant, or cosine to a twentieth")
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="after warm-up: constant, cosine to a twentieth, or constant and linear to 0 over the last 30 %"
+    )
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the exponential moving average of the weights; 0: none")
@@ -38,16 +40,23 @@ class StageConfig(_Part):
 
 
 class AutoencoderConfig(_Part):
-    """The latent autoencoder: a diffusers ``AutoencoderKL`` from a source, or our own ``PatchAutoencoder``."""
+    """The latent autoencoder: a diffusers ``AutoencoderKL`` or ``AutoencoderTiny`` from a source, or our own ``TinyAutoencoder``."""
 
-    source: str | None = Field(None, description="folder or hub name of an AutoencoderKL; none: our own, trained on the set's pictures")
-    subfolder: str | None = Field(None, description="sub-folder of the source that holds it")
-    channels: tuple[int, ...] = Field(
-        (48, 48, 96, 192), min_length=2, description="decoder widths from fine to coarse; the picture shrinks by 2^(len - 1)"
+    source: str | None = Field(
+        None, description="folder or hub name of an AutoencoderKL or AutoencoderTiny; tiny: the shipped model's; none: our own, trained"
     )
+    subfolder: str | None = Field(None, description="sub-folder of the source that holds it")
+    teacher: str | None = Field(
+        None, description="folder or hub name of an AutoencoderTiny of as many channels that our own learns to copy; none: pictures alone"
+    )
+    pictures: tuple[str, ...] = Field(
+        (), description="folders of pictures without labels that our own is trained on, too; copies of val and test pictures are left out"
+    )
+    width: int = Field(64, gt=0, description="channels of every layer of our own")
     latent_channels: int = Field(16, gt=0, description="channels of the latent")
-    whitening: float = Field(1.0, ge=0, le=1, description="1: every channel of our own latent has the same deviation; 0: as in the picture")
+    whitening: float = Field(1.0, ge=0, le=1, description="1: every channel of the latent has the same deviation; 0: their own ratio")
     crop: int = Field(64, gt=0, description="side of the random training crops, pixels")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the encoding of the training pictures")
     latent_noise: float = Field(
         0.0, ge=0, description="deviation of the noise on the latents that our own decoder is trained on: it learns to forgive the denoiser"
     )

@@ -51,6 +51,7 @@ class Reference:
         source: the original picture it was cut from.
         kind: "instance" or "background".
         key: a key of its content, for caches.
+        spectrum: of the picture, where it is not natural colour ("colour-infrared", "panchromatic").
     """
 
     path: str
@@ -60,6 +61,7 @@ class Reference:
     source: str
     kind: str
     key: str
+    spectrum: str = ""
 
     def image(self) -> Image.Image:
         """The picture as RGB; where alpha says background it is black.
@@ -216,6 +218,8 @@ class ReferenceBank:
         self._ratios = {name: np.array([r.width / r.height for r in refs]) for name, refs in self.instances.items()}
         self._sources = {name: np.array([r.source for r in refs], dtype=object) for name, refs in self.instances.items()}
         self._background_sources = np.array([r.source for r in self.backgrounds], dtype=object)
+        self._spectra = {name: np.array([r.spectrum for r in refs], dtype=object) for name, refs in self.instances.items()}
+        self._background_spectra = np.array([r.spectrum for r in self.backgrounds], dtype=object)
 
     @classmethod
     def read(cls, root: str | Path) -> ReferenceBank:
@@ -231,15 +235,23 @@ class ReferenceBank:
         if damaged := _damaged_crops(root, entries):
             more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
             raise CCDiffError(f"{damaged[0]}{more}", where=root / REFERENCES, fix="run the same `ccdiff prepare` again: it makes it again")
+        scenes = stored.split("train")
+        spectra = {s.source: str(s.provenance.get("spectrum", "")) for s in scenes}
         instances = [
-            Reference(str(root / REFERENCES / e["file"]), e["class"], e["width"], e["height"], e["source"], "instance", e["sha256"][:16])
+            Reference(
+                str(root / REFERENCES / e["file"]), e["class"], e["width"], e["height"], e["source"], "instance", e["sha256"][:16],
+                spectra.get(e["source"], ""),
+            )
             for e in entries
             if not e["difficult"]
-        ]
-        scenes = stored.split("train")
+        ]  # fmt: skip
         backgrounds = [
-            Reference(str(s.path), "", s.width, s.height, s.source, "background", stored.hashes[s.file_name][:16]) for s in scenes
-        ]
+            Reference(
+                str(s.path), "", s.width, s.height, s.source, "background", stored.hashes[s.file_name][:16],
+                str(s.provenance.get("spectrum", "")),
+            )
+            for s in scenes
+        ]  # fmt: skip
         return cls(stored.classes, instances, backgrounds, CaptionSimilarity([s.caption for s in scenes]))
 
     def candidates(self) -> list[Reference]:
@@ -248,6 +260,8 @@ class ReferenceBank:
         for references in self.instances.values():
             # leaving one source out brings as many smaller crops in
             spare = max(Counter(r.source for r in references).values(), default=0)
+            for spectrum in dict.fromkeys(r.spectrum for r in references):
+                found.update((r.key, r) for r in [r for r in references if r.spectrum == spectrum][: LARGEST + spare])
             found.update((r.key, r) for r in references[: LARGEST + spare])
         found.update((r.key, r) for r in self.backgrounds)
         return list(found.values())
@@ -257,6 +271,7 @@ class ReferenceBank:
 
         Instance: of the ``LARGEST`` largest crops of its class, the ``top_k`` whose aspect ratio is nearest to the HBB's
         (|r_crop / r_box - 1|), one of which is drawn. Background: of the ``top_k`` most similar train pictures, one is drawn.
+        Both are of the spectrum that the scene's ``provenance["spectrum"]`` names (by default natural colour), where the bank has any.
 
         Args:
             seed: with the instance's index it decides the draw.
@@ -266,14 +281,20 @@ class ReferenceBank:
         if top_k < 1:
             raise CCDiffError(f"top_k {top_k}", fix="top_k is at least 1")
         source = exclude_source if exclude_source is not None else scene.source
-        chosen = tuple(self._instance(i, np.random.default_rng([seed, 1, k]), top_k, source) for k, i in enumerate(scene.instances))
+        spectrum = str(scene.provenance.get("spectrum", ""))
+        chosen = tuple(
+            self._instance(instance, np.random.default_rng([seed, 1, k]), top_k, source, spectrum)
+            for k, instance in enumerate(scene.instances)
+        )
         return SceneReferences(chosen, self._background(scene, np.random.default_rng([seed, 2]), top_k, source))
 
-    def _instance(self, instance: Instance, rng: np.random.Generator, top_k: int, source: str) -> Reference | None:
+    def _instance(self, instance: Instance, rng: np.random.Generator, top_k: int, source: str, spectrum: str) -> Reference | None:
         references = self.instances.get(instance.category, ())
         if not references:
             return None
-        allowed = np.flatnonzero(self._sources[instance.category] != source)[:LARGEST]
+        allowed = _of_spectrum(np.flatnonzero(self._sources[instance.category] != source), self._spectra[instance.category], spectrum)[
+            :LARGEST
+        ]
         if not len(allowed):
             return None
         x1, y1, x2, y2 = instance.hbb
@@ -283,7 +304,9 @@ class ReferenceBank:
         return references[int(allowed[nearest[int(rng.integers(len(nearest)))]])]
 
     def _background(self, scene: Scene, rng: np.random.Generator, top_k: int, source: str) -> Reference | None:
-        allowed = np.flatnonzero(self._background_sources != source)
+        allowed = _of_spectrum(
+            np.flatnonzero(self._background_sources != source), self._background_spectra, scene.provenance.get("spectrum", "")
+        )
         if not len(allowed):
             return None
         scores = np.asarray(self.similarity.scores(scene), np.float64)
@@ -294,6 +317,12 @@ class ReferenceBank:
             scores = scores + rng.random(len(scores)) * 1e-6
         best = np.argsort(-scores, kind="stable")[:top_k]
         return self.backgrounds[int(allowed[best[int(rng.integers(len(best)))]])]
+
+
+def _of_spectrum(allowed: np.ndarray, spectra: np.ndarray, spectrum: str) -> np.ndarray:
+    """Those of the allowed places whose reference has the spectrum; all of them where none has."""
+    same = allowed[spectra[allowed] == spectrum]
+    return same if len(same) else allowed
 
 
 def reference_window(instance: Instance, width: int, height: int) -> tuple[int, int, int, int]:

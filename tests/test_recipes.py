@@ -37,7 +37,7 @@ def test_every_key_of_the_shipped_recipes_is_commented() -> None:
         ({"unet.chanels": [1]}, "unet.chanels: unknown key"),
         ({"denoiser.train.steps": -1}, "denoiser.train.steps"),
         ({"denoiser.train.steps": "many"}, "denoiser.train.steps"),
-        ({"autoencoder.train": None}, "autoencoder"),
+        ({"autoencoder.source": None, "autoencoder.train": None}, "autoencoder"),
         ({"encoders.train": None}, "encoders"),
         ({"unet.train_all": False}, "unet.train_all"),
         ({"caption_style": "stored"}, "denoiser.symmetries"),

@@ -28,6 +28,7 @@ from ..geometry import bitmap_outlines, hbb_of, min_area_corners
 from ..scene import HBB, ClassList, Corners, Instance, Scene
 from .classes import ClassMap, clean_name, over, plain_name
 from .raw import (
+    SPLIT_WORDS,
     Faults,
     PictureFinder,
     RawSet,
@@ -43,10 +44,10 @@ from .raw import (
     read_split_lists,
     read_text,
     some,
+    split_of_name,
     turned_box,
 )  # fmt: skip
 
-_SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "minival": "val", "test": "test"}
 MAX_MASK_SIDE = 20_000
 """RLE masks larger than this are refused: their size comes from the file."""
 MAX_MASK_PIXELS = 100_000_000
@@ -73,7 +74,7 @@ def read_coco(root: Path, classes: ClassMap | None = None, faults: Faults | None
     table = _Categories(loaded, notes)
     names = over(classes, lambda: ClassMap.of(ClassList(tuple(table.names))))
     raw = RawSet("coco", names.classes, [], notes=notes)
-    finder = PictureFinder(folder, sorted({p.parent for p in files}))
+    finder = PictureFinder(folder)
     claimed: dict[str, Path] = {}
     for path, coco in loaded:
         split = _split_of(path, folder) if len(loaded) > 1 else ""
@@ -108,7 +109,7 @@ def _files(root: Path) -> list[Path]:
     found = [p for folder in (root, child(root, "annotations")) for p in listed(folder, ".json") if _looks_like_coco(p)]
     if found:
         return found
-    splits = sorted(p for p in root.iterdir() if p.is_dir() and p.name.lower() in _SPLIT_WORDS)
+    splits = sorted(p for p in root.iterdir() if p.is_dir() and p.name.lower() in SPLIT_WORDS)
     return [p for folder in splits for p in listed(folder, ".json") if _looks_like_coco(p)]
 
 
@@ -131,7 +132,7 @@ def _looks_like_coco(path: Path) -> bool:
 def _split_of(path: Path, folder: Path) -> str:
     """The split that a file's name tells, else that of the folder it lies in."""
     for name in (path.stem, *reversed(path.parent.relative_to(folder).parts)):
-        if found := next((_SPLIT_WORDS[w] for w in re.split(r"[^a-z]+", name.lower()) if w in _SPLIT_WORDS), ""):
+        if found := split_of_name(name):
             return found
     return ""
 
@@ -172,7 +173,7 @@ def _with_boxes(loaded: list[tuple[Path, dict[str, list[Any]]]], notes: Counter[
         return loaded  # a set without objects, not yet labelled or of empty scenes
     kinds = {path: _holds(coco) for path, coco in loaded}
     instances = [path for path, kind in kinds.items() if kind == "instances" and not path.stem.lower().startswith("stuff")]
-    more = () if instances else ("keypoints", "instances")
+    more = () if instances else ("keypoints",) if "keypoints" in kinds.values() else ("instances",)
     kept = [(path, coco) for path, coco in loaded if path in instances or kinds[path] in more]
     if instances:  # a part of the set that has no objects is still a part of it
         seen = {_picture_name(image) for _, coco in kept for image in coco["images"]}
@@ -362,10 +363,11 @@ def _scene(path: Path, image: Mapping[str, Any], instances: tuple[Instance, ...]
     own = str(image.get("split", "")) or split
     if own and own not in SPLITS:
         raise CCDiffError(f"unknown split {own!r}", where=f"{path}: picture {name}", fix=f"known splits: {', '.join(SPLITS)}")
-    found = finder.find(name, where=str(path), split=own)
+    found = finder.find(name, where=str(path), near=path.parent, split=own or _split_of(path, finder.folder))
     plain = PurePosixPath(name)
     if plain.is_absolute() or "\\" in name or found.parts[-len(plain.parts) :] != plain.parts:  # a path of another machine
-        name = found.relative_to(finder.folder).as_posix().removeprefix("images/")
+        plain = PurePosixPath(found.relative_to(finder.folder).as_posix().removeprefix("images/"))
+    name = plain.as_posix()
     size = [int(image.get(k) or 0) for k in ("width", "height")]
     provenance = _object_of(image, "provenance", where=f"{path}: picture {name}")
     source = str(image.get("source") or _stem(name))

@@ -183,7 +183,7 @@ def _own_names(labels: Mapping[Path, Sequence[Path]]) -> ClassMap | None:
             if name and not any(map(_is_number, name.split())) and all(map(_is_number, line.split()[:8])):
                 found.add(name)
     try:
-        spelled = {plain_name(clean_name(name, where="")): clean_name(name, where="") for name in sorted(found, reverse=True)}
+        spelled = {plain_name(clean_name(name, where="")): clean_name(name, where="") for name in sorted(found)}
         return ClassMap.of(ClassList(tuple(sorted(spelled.values())))) if spelled else None
     except CCDiffError:
         return None

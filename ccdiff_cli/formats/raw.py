@@ -385,6 +385,15 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "minival": "val", "test": "test"}
+"""Word in the name of a file or folder -> split."""
+
+
+def split_of_name(name: str) -> str:
+    """The split that a name such as ``instances_val2017`` tells; "" where none."""
+    return next((SPLIT_WORDS[w] for w in re.split(r"[^a-z]+", name.lower()) if w in SPLIT_WORDS), "")
+
+
 class PictureFinder:
     """Finds the pictures that labels name by paths of their own making, below one folder and never outside.
 
@@ -396,8 +405,11 @@ class PictureFinder:
         self.folder, self.bases = folder, list(dict.fromkeys((folder, child(folder, "images"), *bases)))
         self._all: dict[str, list[Path]] | None = None
 
-    def find(self, name: str, *, where: str, split: str = "") -> Path:
+    def find(self, name: str, *, where: str, near: Path | None = None, split: str = "") -> Path:
         """The picture.
+
+        Args:
+            near: the folder of the file that names it, where it is looked for first.
 
         Raises:
             MissingPicture: there is none.
@@ -407,7 +419,7 @@ class PictureFinder:
         more = [child(self.folder, split), child(self.folder, f"images/{split}")] if split else []
         ways = [] if "\x00" in name else path_parts(name)
         climbs = ".." in re.split(r"[/\\]", name)
-        for base in (*self.bases, *more):
+        for base in (*((near,) if near is not None else ()), *self.bases, *more):
             for parts in ways:
                 path = Path(os.path.normpath(base / name.replace("\\", "/"))) if climbs else base.joinpath(*parts)
                 if path.suffix.lower() in SUFFIXES and path.is_relative_to(self.folder) and is_file(path):
@@ -424,7 +436,7 @@ class PictureFinder:
             if climbs and max(agree) < 2:  # ../a.png may be any a.png
                 continue
             best = [p for p, n in zip(found, agree, strict=True) if n == max(agree)]
-            best = [p for p in best if split and split in p.relative_to(self.folder).parts] or best
+            best = [p for p in best if split and split in map(split_of_name, p.relative_to(self.folder).parts[:-1])] or best
             if len(best) > 1:
                 fix = f"name it by its path below {self.folder}"
                 raise CCDiffError(f"the picture {name:.200} lies in {len(best)} places: {best[0]}, {best[1]}", where=where, fix=fix)

@@ -16,11 +16,13 @@ from scipy.optimize import linear_sum_assignment
 
 from ..errors import CCDiffError
 from ..geometry import hbb_iou, hbb_of, min_area_corners
+from ..pictures import SUFFIXES
 from ..scene import Instance, Scene
 from .classes import VHR10, ClassMap, over
 from .raw import Faults, RawSet, child, find_pictures, listed, missing_picture, number, parse_json, read_split_lists, read_text
 
 PICTURES = "positive image set"
+NEGATIVE = "negative image set"
 LABELS = "ground truth"
 MASKS = "instances.json"
 MIN_IOU = 0.2
@@ -64,6 +66,8 @@ def read_vhr10(root: Path, classes: ClassMap | None = None, faults: Faults | Non
             raw.scenes.append(scene)
     if pictures:
         raw.skipped["pictures without a label file"] += len(pictures)
+    if negative := len(listed(child(root, NEGATIVE), *SUFFIXES)):
+        raw.skipped["pictures of the negative image set, which show no object"] += negative
     if masks:
         raw.skipped["masks of pictures that are not in the set"] += sum(len(m) for m in masks.values())
     return raw

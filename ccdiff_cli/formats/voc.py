@@ -45,6 +45,7 @@ from .raw import (
     make_names_differ,
     missing_picture,
     number,
+    path_parts,
     read_bytes,
     read_head,
     read_split_lists,
@@ -61,6 +62,7 @@ _SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _CORNERS = tuple(f"{axis}_{place}" for place in ("left_top", "right_top", "right_bottom", "left_bottom") for axis in "xy")
 _TURNED = ("cx", "cy", "w", "h", "angle")
+_DECLARED = re.compile(rb"""<\?xml[^>]*encoding=["'](gbk|gb2312|gb18030|big5|shift_jis|euc-jp|euc-kr|cp949)["'][^>]*\?>""", re.IGNORECASE)
 _COUNTED_FROM = re.compile(r"pixels counted from ([01])")
 
 
@@ -124,15 +126,18 @@ def _parts(root: Path) -> list[_Part]:
     """The folders of XML files: of the folder itself, or of those below (``VOCdevkit/VOC2012``)."""
     level = [root]
     for _ in range(3):
-        found = [part for base in level for part in _parts_of(base)]
+        found = [part for base in level for part in _named_parts(base)]
         if found:
             return found
+        if level == [root] and listed(root, ".xml"):
+            return [_Part(root, root, (root, *(child(root, p) for p in PICTURES)))]
         level = sorted(p for base in level if base.is_dir() for p in base.iterdir() if p.is_dir() and p.name != LITTER_FOLDER)[:1000]
-    return []
+    others = sorted({p.parent for p in listed_below(root, ".xml")})
+    return [_Part(folder, folder if listed(folder, *SUFFIXES) else root, (folder,)) for folder in others]
 
 
-def _parts_of(base: Path) -> list[_Part]:
-    """``Annotations`` (by any of its names) whole or by split, else a folder a split, else the folder itself."""
+def _named_parts(base: Path) -> list[_Part]:
+    """``Annotations`` (by any of its names) whole or by split, else a folder a split."""
     annotations = [path for name in (ANNOTATIONS, *_LIKE_ANNOTATIONS) if (path := child(base, name)).is_dir()]
     whole = [p for p in annotations if listed(p, ".xml")]
     if whole:
@@ -147,7 +152,7 @@ def _parts_of(base: Path) -> list[_Part]:
         beside = next((p for p in (folder, *(child(folder, a) for a in (ANNOTATIONS, *_LIKE_ANNOTATIONS))) if listed(p, ".xml")), None)
         if beside is not None:
             found.append(_Part(beside, folder, (*(child(folder, p) for p in PICTURES), *dict.fromkeys((beside, folder))), split))
-    return found or ([_Part(base, base, (base, *(child(base, p) for p in PICTURES)))] if listed(base, ".xml") else [])
+    return found
 
 
 def _read_part(
@@ -254,13 +259,13 @@ def picture_of(path: Path, tree: Element, found: dict[str, Path], folders: Seque
     """The picture of an annotation file: its namesake, taken out of ``found``, else the file that ``<filename>`` names.
 
     Raises:
-        CCDiffError: there is none, or the name leaves the folder.
+        MissingPicture: there is none.
     """
     if (picture := found.pop(path.stem, None)) is not None:
         return picture
-    name = " ".join((tree.findtext("filename") or "").split())
-    for folder in folders if name else ():
-        candidate = inside(folder, name, where=path)
+    parts = path_parts(" ".join((tree.findtext("filename") or "").split()))[-1]
+    for folder in folders if parts else ():
+        candidate = inside(folder, parts[-1], where=path)
         if found.get(candidate.stem) == candidate and is_file(candidate):
             return found.pop(candidate.stem)
     raise missing_picture(path.stem, where=path, looked=", ".join(dict.fromkeys(f.name for f in folders)))
@@ -278,14 +283,33 @@ def parse_xml(path: Path, limit: int = MAX_XML_BYTES) -> Element:
     """
     data = read_bytes(path, limit)
     try:
-        return ElementTree.fromstring(data, forbid_dtd=True)
+        return ElementTree.fromstring(_decoded(data), forbid_dtd=True)
     except ParseError as error:
         line, column = error.position
-        raise CCDiffError(f"not valid XML: {error.msg}", where=f"{path}:{line}:{column}", fix="restore the file") from error
+        fix = "restore the file" if _is_utf8(data) else "say its encoding in the first line (<?xml version='1.0' encoding='gbk'?>)"
+        raise CCDiffError(f"not valid XML: {error.msg}", where=f"{path}:{line}:{column}", fix=fix) from error
     except DefusedXmlException as error:
         raise UnsafeInput(f"the XML declares a document type or entities: {error}", where=path, fix="remove the declaration") from error
     except (ValueError, LookupError) as error:  # an encoding that is unknown or not the file's
         raise CCDiffError(f"not valid XML: {error}", where=path, fix="save the file as UTF-8") from error
+
+
+def _decoded(data: bytes) -> bytes | str:
+    """The text of a file that declares one of the encodings that the XML parser does not know; else the bytes."""
+    if declared := _DECLARED.match(data):
+        try:
+            return data[declared.end() :].decode(declared.group(1).decode())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not the {error.encoding} that it declares (byte {declared.end() + error.start})") from error
+    return data
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_annotation(path: Path) -> Element:

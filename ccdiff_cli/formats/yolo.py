@@ -17,8 +17,9 @@ longest end of a path that exists below the folder is taken, so nothing outside 
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -46,6 +47,7 @@ from .raw import (
     read_head,
     read_split_lists,
     read_text,
+    same_name,
     some,
 )  # fmt: skip
 
@@ -98,7 +100,10 @@ def _read(root: Path, classes: ClassMap | None, faults: Faults, format: str, ins
         raise CCDiffError("no pictures in the folders of the set", where=folder, fix="put the pictures into images/train, images/val, ...")
     lists = read_split_lists(child(folder, "splits"), [p.stem for p in pictures], faults) if not any(split_of.values()) else {}
     where_labels = _label_folders(folder, pictures)
-    labels = {picture: _label_file(picture, where_labels[picture.parent]) for picture in pictures}
+    labels = _label_files(pictures, where_labels)
+    if not any(is_file(path) for path in labels.values()):
+        among = some(sorted({p.relative_to(folder).as_posix() for p in where_labels.values()}), 3)
+        raise CCDiffError(f"none of the {len(pictures)} pictures has a label file in {among}/", where=folder, fix="put NAME.txt there")
 
     def read_line(size: tuple[int, int], fields: list[str], where: str) -> Instance:
         return instance_of(_line(fields, spellings, names, size, where), raw)
@@ -139,10 +144,21 @@ def _label_folders(folder: Path, pictures: Iterable[Path]) -> dict[Path, Path]:
     return found
 
 
-def _label_file(picture: Path, folder: Path) -> Path:
-    """A picture's labels: in their folder, or beside it where only there is a file."""
-    path, beside = folder / f"{picture.stem}.txt", picture.with_suffix(".txt")
-    return beside if not path.is_file() and beside.is_file() else path
+def _label_files(pictures: Iterable[Path], where_labels: Mapping[Path, Path]) -> dict[Path, Path]:
+    """Picture -> its labels, which need not be there: in their folder, or beside it where only there is a file; in any case of letters."""
+    present: dict[Path, dict[str, Path]] = {}
+
+    def look(folder: Path, stem: str) -> Path | None:
+        if folder not in present:
+            present[folder] = {same_name(p.stem): p for p in listed(folder, ".txt")}
+        path = folder / f"{stem}.txt"
+        return path if is_file(path) else present[folder].get(same_name(stem))
+
+    found = {}
+    for picture in pictures:
+        folder = where_labels[picture.parent]
+        found[picture] = look(folder, picture.stem) or look(picture.parent, picture.stem) or folder / f"{picture.stem}.txt"
+    return found
 
 
 def _lonely_labels(folder: Path, used: set[Path], label_folders: set[Path], raw: RawSet, faults: Faults) -> None:
@@ -152,8 +168,7 @@ def _lonely_labels(folder: Path, used: set[Path], label_folders: set[Path], raw:
     if not lonely:
         return
     pictures = listed_below(folder, *SUFFIXES)
-    where_labels = _label_folders(folder, pictures)
-    unlisted = {_label_file(p, where_labels[p.parent]) for p in pictures}
+    unlisted = set(_label_files(pictures, _label_folders(folder, pictures)).values())
     for path in lonely:
         if path in unlisted:
             raw.skipped["pictures in no split list"] += 1
@@ -189,12 +204,13 @@ class _Source:
 def _open(root: Path) -> _Source:
     path = root if root.is_file() else next((p for name in DESCRIPTIONS if is_file(p := child(root, name))), None)
     if path is None:
-        path = next((p for p in listed(root, ".data") if is_file(p) and re.search(rb"(?m)^\s*names\s*=", read_head(p, 4096))), None)
+        darknet = [p for base in (root, child(root, "data"), child(root, "cfg")) for p in listed(base, ".data")]
+        path = next((p for p in darknet if re.search(rb"(?m)^\s*names\s*=", read_head(p, 4096))), None)
     if path is None:
         return _Source(root, None, {})
     text = read_text(path)
     if path.suffix == ".data":
-        return _Source(path.parent, path, _darknet(text))
+        return _Source(path.parent if root.is_file() else root, path, _darknet(text))
     found = parse_yaml(text, where=path)
     if not isinstance(found, dict):
         raise CCDiffError(f"expected a mapping with names, train and val, found {type(found).__name__}", where=path)
@@ -330,8 +346,8 @@ def _is_list(path: Path) -> bool:
 
 
 def _below(folder: Path, text: str) -> Path | None:
-    """The folder or list below ``folder`` that a foreign path means; its last two names must be right where it has two."""
-    return folder if text.strip() in (".", "./") else below(folder, text, least=2)
+    """The folder or list below ``folder`` that a foreign path means; of a folder, the last two names must be right where it has two."""
+    return folder if text.strip() in (".", "./") else below(folder, text, least=1 if text.strip().endswith(".txt") else 2)
 
 
 def _pictures_of(entry: Path, source: _Source, faults: Faults) -> list[Path]:
@@ -428,6 +444,15 @@ def _oriented_box(line: _Line, raw: RawSet) -> Instance:
 # ----------------------------------------------------------------------------------------------------------------------- recognition
 
 
+def _holds_texts(folder: Path) -> bool:
+    """Whether a folder of labels holds text files, or nothing yet; VOC's and others' have that name, too."""
+    for _, _, names in os.walk(folder):
+        for suffix in (Path(name).suffix.lower() for name in names if not is_litter(name)):
+            if suffix in (".txt", ".xml", ".json"):
+                return suffix == ".txt"
+    return folder.is_dir()
+
+
 def _field_count(root: Path) -> int | None:
     """Fields of the set's label lines, 0 where no object is labelled, None where this is not a YOLO set.
 
@@ -438,15 +463,15 @@ def _field_count(root: Path) -> int | None:
     try:
         source = _open(root)
         label_folders = ("labels", *(f"{name}/labels" for name in SPLIT_KEYS))
-        sure = source.keys.keys() & {"names", "name_file"} or any(child(source.folder, name).is_dir() for name in label_folders)
+        sure = source.keys.keys() & {"names", "name_file"} or any(_holds_texts(child(source.folder, name)) for name in label_folders)
         places = [entry for _, _, entry in _entries(source) if entry is not None]
         pictures = [p for place in places for p in _pictures_of(place, source, Faults(strict=False))]
     except CCDiffError:
         return 0 if root.is_file() or any(is_file(child(root, name)) for name in DESCRIPTIONS) else None  # the reader says what is wrong
-    where_labels = _label_folders(source.folder, pictures)
+    labels = _label_files(pictures, _label_folders(source.folder, pictures))
     counts: list[int] = []
     for picture in pictures:
-        head = read_head(_label_file(picture, where_labels[picture.parent]), 20_000)
+        head = read_head(labels[picture], 20_000)
         if not sure and not _looks_like_labels(head):
             continue
         sure = True

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers import AutoencoderTiny, ConfigMixin, ModelMixin
+from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor, nn
@@ -102,3 +102,72 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.linear_decoder.weight.copy_((vectors * scale).T.reshape(count, 3, patch, patch))
         # over all places in a picture the mean patch has one colour, so a bias per colour is enough
         decoder_bias.copy_(mean.reshape(3, -1).mean(1))
+
+
+class TinyAutoencoder(AutoencoderTiny):
+    """diffusers' ``AutoencoderTiny`` (Ollin Boer Bohan's TAESD) whose latents are normalised, with the face of an ``AutoencoderKL``.
+
+    A channel's latent is what the network says, less ``latent_mean``, over ``latent_scale``; both are kept in the configuration.
+
+    Args:
+        block_out_channels: channels of every layer, four times the same number; the picture shrinks by 8.
+        latent_channels: channels of the latent.
+        latent_mean, latent_scale: one number for each channel of the latent; none: 0 and 1.
+        scaling_factor, shift_factor: as in ``AutoencoderKL``; the identity.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        block_out_channels: Sequence[int] = (64, 64, 64, 64),
+        latent_channels: int = 16,
+        latent_mean: Sequence[float] | None = None,
+        latent_scale: Sequence[float] | None = None,
+        scaling_factor: float = 1.0,
+        shift_factor: float | None = None,
+    ):
+        own = dict(self.config)
+        widths = tuple(block_out_channels)
+        super().__init__(latent_channels=latent_channels, encoder_block_out_channels=widths, decoder_block_out_channels=widths)
+        self._internal_dict = FrozenDict(own)  # without the settings of AutoencoderTiny that are always the same here
+
+    @classmethod
+    def of(cls, plain: AutoencoderTiny) -> TinyAutoencoder:
+        """The same networks, not normalised yet.
+
+        Raises:
+            RuntimeError: the networks are not of the form of TAESD.
+        """
+        made = cls(plain.config.encoder_block_out_channels, plain.config.latent_channels)
+        made.load_state_dict(plain.state_dict())
+        return made
+
+    @torch.no_grad()
+    def normalise(self, latents: Tensor, whitening: float) -> None:
+        """Set mean and scale from ``(n, C, h, w)`` latents of the network itself.
+
+        Afterwards channels have mean 0, and the deviation of each is its own over the largest, to the power ``1 - whitening``.
+        """
+        values = latents.double().transpose(0, 1).flatten(1)
+        deviation = values.std(1).clamp(min=1e-6)
+        scale = deviation**whitening * deviation.max() ** (1 - whitening)
+        rounded = [[round(float(v), 6) for v in row] for row in (values.mean(1), scale)]
+        self.register_to_config(latent_mean=rounded[0], latent_scale=rounded[1])
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> Any:
+        """``(B, 3, H, W)`` in [-1, 1] -> a distribution over ``(B, C, h, w)`` without spread."""
+        mean, scale = self._normalisation(x)
+        latents = (self.encoder(x) - mean) / scale
+        distribution = DiagonalGaussianDistribution(torch.cat([latents, torch.full_like(latents, _LOG_VARIANCE)], dim=1))
+        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
+
+    def decode(self, x: Tensor, generator: torch.Generator | None = None, return_dict: bool = True) -> Any:
+        """``(B, C, h, w)`` -> ``(B, 3, H, W)``."""
+        mean, scale = self._normalisation(x)
+        pixels = self.decoder(x * scale + mean)
+        return DecoderOutput(sample=pixels) if return_dict else (pixels,)
+
+    def _normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        count = self.config.latent_channels
+        mean, scale = self.config.latent_mean or [0.0] * count, self.config.latent_scale or [1.0] * count
+        return like.new_tensor(mean).view(-1, 1, 1), like.new_tensor(scale).view(-1, 1, 1)

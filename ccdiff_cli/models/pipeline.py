@@ -40,7 +40,7 @@ from ..errors import CCDiffError
 from ..files import read_json, write_json
 from ..generator import check_index
 from ..scene import Scene
-from .autoencoder import PatchAutoencoder
+from .autoencoder import PatchAutoencoder, TinyAutoencoder
 from .conditioning import ConditionedUNet, prepare_context
 from .layout import LayoutBatch, boxes_of_scenes
 from .resamplers import CoResampler, DualResampler
@@ -147,7 +147,7 @@ class CCDiffPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL | PatchAutoencoder,
+        vae: AutoencoderKL | PatchAutoencoder | TinyAutoencoder,
         text_encoder: CLIPTextModel,
         tokenizer: PreTrainedTokenizerBase,
         unet: ConditionedUNet,

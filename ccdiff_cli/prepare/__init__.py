@@ -53,6 +53,7 @@ from .masks import COCO, MASKS, NONE, SAM, MaskJob, mask_picture, masker_of, rea
 from .metadata import add_metadata
 from .pixels import KEEP, PixelOptions, look, of_window, pixel_options, settle
 from .scenes import DEFAULT_PLACES, PLACES_FOUND, name_scenes, read_places
+from .spectra import colour_counts, spectrum_of
 from .tiling import cut_scene, pad_and_resize, tile_origins
 from .windows import read_windows
 
@@ -590,7 +591,7 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
     made: dict[int, tuple[Scene, str]] = {}
     crops: dict[int, dict[str, Any]] = {}
     masks = read_masks(job.mask_file) if job.masks not in (COCO, NONE) else None
-    flat = bool(windows)
+    flat, colours = bool(windows), np.zeros(5, np.int64)
     for k, cut in read_windows(str(scene.path), windows, scene.reading):
         flat = flat and is_flat(cut)
         if k >= len(tiles):
@@ -603,6 +604,7 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
             crops[index] = {"file": name, **record, "source": scene.source, "picture": scene.file_name, "instance": index, "sha256": digest}
             continue
         (x, y), instances = tiles[k]
+        colours += colour_counts(cut)
         provenance = _carried(scene.provenance, (x, y), scale) | {
             "picture": scene.file_name,
             "offset": [x, y],
@@ -625,15 +627,21 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
             provenance["sentence"] = job.sentence
         width, height = (scene.width, scene.height) if copied else (size, size)
         prepared = Scene(name, width, height, tuple(instances), split=scene.split, source=scene.source, provenance=provenance)
+        made[k] = prepared, _write_once(written[-1], data)
+    if flat:
+        result.notes["pictures without contrast (as good as one grey level)"] += 1
+    spectrum = str(scene.provenance.get("spectrum", "")) or ("" if flat else spectrum_of(colours))
+    if spectrum and made:
+        result.notes[f"pictures that are {spectrum}"] += 1
+    for k in sorted(made):
+        prepared, digest = made[k]
+        if spectrum:
+            prepared = prepared.replace(provenance={**prepared.provenance, "spectrum": spectrum})
         if job.sentence or not scene.caption:
             caption = caption_of(prepared, job.caption_style, sentence=job.sentence)
         else:
             caption = scene.caption
-        made[k] = prepared.replace(caption=caption), _write_once(written[-1], data)
-    if flat:
-        result.notes["pictures without contrast (as good as one grey level)"] += 1
-    for k in sorted(made):
-        prepared, digest = made[k]
+        prepared = prepared.replace(caption=caption)
         result.scenes.append(prepared)
         result.hashes[prepared.file_name] = digest
     result.references += [crops[index] for index in sorted(crops)]

@@ -3,7 +3,8 @@
 "This is an aerial image of <scene>." and then, in the plain style, an account of the objects: the picture is cut into a 4 x 4 grid whose
 inner 2 x 2 is the centre, its corners the four corners and the rest the four edges; for each of these places the number of objects of
 each class and the direction of their long side, where most of them share it.  The same scene always gives the same words.
-<scene> is the most frequent class, unless a user's sentence or a scene classifier (``scenes``) knows better.
+<scene> is the most frequent class, unless a user's sentence or a scene classifier (``scenes``) knows better.  A spectrum other than
+natural colour (``provenance["spectrum"]``, see ``spectra``) is named: "This is a colour-infrared aerial image of <scene>."
 
 Text encoders see a fixed number of tokens, so an account that would be longer leaves out the directions, and if that is not enough, the
 places (``MAX_TOKENS``).  Nothing is ever cut in the middle.
@@ -49,8 +50,12 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
         raise CCDiffError(f"unknown caption style {style!r}", fix=f"known styles: {', '.join(STYLES)}")
     counts = Counter(scene.categories())
     order = sorted(counts, key=lambda name: (-counts[name], name))
-    head = sentence or (scene_sentence(place) if place else str(scene.provenance.get("sentence", "")))
-    head = head or scene_sentence(_plural(order[0], 2) if order else "open ground")
+    spectrum = str(scene.provenance.get("spectrum", ""))
+    head = sentence or ("" if place else str(scene.provenance.get("sentence", "")))
+    if head:
+        head = f"{spectrum.capitalize()}. {head}" if spectrum else head
+    else:
+        head = scene_sentence(place or (plural(order[0], 2) if order else "open ground"), spectrum)
     totals = _listed([(name, counts[name], None) for name in order])
     short = f"{head} {totals}." if totals else head
     if style == "short" or not order:
@@ -62,9 +67,9 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
     return short
 
 
-def scene_sentence(place: str) -> str:
-    """The first sentence of a caption that is not the user's own."""
-    return f"This is an aerial image of {place}."
+def scene_sentence(place: str, spectrum: str = "") -> str:
+    """The first sentence of a caption that is not the user's own; ``spectrum`` is one of ``spectra.SPECTRA`` or ""."""
+    return f"This is a {spectrum} aerial image of {place}." if spectrum else f"This is an aerial image of {place}."
 
 
 def count_tokens(text: str) -> int:
@@ -159,10 +164,10 @@ def _common_direction(members: list[Instance]) -> str | None:
 
 
 def _listed(items: list[tuple[str, int, str | None]]) -> str:
-    return ", ".join(f"{count} {_plural(name, count)}{' ' + direction if direction else ''}" for name, count, direction in items)
+    return ", ".join(f"{count} {plural(name, count)}{' ' + direction if direction else ''}" for name, count, direction in items)
 
 
-def _plural(name: str, count: int) -> str:
+def plural(name: str, count: int) -> str:
     if count == 1:
         return name
     if name in _ACCUSTOMED_PLURALS:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
-from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UNet2DConditionModel,
+)
 from diffusers.utils import logging as diffusers_logging
 from transformers import AutoImageProcessor, AutoTokenizer, BitImageProcessor, CLIPTextModel, Dinov2Model
 from transformers.utils import logging as transformers_logging
@@ -28,22 +35,34 @@ from ..dataset import PictureSet, read_set, versions
 from ..drawing import contact_sheet, draw_scene
 from ..errors import CCDiffError, os_errors
 from ..files import atomic_write, content_key, write_json
-from ..generator import GENERATOR_FILE, Generator, changed_files, generator_key, part_hashes, read_generator
+from ..generator import (
+    GENERATOR_FILE,
+    SHIPPED,
+    Generator,
+    changed_files,
+    generator_key,
+    part_hashes,
+    read_generator,
+    shipped_generator,
+)
 from ..locks import locked
+from ..models.autoencoder import PatchAutoencoder, TinyAutoencoder
 from ..models.conditioning import ConditioningConfig
 from ..models.pipeline import CCDiffPipeline
 from ..prepare.captions import caption_of
-from ..recipes import EncodersConfig, Recipe
+from ..recipes import AutoencoderConfig, EncodersConfig, Recipe, StageConfig
 from ..references import WORDS, ReferenceBank
 from ..retrieval import OWN, EmbeddingSimilarity, open_similarity
 from ..scene import SYMMETRIES, Scene, symmetric_scene
 from ..stored import checked
-from .autoencoder import load_pixels, train_autoencoder
+from .autoencoder import load_pixels, normalise_latents, train_autoencoder
 from .costs import check_training
 from .denoiser import batch_source, cache_features, train_denoiser, training_items
 from .encoders import resize_pixels, train_encoders
 from .loop import Progress, seed_of
 from .parts import make_resampler, own_unet, with_conditioning
+from .transplant import transplant
+from .vocabulary import extend_vocabulary, is_word_level, known_words, words_of
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +74,7 @@ def train(
     out: str | Path,
     *,
     start: str | Path | None = None,
+    transplanted: bool = False,
     progress: Progress | None = None,
     cpu: bool = False,
 ) -> dict[str, Any]:
@@ -65,6 +85,8 @@ def train(
         data: a prepared set whose pictures are ``recipe.picture_size`` squares.
         out: the generator folder; training state lies in ``out/train``.
         start: a generator folder to go on from: its VAE and encoders are kept, its denoiser is trained further.
+        transplanted: of ``start`` only the encoders, the resampler and the inner levels of the UNet are taken (see ``transplant``);
+            autoencoder and UNet are the recipe's, whose latents and widths may be others.
         cpu: do not use a GPU.
 
     Returns:
@@ -80,10 +102,14 @@ def train(
     if start:
         read_generator(start)
     start_key = generator_key(start) if start else None
-    identity = {"recipe": recipe.model_dump(mode="json"), "data": prepared.key(), "start": start_key}
+    identity: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "data": prepared.key(), "start": start_key}
+    if transplanted:
+        if not start:
+            raise CCDiffError("a transplant without a generator to take from", where="--transplant", fix="give --from GENERATOR too")
+        identity["transplant"] = True
     if (done := _finished(out, content_key(identity), prepared)) is not None:
         return done
-    check_training(recipe, scenes, where=prepared.root, start=start)
+    check_training(recipe, scenes, where=prepared.root, start=None if transplanted else start)
     work = out / "train"
     with os_errors(out, "make the folder"):
         work.mkdir(parents=True, exist_ok=True)
@@ -103,12 +129,18 @@ def train(
     if recipe.retrieval not in (WORDS, OWN):  # before hours of training: it may not be there
         bank.similarity = similarity()
     with _tensorboard(work / "logs", accelerator) as write:
-        if start:
-            pipe = CCDiffPipeline.from_pretrained(str(start))
-            _check_vocabulary(pipe, prepared)
-            autoencoder_key = encoders_key = str(start_key)
+        given = CCDiffPipeline.from_pretrained(str(start)) if start else None
+        told: dict[str, Any] = {}
+        if given is not None:
+            told = {"start": {"generator": start_key, "new words": _learn_words(given, prepared, scenes, recipe)}}
+        if given is not None and not transplanted:
+            pipe, autoencoder_key = given, str(start_key)
+            encoders_key = content_key([start_key, len(pipe.tokenizer)])
         else:
-            pipe, autoencoder_key, encoders_key = _build(recipe, prepared, scenes, bank, work, accelerator, progress, write)
+            pipe, autoencoder_key, encoders_key = _build(recipe, prepared, scenes, bank, work, accelerator, progress, write, given)
+            if given is not None:
+                told["start"] |= _transplanted(pipe, given)
+                encoders_key = content_key([start_key, len(pipe.tokenizer)])
         for part in (pipe.vae, pipe.text_encoder, pipe.image_encoder):
             part.eval().requires_grad_(False).to(accelerator.device)
         items = training_items(scenes, recipe)
@@ -143,6 +175,7 @@ def train(
         "final_loss": float(np.mean(losses[-100:])),
         "versions": versions(),
         "ccdiff": __version__,
+        **told,
     }
     if accelerator.is_main_process:
         _set_schedule(pipe, recipe, training=False)
@@ -176,16 +209,20 @@ def _finished(out: Path, identity: str, prepared: PictureSet) -> dict[str, Any] 
     return None
 
 
-def plan(recipe: Recipe, data: str | Path, *, start: str | Path | None = None) -> dict[str, Any]:
+def plan(recipe: Recipe, data: str | Path, *, start: str | Path | None = None, transplanted: bool = False) -> dict[str, Any]:
     """What :func:`train` would do: stages, steps, pictures seen; raises the same errors before anything is written."""
     prepared = read_set(data)
     scenes = prepared.split("train")
     _check_set(prepared, scenes, recipe)
     if start:
         read_generator(start)
-    stages = {} if start else {"autoencoder": recipe.autoencoder.train, "encoders": recipe.encoders.train}
+    stages: dict[str, StageConfig | None] = {}
+    if transplanted or not start:
+        stages["autoencoder"] = None if recipe.autoencoder.source else recipe.autoencoder.train
+    if not start:
+        stages["encoders"] = recipe.encoders.train
     stages["denoiser"] = recipe.denoiser.train
-    memory = check_training(recipe, scenes, where=prepared.root, start=start)
+    memory = check_training(recipe, scenes, where=prepared.root, start=None if transplanted else start)
     described: dict[str, Any] = {"recipe": recipe.name, "training pictures": len(scenes), "classes": ", ".join(prepared.classes)}
     for name, stage in stages.items():
         if stage is None:
@@ -238,17 +275,38 @@ def _check_set(prepared: PictureSet, scenes: tuple[Scene, ...], recipe: Recipe) 
             )
 
 
-def _check_vocabulary(pipe: CCDiffPipeline, prepared: PictureSet) -> None:
+def _learn_words(pipe: CCDiffPipeline, prepared: PictureSet, scenes: tuple[Scene, ...], recipe: Recipe) -> list[str]:
+    """Add the words of the set, and those that later sets may have, to a text encoder of our own; the new words of the set.
+
+    Raises:
+        CCDiffError: the text encoder has a fixed vocabulary, which lacks a word of a class.
+    """
+    if is_word_level(pipe.tokenizer):
+        style = "plain" if recipe.caption_style == "stored" else recipe.caption_style
+        texts = [*prepared.classes, *(s.caption for s in scenes), *(caption_of(s, style=style) for s in scenes)]
+        met = {word for text in texts for word in words_of(text)}
+        pipe.tokenizer, new = extend_vocabulary(pipe.tokenizer, pipe.text_encoder, {*met, *known_words()})
+        return sorted(met & set(new))
     unknown = pipe.tokenizer.unk_token_id
     for name in prepared.classes:
-        ids = pipe.tokenizer(name)["input_ids"]
-        if isinstance(pipe.tokenizer.vocab_size, int) and unknown not in (pipe.tokenizer.eos_token_id, None) and unknown in ids:
-            known = sorted(w for w in pipe.tokenizer.get_vocab() if w.isalpha() and len(w) > 3)
+        if unknown not in (pipe.tokenizer.eos_token_id, None) and unknown in pipe.tokenizer(name)["input_ids"]:
             raise CCDiffError(
                 f"the generator to start from does not know a word of the class {name!r}",
                 where=prepared.root,
-                fix=f"train from scratch (no --from), or rename the class; words it knows: {', '.join(known)}",
+                fix="train from scratch (no --from), or rename the class",
             )
+    return []
+
+
+def _transplanted(pipe: CCDiffPipeline, given: CCDiffPipeline) -> dict[str, Any]:
+    """Take the inner levels of the UNet and the resampler of ``given``; how many tensors were copied, which in part and which are new."""
+    levels = len(given.unet.config.block_out_channels) - len(pipe.unet.config.block_out_channels)
+    told = {"unet": transplant(pipe.unet, given.unet, shift=levels), "resampler": transplant(pipe.resampler, given.resampler)}
+    return {
+        "transplant": {
+            part: {"copied": len(names["copied"]), "in part": names["in part"], "new": names["new"]} for part, names in told.items()
+        }
+    }
 
 
 def _build(
@@ -260,29 +318,37 @@ def _build(
     accelerator: Accelerator,
     progress: Progress | None,
     write: Callable[[str, float, int], None],
+    given: CCDiffPipeline | None = None,
 ) -> tuple[CCDiffPipeline, str, str]:
-    """The parts of a recipe, loaded or trained; with the keys of what the cached features depend on."""
+    """The parts of a recipe, loaded or trained (encoders: those of ``given``); with the keys of what the cached features depend on."""
     auto, enc = recipe.autoencoder, recipe.encoders
-    auto_key = content_key(["autoencoder", auto.model_dump(mode="json"), recipe.seed, None if auto.source else prepared.key()])
+    shipped = generator_key(shipped_generator()) if auto.source == SHIPPED else None
+    auto_key = content_key(["autoencoder", auto.model_dump(mode="json"), recipe.seed, prepared.key(), *([shipped] if shipped else [])])
     enc_key = content_key(
         ["encoders", enc.model_dump(mode="json"), recipe.seed, recipe.caption_style, None if enc.text_source else prepared.key()]
     )
     if auto.source:
-        vae = _load(AutoencoderKL, auto.source, auto.subfolder, "autoencoder.source")
+        shown = scenes if recipe.unet.source is None else ()  # the latents of a given UNet are what they are
+        vae = _load_autoencoder(auto.source, auto.subfolder, auto, accelerator.device, shown, "autoencoder.source")
     else:
+        teacher = _teacher(auto, accelerator.device, scenes) if auto.teacher else None
+        held_out = [scene for scene in prepared.scenes if scene.split != "train"]
         vae = train_autoencoder(
-            scenes, auto, work / "autoencoder", accelerator, seed=recipe.seed, key=auto_key, progress=progress, log=write
-        )
+            scenes, auto, work / "autoencoder", accelerator, seed=recipe.seed, key=auto_key, teacher=teacher, held_out=held_out,
+            progress=progress, log=write,
+        )  # fmt: skip
     tokenizer: Any = None
     text: Any = None
     processor: Any = None
     image: Any = None
-    if not (enc.text_source and enc.image_source):
+    if given is not None:
+        tokenizer, text, processor, image = given.tokenizer, given.text_encoder, given.feature_extractor, given.image_encoder
+    elif not (enc.text_source and enc.image_source):
         tokenizer, text, processor, image = _own_encoders(enc, recipe, prepared, scenes, bank, work, accelerator, enc_key, progress, write)
-    if enc.text_source:
+    if enc.text_source and given is None:
         tokenizer = _load(AutoTokenizer, enc.text_source, "tokenizer" if enc.text_subfolder else None, "encoders.text_source")
         text = _load(CLIPTextModel, enc.text_source, enc.text_subfolder, "encoders.text_source")
-    if enc.image_source:
+    if enc.image_source and given is None:
         processor = _load(AutoImageProcessor, enc.image_source, None, "encoders.image_source")
         image = _load(Dinov2Model, enc.image_source, None, "encoders.image_source")
     torch.manual_seed(seed_of(recipe.seed, "denoiser", "weights"))
@@ -305,6 +371,42 @@ def _build(
         negative_prompt=sampling.negative_prompt,
     )  # fmt: skip
     return pipe, auto_key, enc_key
+
+
+def _load_autoencoder(
+    source: str, subfolder: str | None, auto: AutoencoderConfig, device: torch.device, scenes: Sequence[Scene], key: str
+) -> Any:
+    """An autoencoder by folder or name; the latents of an ``AutoencoderTiny`` are normalised on ``scenes``, unless there are none."""
+    if source == SHIPPED:
+        source, subfolder = str(shipped_generator()), "vae"
+    kind = _load_config(source, subfolder).get("_class_name")
+    if kind == "AutoencoderTiny":
+        vae = TinyAutoencoder.of(_load(AutoencoderTiny, source, subfolder, key)).eval().requires_grad_(False).to(device)
+        if scenes:
+            normalise_latents(vae, scenes, auto.whitening, device)
+        return vae
+    own = {"TinyAutoencoder": TinyAutoencoder, "PatchAutoencoder": PatchAutoencoder}
+    return _load(own.get(str(kind), AutoencoderKL), source, subfolder, key)
+
+
+def _teacher(auto: AutoencoderConfig, device: torch.device, scenes: Sequence[Scene]) -> TinyAutoencoder:
+    teacher = _load_autoencoder(str(auto.teacher), None, auto, device, scenes, "autoencoder.teacher")
+    channels = teacher.config.latent_channels
+    if not isinstance(teacher, TinyAutoencoder) or channels != auto.latent_channels:
+        raise CCDiffError(
+            f"the teacher is a {type(teacher).__name__} of {channels} channels, expected an AutoencoderTiny of {auto.latent_channels}",
+            where="recipe key autoencoder.teacher",
+            fix="set autoencoder.latent_channels to the teacher's, or name another teacher",
+        )
+    return teacher.eval().requires_grad_(False).to(device)
+
+
+def _load_config(source: str, subfolder: str | None) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = AutoencoderKL.load_config(source, subfolder=subfolder)
+    except Exception:  # loading it says what is wrong
+        return {}
+    return found
 
 
 def _own_encoders(
@@ -333,7 +435,7 @@ def _own_encoders(
     pictures = [resize_pixels(load_pixels(scene), enc.image_size) for scene in scenes]
     return train_encoders(
         enc, crops=crops, pictures=pictures, captions=captions, class_names=list(prepared.classes),
-        texts=[*captions, *texts, *prepared.classes, recipe.sampling.negative_prompt],
+        texts=[*captions, *texts, *prepared.classes, recipe.sampling.negative_prompt, *known_words()],
         folder=work / "encoders", accelerator=accelerator, seed=recipe.seed, key=key, progress=progress, log=write,
     )  # fmt: skip
 
@@ -341,7 +443,7 @@ def _own_encoders(
 def _load(cls: Any, source: str, subfolder: str | None, key: str) -> Any:
     """``cls.from_pretrained`` of a folder or hub name, safetensors only; CCDiffError naming the recipe key when it fails."""
     kwargs: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
-    if hasattr(cls, "config_class") or issubclass(cls, (AutoencoderKL, UNet2DConditionModel)):
+    if hasattr(cls, "config_class") or issubclass(cls, (AutoencoderKL, AutoencoderTiny, UNet2DConditionModel)):
         kwargs["use_safetensors"] = True
     try:
         return cls.from_pretrained(source, **kwargs)

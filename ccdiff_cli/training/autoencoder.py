@@ -1,31 +1,39 @@
-"""Training of our own latent autoencoder on the set's training pictures: the encoder in closed form, the decoder by gradient descent.
+"""Training of our own latent autoencoder: copied from a teacher, or from the pictures alone.
 
-The decoder's loss is L1 on pixels and on pixel differences: edges matter more than flat ground in aerial pictures.  It is trained on
-latents with a little noise, which is what it gets from a denoiser: one that only ever saw exact latents turns their errors into a
-pattern of dots.
+With a teacher (an ``AutoencoderTiny`` of as many channels) the encoder learns its latents and the decoder its pictures, on random crops;
+neither sees the other, and nothing but what the teacher puts out is used.  A teacher's pictures are a function of its latents, so copying
+them does not blur as learning to guess the lost detail would.  Without one, decoder and encoder are trained together on the pictures.
+
+* The loss of pictures is L1 on pixels and on pixel differences: edges matter more than flat ground in aerial pictures.
+* The decoder is trained on latents with a little noise, which is what it gets from a denoiser: one that only ever saw exact latents turns
+  their errors into a pattern of dots.
+* Pictures without labels help as well as labelled ones (``autoencoder.pictures``); those that show what a picture of the set's val or test
+  split shows are left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch import nn
 
+from ..duplicates import alike_across, look_at_all
 from ..errors import CCDiffError
-from ..models.autoencoder import PatchAutoencoder
-from ..pictures import read_rgb
+from ..files import content_key, read_json, write_json
+from ..models.autoencoder import TinyAutoencoder
+from ..pictures import SUFFIXES, open_picture, read_rgb, to_rgb
 from ..recipes import AutoencoderConfig
 from ..scene import Scene
 from .loop import Progress, batch_indices, run_stage, seed_of
 
-
-def build_autoencoder(config: AutoencoderConfig) -> PatchAutoencoder:
-    """An autoencoder of the recipe's sizes; shrinks pictures by ``2 ** (len(channels) - 1)``."""
-    return PatchAutoencoder(block_out_channels=config.channels, latent_channels=config.latent_channels, whitening=config.whitening)
+_SPREAD = 1e-3
+"""Weight of the latents' square in the loss without a teacher: they stay near zero and of about one size."""
 
 
 def load_pixels(scene: Scene) -> np.ndarray:
@@ -37,19 +45,82 @@ def load_pixels(scene: Scene) -> np.ndarray:
     return np.asarray(read_rgb(str(scene.path)))
 
 
-class _DecoderLoss(nn.Module):
-    def __init__(self, vae: PatchAutoencoder, latent_noise: float) -> None:
+def pixel_tensor(pictures: Sequence[np.ndarray]) -> torch.Tensor:
+    """Pictures (H, W, 3) uint8 of one size -> ``(n, 3, H, W)`` float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(np.stack(pictures))).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def normalise_latents(vae: TinyAutoencoder, scenes: Sequence[Scene], whitening: float, device: torch.device) -> None:
+    """Normalise the latents of an autoencoder on (up to 256 of) the training pictures."""
+    some = np.unique(np.linspace(0, len(scenes) - 1, min(256, len(scenes))).astype(int))
+    with torch.no_grad():
+        rows = [vae.encoder(pixel_tensor([load_pixels(scenes[i])]).to(device)).cpu() for i in some]
+    vae.normalise(torch.cat(rows), whitening)
+
+
+def more_pictures(
+    folders: Sequence[str], held_out: Sequence[Scene], found: Path, progress: Progress | None = None
+) -> tuple[list[str], int]:
+    """The picture files under some folders, sorted, without those that show what a held-out picture shows; and how many those are.
+
+    Which ones those are is kept in the file ``found``, so that a training that goes on need not look at them again.
+
+    Raises:
+        CCDiffError: a folder is missing, holds no picture, or one that does not decode.
+    """
+    paths: list[str] = []
+    for folder in folders:
+        inside = sorted(str(p) for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not inside:
+            raise CCDiffError("no pictures in this folder", where=folder, fix="correct the recipe key autoencoder.pictures")
+        paths += inside
+    others = [str(scene.path) for scene in held_out]
+    key = content_key([paths, others])
+    known = read_json(found) if found.is_file() else None
+    if not isinstance(known, dict) or known.get("key") != key:
+        looks = look_at_all(paths, progress)
+        for path, look in zip(paths, looks, strict=True):
+            if look.failure:
+                raise CCDiffError(f"the picture cannot be read: {look.failure}", where=path, fix="replace or remove the file")
+        known = {"key": key, "shown": sorted({j for _, j, _ in alike_across(look_at_all(others, progress), looks)})}
+        write_json(found, known)
+    shown = set(known["shown"])
+    return [path for k, path in enumerate(paths) if k not in shown], len(shown)
+
+
+class _CopyLoss(nn.Module):
+    """Encoder and decoder each against the teacher's; the latents' noise is drawn on the CPU: the same numbers on every device."""
+
+    def __init__(self, vae: TinyAutoencoder, teacher: TinyAutoencoder, latent_noise: float) -> None:
+        super().__init__()
+        self.vae, self.teacher, self.latent_noise = vae, teacher, latent_noise
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            wanted = self.teacher.encode(pixels).latent_dist.mode()
+            shown = self.teacher.decode(wanted).sample
+        noise = self.latent_noise * torch.randn(wanted.shape).to(wanted)
+        latents = self.vae.encode(pixels).latent_dist.mode()
+        return (latents - wanted).float().square().mean() + _picture_loss(self.vae.decode(wanted + noise).sample, shown)
+
+
+class _PictureLoss(nn.Module):
+    """Encoder and decoder together, on the pictures alone."""
+
+    def __init__(self, vae: TinyAutoencoder, latent_noise: float) -> None:
         super().__init__()
         self.vae, self.latent_noise = vae, latent_noise
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            latents = self.vae.encode(pixels, return_dict=False)[0].mode()
-            if self.latent_noise:  # drawn on the CPU: the same numbers on every device
-                latents = latents + self.latent_noise * torch.randn(latents.shape).to(latents)
-        error = self.vae.decode(latents, return_dict=False)[0].float() - pixels
-        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        return error.abs().mean() + edges / 2
+        latents = self.vae.encode(pixels).latent_dist.mode()
+        noise = self.latent_noise * torch.randn(latents.shape).to(latents)
+        return _picture_loss(self.vae.decode(latents + noise).sample, pixels) + _SPREAD * latents.float().square().mean()
+
+
+def _picture_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    error = made.float() - wanted.float()
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + edges / 2
 
 
 def train_autoencoder(
@@ -60,45 +131,58 @@ def train_autoencoder(
     *,
     seed: int,
     key: Any,
+    teacher: TinyAutoencoder | None = None,
+    held_out: Sequence[Scene] = (),
     progress: Progress | None = None,
     log: Any = None,
-) -> PatchAutoencoder:
-    """Fit the encoder, then train (or finish training) the decoder, on the pictures of ``scenes``."""
+) -> TinyAutoencoder:
+    """Train (or finish training) the autoencoder on the pictures of ``scenes`` and of ``config.pictures``.
+
+    Args:
+        teacher: whose latents, as it normalises them, and pictures are copied.
+        held_out: pictures that must not be among those of ``config.pictures``.
+    """
     assert config.train is not None
     torch.manual_seed(seed_of(seed, "autoencoder", "weights"))
-    vae = build_autoencoder(config)
-    pictures = [load_pixels(scene) for scene in scenes]
-    patch = 2 ** (len(config.channels) - 1)
-    smallest = min(min(p.shape[:2]) for p in pictures)
-    if smallest < patch:
-        raise CCDiffError(f"a picture is {smallest} px wide; the autoencoder needs at least {patch}", where=scenes[0].path)
-    vae.fit_components(_patches(pictures, patch, seed))
-    vae.encoder.requires_grad_(False)
-    crop = min(config.crop, smallest - smallest % patch)
-    train = config.train
+    vae = TinyAutoencoder((config.width,) * 4, config.latent_channels).to(accelerator.device)
+    paths = [str(scene.path) for scene in scenes]
+    if config.pictures:
+        more, shown = more_pictures(config.pictures, held_out, folder / "pictures.json", progress)
+        paths += more
+        if progress is not None:
+            progress(f"pictures left out that val or test shows: {shown}", 1, 1)
+    loss: nn.Module
+    if teacher is not None:
+        vae.register_to_config(latent_mean=teacher.config.latent_mean, latent_scale=teacher.config.latent_scale)
+        loss = _CopyLoss(vae, teacher, config.latent_noise)
+    else:
+        loss = _PictureLoss(vae, config.latent_noise)
+    loss.to(memory_format=torch.channels_last)
+    run_stage("autoencoder", loss, _crops(paths, config, seed), config.train, folder, accelerator,
+              seed=seed, key=key, progress=progress, log=log)  # fmt: skip
+    vae = vae.eval().requires_grad_(False).to(accelerator.device)
+    if teacher is None:
+        normalise_latents(vae, scenes, config.whitening, accelerator.device)
+    return vae
+
+
+def _crops(paths: Sequence[str], config: AutoencoderConfig, seed: int) -> Callable[[int, int, int, int], dict[str, torch.Tensor]]:
+    """Batches of random crops in random orientations, ``(B, 3, crop, crop)`` in [-1, 1]."""
+    assert config.train is not None
+    train, crop = config.train, config.crop
 
     def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, torch.Tensor]:
-        indices = batch_indices(len(pictures), step=step, micro=micro, rank=rank, world=world, config=train, seed=seed, stage="autoencoder")
+        indices = batch_indices(len(paths), step=step, micro=micro, rank=rank, world=world, config=train, seed=seed, stage="autoencoder")
         rng = np.random.default_rng(seed_of(seed, "autoencoder", "crop", step, micro, rank))
         crops = []
         for index in indices:
-            picture = pictures[index]
-            y, x = (int(rng.integers(0, side - crop + 1)) for side in picture.shape[:2])
-            piece = np.rot90(picture[y : y + crop, x : x + crop], int(rng.integers(4)))
-            crops.append(np.ascontiguousarray(piece[:, ::-1] if rng.integers(2) else piece))
-        return {"pixels": torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1}
+            with open_picture(paths[index]) as image:
+                picture = to_rgb(image)
+            if min(picture.size) < crop:
+                picture = picture.resize((max(crop, picture.width), max(crop, picture.height)), Image.Resampling.BICUBIC)
+            x, y = (int(rng.integers(0, side - crop + 1)) for side in picture.size)
+            piece = np.rot90(np.asarray(picture.crop((x, y, x + crop, y + crop))), int(rng.integers(4)))
+            crops.append(piece[:, ::-1] if rng.integers(2) else piece)
+        return {"pixels": pixel_tensor(crops).contiguous(memory_format=torch.channels_last)}
 
-    loss = _DecoderLoss(vae, config.latent_noise)
-    run_stage("autoencoder", loss, batch_of, train, folder, accelerator, seed=seed, key=key, progress=progress, log=log)
-    return vae.eval().requires_grad_(False).to(accelerator.device)
-
-
-def _patches(pictures: list[np.ndarray], patch: int, seed: int, per_picture: int = 128) -> torch.Tensor:
-    """Patches at random places of every picture, ``(n, 3 * patch * patch)`` in [-1, 1]."""
-    rng = np.random.default_rng(seed_of(seed, "autoencoder", "patches"))
-    rows = []
-    for picture in pictures:
-        for _ in range(per_picture):
-            y, x = (int(rng.integers(0, side - patch + 1)) for side in picture.shape[:2])
-            rows.append(picture[y : y + patch, x : x + patch].transpose(2, 0, 1).reshape(-1))
-    return torch.from_numpy(np.stack(rows)).float() / 127.5 - 1
+    return batch_of

@@ -20,6 +20,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ..bounds import amount, check_crowded, check_memory, free_memory
+from ..generator import SHIPPED, shipped_generator
 from ..models.conditioning import ConditioningConfig, conditioning_parameters
 from ..recipes import Recipe
 from ..scene import Scene
@@ -90,7 +91,7 @@ def _parts_without_weights(recipe: Recipe, start: Path | None) -> tuple[Any, Any
     else:
         auto, enc, unet = recipe.autoencoder, recipe.encoders, recipe.unet
         sources = {
-            "vae": (auto.source, auto.subfolder),
+            "vae": (str(shipped_generator()), "vae") if auto.source == SHIPPED else (auto.source, auto.subfolder),
             "text_encoder": (enc.text_source, enc.text_subfolder),
             "image_encoder": (enc.image_source, None),
             "unet": (unet.source, unet.subfolder),
@@ -98,7 +99,7 @@ def _parts_without_weights(recipe: Recipe, start: Path | None) -> tuple[Any, Any
         folders = {name: Path(source) / (sub or "") for name, (source, sub) in sources.items() if source}
     found = {name: _config_of(folder) for name, folder in folders.items()}
     vae, text, image = (found.get(name, {}) for name in ("vae", "text_encoder", "image_encoder"))
-    levels = len(vae.get("block_out_channels", recipe.autoencoder.channels))
+    levels = len(vae.get("block_out_channels", (0,) * 4))  # our own shrinks by 8
     side = recipe.picture_size // 2 ** (levels - 1)
     channels = vae.get("latent_channels", recipe.autoencoder.latent_channels)
     text_width = text.get("hidden_size", recipe.encoders.text_width)

@@ -28,7 +28,7 @@ from ..prepare.captions import caption_of
 from ..recipes import Recipe
 from ..references import WORDS, ReferenceBank
 from ..scene import SYMMETRIES, Scene, symmetric_pixels, symmetric_scene
-from .autoencoder import load_pixels
+from .autoencoder import load_pixels, pixel_tensor
 from .cache import FeatureStore, build_store
 from .loop import Progress, batch_indices, run_stage, seed_of
 
@@ -176,9 +176,12 @@ def cache_features(
         rows = []
         for index in indices:
             name, k = keys[index].rsplit("#", 1)
-            rows.append(np.ascontiguousarray(symmetric_pixels(load_pixels(by_name[name]), int(k))))
-        pixels = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return pipe.encode_latents(pixels.to(accelerator.device))
+            rows.append(symmetric_pixels(load_pixels(by_name[name]), int(k)))
+        pixels = pixel_tensor(rows).to(accelerator.device)
+        if recipe.autoencoder.precision == "float32":
+            return pipe.encode_latents(pixels)
+        with torch.autocast(accelerator.device.type, torch.bfloat16):
+            return pipe.encode_latents(pixels.contiguous(memory_format=torch.channels_last)).float()
 
     texts = sorted({item.caption for item in items} | set(classes) | {recipe.sampling.negative_prompt, ""})
     tokens = build_store(

@@ -39,12 +39,18 @@ def seed_of(*parts: Any) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+LINEAR_SHARE = 0.3
+"""The last share of the steps, over which the linear schedule goes down."""
+
+
 def learning_rate_at(step: int, config: StageConfig) -> float:
     """Learning rate of optimizer step ``step`` (from 0)."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
+    if config.schedule == "linear":
+        return config.learning_rate * min(1.0, (config.steps - step) / max(1.0, LINEAR_SHARE * config.steps))
     share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return config.learning_rate * (0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, share))) / 2)
 

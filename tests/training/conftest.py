@@ -15,7 +15,7 @@ VALUES: dict[str, Any] = {
     "name": "second",
     "picture_size": 32,
     "caption_style": "short",
-    "autoencoder": {"channels": [8, 8, 16], "latent_channels": 4, "crop": 32, "train": STAGE},
+    "autoencoder": {"width": 8, "latent_channels": 4, "crop": 32, "train": STAGE},
     "encoders": {
         "text_width": 16, "text_layers": 1, "image_width": 16, "image_layers": 1, "image_patch": 8, "image_size": 16, "train": STAGE,
     },

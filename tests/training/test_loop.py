@@ -105,3 +105,10 @@ def test_the_learning_rate_rises_then_falls() -> None:
     rates = [learning_rate_at(step, CONFIG) for step in range(CONFIG.steps)]
     assert rates[0] < rates[1] == pytest.approx(CONFIG.learning_rate)
     assert rates[1:] == sorted(rates[1:], reverse=True) and rates[-1] < 0.2 * CONFIG.learning_rate
+
+
+def test_the_linear_schedule_is_constant_and_then_falls_to_nothing() -> None:
+    config = StageConfig(steps=100, batch_size=1, learning_rate=1.0, warmup_steps=4, schedule="linear")
+    rates = [learning_rate_at(step, config) for step in range(100)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and set(rates[4:70]) == {1.0}
+    assert rates[85] == pytest.approx(0.5) and rates[99] == pytest.approx(1 / 30)

@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.generator import read_generator
+from ccdiff_cli.models.autoencoder import TinyAutoencoder
 from ccdiff_cli.models.pipeline import CCDiffPipeline
 from ccdiff_cli.recipes import Recipe, load_recipe
 from ccdiff_cli.references import ReferenceBank
 from ccdiff_cli.training import plan, train
+from ccdiff_cli.training.autoencoder import load_pixels, pixel_tensor
 from ccdiff_cli.training.denoiser import training_items
 
 
@@ -131,6 +133,75 @@ def test_going_on_from_a_generator_keeps_its_frozen_parts(generator: Path, recip
     frozen = [k for k in before if k.split(".")[0] in ("vae", "text_encoder", "image_encoder")]
     assert frozen and all(torch.equal(before[k], after[k]) for k in frozen)
     assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith("unet."))
+
+
+def test_a_transplant_takes_inner_levels_into_other_latents_and_says_so(
+    generator: Path, recipe_file: Path, prepared: Path, tmp_path: Path
+) -> None:
+    from diffusers import AutoencoderTiny
+
+    widths = (8,) * 4
+    AutoencoderTiny(latent_channels=6, encoder_block_out_channels=widths, decoder_block_out_channels=widths).save_pretrained(
+        tmp_path / "taesd"
+    )
+    changes = {"autoencoder.source": str(tmp_path / "taesd"), "autoencoder.whitening": 1.0, "denoiser.train.learning_rate": 1e-12}
+    changed = load_recipe(recipe_file, changes)
+    made = train(changed, prepared, tmp_path / "g", start=generator, transplanted=True, cpu=True)
+    before, after = weights(generator), weights(tmp_path / "g")
+    told = made["start"]["transplant"]["unet"]
+    assert "conv_in.weight" in told["new"] and "conv_out.bias" in told["new"] and told["copied"] > 50
+    assert torch.equal(before["unet.mid_block.resnets.0.conv1.weight"], after["unet.mid_block.resnets.0.conv1.weight"])
+    assert all(torch.equal(v, after[k]) for k, v in before.items() if k.startswith("image_encoder."))
+    vae = CCDiffPipeline.from_pretrained(tmp_path / "g").vae
+    assert vae.config.latent_channels == 6 and len(vae.config.latent_mean) == 6
+    scenes = read_set(prepared).split("train")
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(pixel_tensor([load_pixels(s)])).latent_dist.mode() for s in scenes])
+    assert latents.mean((0, 2, 3)).abs().max() < 0.05 and (latents.std((0, 2, 3)) - 1).abs().max() < 0.05
+    with pytest.raises(CCDiffError, match="--from"):
+        train(changed, prepared, tmp_path / "h", transplanted=True, cpu=True)
+
+
+def test_other_classes_are_learned_from_a_generator_that_did_not_know_them(
+    generator: Path, recipe: Recipe, prepared: Path, tmp_path: Path
+) -> None:
+    import json
+    import shutil
+
+    data = tmp_path / "set"
+    shutil.copytree(prepared, data)
+    for name in ("annotations.json", "manifest.json"):
+        path = data / name
+        path.write_text(path.read_text().replace("windmill", "gizmometer").replace("ship", "gizmometer"))
+    assert "gizmometer" in json.dumps(list(read_set(data).classes))
+    made = train(recipe, data, tmp_path / "g", start=generator, cpu=True)
+    assert "gizmometer" in made["start"]["new words"]
+    tokenizer = CCDiffPipeline.from_pretrained(tmp_path / "g").tokenizer
+    assert tokenizer.unk_token_id not in tokenizer("a gizmometer")["input_ids"]
+
+
+def test_an_own_autoencoder_copies_a_teacher(recipe_file: Path, prepared: Path, tmp_path: Path) -> None:
+    from accelerate import Accelerator
+
+    from ccdiff_cli.training.autoencoder import more_pictures, train_autoencoder
+
+    torch.manual_seed(3)
+    teacher = TinyAutoencoder((8,) * 4, 4, latent_mean=[0.1] * 4, latent_scale=[0.5] * 4).eval().requires_grad_(False)
+    stage = {"steps": 60, "batch_size": 4, "learning_rate": 3e-3, "schedule": "linear", "checkpoint_every": 60, "ema_decay": 0.0}
+    config = load_recipe(recipe_file, {"autoencoder.train": stage, "autoencoder.crop": 16}).autoencoder
+    scenes = read_set(prepared).split("train")
+    student = train_autoencoder(scenes, config, tmp_path / "a", Accelerator(cpu=True), seed=0, key="k", teacher=teacher)
+    pixels = pixel_tensor([load_pixels(s) for s in scenes])
+    torch.manual_seed(0)
+    untaught = TinyAutoencoder((8,) * 4, 4, latent_mean=[0.1] * 4, latent_scale=[0.5] * 4)
+    with torch.no_grad():
+        wanted = teacher.encode(pixels).latent_dist.mode()
+        far = (untaught.encode(pixels).latent_dist.mode() - wanted).square().mean()
+        near = (student.encode(pixels).latent_dist.mode() - wanted).square().mean()
+    assert near < 0.5 * far and student.config.latent_scale == [0.5] * 4
+    test = read_set(prepared).split("test")
+    paths, shown = more_pictures([str(prepared / "images")], test, tmp_path / "found.json")
+    assert shown >= len(test) and not {str(s.path) for s in test} & set(paths)
 
 
 def test_refusals(generator: Path, recipe: Recipe, recipe_file: Path, prepared: Path, tmp_path: Path) -> None:
