@@ -420,10 +420,13 @@ class Look:
         )
 
 
-def read_set(root: str | Path) -> PictureSet:
+def read_set(root: str | Path, *, to_look_at: bool = False) -> PictureSet:
     """Read a set from its folder: labels and manifest, and whether its pictures are still the manifest's (see ``unchanged``).
 
     Labels that were edited after the set was made are used as they are, and :class:`EditedSet` is warned of; the set's key is theirs.
+
+    Args:
+        to_look_at: nothing is derived from the set, so pictures that were changed are no fault.
 
     Raises:
         CCDiffError: no such folder, not a set, unfinished, broken labels, a picture that is missing or was changed, an empty set.
@@ -435,7 +438,7 @@ def read_set(root: str | Path) -> PictureSet:
     cures = f"run the command that made the set again, restore the file, or take the set as it is: ccdiff verify --accept {root}"
     if look.missing:
         raise CCDiffError(f"the picture {_first_of(look.missing)} is missing from {root / IMAGES}", where=labels, fix=cures)
-    if look.changed:
+    if look.changed and not to_look_at:
         raise CCDiffError(f"the picture {_first_of(look.changed)} was changed after the set was made", where=root / IMAGES, fix=cures)
     if not look.scenes:
         raise CCDiffError("the set holds no pictures", where=labels, fix="check what `ccdiff prepare` reported as skipped")

@@ -151,7 +151,7 @@ def _read(
 ) -> tuple[str, ClassList, list[Scene], dict[str, Any]]:
     """Kind, classes, scenes, and what the reader (or ``prepare``) left out and corrected."""
     if format is None and (source / ANNOTATIONS).is_file() and (source / MANIFEST).is_file():
-        made = read_set(source)
+        made = read_set(source, to_look_at=True)
         said = {key: made.manifest.get(key) or {} for key in ("changes", "skipped", "notes", "cutting", "places")}
         return str(made.manifest.get("kind", "set")), made.classes, list(made.scenes), said
     names = read_class_file(classes) if classes is not None else None
