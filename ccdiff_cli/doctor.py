@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .errors import CCDiffError
 CORE = (
     "torch", "torchvision", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "scipy", "shapely", "pillow",
     "opencv-python-headless", "pyarrow", "pycocotools", "pydantic", "pyyaml", "defusedxml", "jinja2", "matplotlib", "rich", "tensorboard",
-    "typer",
+    "typer", "httpx2" if sys.version_info >= (3, 11) else "httpx",
 )  # fmt: skip
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "cpu-detector": (

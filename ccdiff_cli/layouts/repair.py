@@ -159,7 +159,7 @@ def repair(scene: Scene, *, allowed: Allowed = no_overlap, fixed: int = 0) -> tu
         gone.add(bad[0][1])
     kept = [k for k in range(len(points)) if k not in gone]
     changed = [k for k in kept if not np.allclose(points[k], before[k], atol=1e-9)]
-    instances = tuple(_placed(scene.instances[k], points[k]) if k in set(changed) else scene.instances[k] for k in kept)
+    instances = tuple(_placed(scene.instances[k], points[k], size) if k in set(changed) else scene.instances[k] for k in kept)
     counts = {"moved": len(set(changed) - shrunk), "shrunk": len(shrunk - gone), "left_out": len(gone)}
     return scene.replace(instances=instances), counts
 
@@ -187,12 +187,17 @@ def _inside(points: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, bool]:
     return np.clip(points, 0, size), ratio < 1
 
 
-def _placed(instance: Instance, points: np.ndarray) -> Instance:
-    """The object at its new corners, a shifted and scaled copy of the old ones; its HBB, which may be smaller than theirs, goes along."""
+def _placed(instance: Instance, points: np.ndarray, size: np.ndarray) -> Instance:
+    """The object at its new corners, a shifted and scaled copy of the old ones; its HBB, which may be smaller than theirs, goes along.
+
+    Where the old corners reached beyond the picture, the HBB was that of the visible part alone: the new one is that of the corners.
+    """
     old = np.array(instance.corners, np.float64).reshape(4, 2)
     ratio = np.hypot(*(points[2] - points[0])) / max(np.hypot(*(old[2] - old[0])), 1e-9)
     hbb = (np.array(instance.hbb).reshape(2, 2) - old.mean(0)) * ratio + points.mean(0)
     low, high = points.min(0), points.max(0)
+    if (old < -1e-6).any() or (old > size + 1e-6).any():
+        hbb = np.stack([low, high])
     x1, y1, x2, y2 = (float(v) for v in np.clip(hbb, low, high).ravel())
     corners = tuple(float(v) for v in points.ravel())
     return dataclasses.replace(instance, corners=corners, hbb=(x1, y1, x2, y2), mask=())  # type: ignore[arg-type]

@@ -97,3 +97,10 @@ def test_usual_overlaps_are_learned_and_kept():
     assert usual.rate("vehicle", "bridge") == usual.rate("bridge", "vehicle") == pytest.approx(0.9) and usual.rate("bridge", "ship") == 0.0
     assert repair(scenes[0], allowed=usual)[0] == scenes[0]
     assert repair(scenes[0])[1]["moved"] == 2
+
+
+def test_a_box_that_reached_beyond_has_the_hbb_of_its_corners_once_inside():
+    corners = (-13.0, 40.0, 21.0, 40.0, 21.0, 60.0, -13.0, 60.0)
+    cut = Instance.from_corners("ship", corners, (0.0, 40.0, 21.0, 60.0))
+    made, counts = repair(Scene("a.png", 128, 128, (cut,)))
+    assert counts["moved"] == 1 and made.instances[0].hbb == pytest.approx((0, 40, 34, 60))

@@ -101,7 +101,7 @@ def test_the_command_line_says_that_it_was_stopped(generator, layouts, tmp_path)
     )
     arguments = ["synthesize", "-n", "24", "-c", str(generator), "-l", str(layouts), "-o", str(tmp_path / "s"), "--num-processes", "1"]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "FAKE_SECONDS": "0.5"}
-    run = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True)
     wait_for_pictures(tmp_path / "s", 1)
     run.send_signal(signal.SIGTERM)
     _, errors = run.communicate(timeout=120)
