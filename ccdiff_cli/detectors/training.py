@@ -269,7 +269,7 @@ def load(folder: Path, device: str = "auto") -> TrainedDetector:
     path = folder / WEIGHTS
     data = read_bytes(path, limit=10**11)
     if described.weights is not None and hashlib.sha256(data).hexdigest() != described.weights:
-        raise CCDiffError("the weights are not those that the training ended with", where=path, fix=fix)
+        raise CCDiffError("cannot load the detector: the weights are not those that the training ended with", where=path, fix=fix)
     try:
         network.net.load_state_dict(safetensors_load(data))
     except Exception as error:  # torn file or another architecture: safetensors and torch raise their own kinds

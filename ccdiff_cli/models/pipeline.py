@@ -195,8 +195,11 @@ class CCDiffPipeline(DiffusionPipeline):
         transformers_logging.disable_progress_bar()
         diffusers_logging.set_verbosity_error()  # what is missing or does not fit is an error of ours
         transformers_logging.set_verbosity_error()
-        if Path(path).is_dir():
-            check_index(path)
+        try:
+            if Path(path).is_dir():
+                check_index(path)
+        except CCDiffError as error:
+            raise CCDiffError(f"cannot load the generator: {error.what}", where=error.where, fix=error.fix) from error
         try:
             return super().from_pretrained(path, **kwargs)
         except Exception as error:  # the libraries raise of nearly every kind
