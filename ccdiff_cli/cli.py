@@ -748,7 +748,7 @@ def main(arguments: list[str] | None = None) -> None:
             check_surroundings(given)
             code = app(args=given, prog_name="ccdiff", standalone_mode=False)
             sys.stdout.flush()
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
             code = tell(error, as_json="--json" in given)
     flush_streams()
     raise SystemExit(code if isinstance(code, int) else 0)

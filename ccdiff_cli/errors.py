@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class CCDiffError(Exception):
@@ -76,6 +77,16 @@ def visible(text: str, *, lines: bool = True) -> str:
     if text.isprintable():
         return text
     return "".join(c if _harmless(c) or (lines and c in "\n\t") else ascii(c)[1:-1] for c in text)
+
+
+def markdown(text: Any) -> str:
+    """A text that says in Markdown what it says here: no markup, link, HTML or cell of a table comes out of it."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|~&#$!" else c for c in visible(str(text), lines=False))
+
+
+def markdown_code(text: Any) -> str:
+    """A text in a span of code."""
+    return f"`{visible(str(text), lines=False).replace('`', chr(39))}`"
 
 
 def _harmless(character: str) -> bool:

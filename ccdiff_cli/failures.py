@@ -73,6 +73,12 @@ def tell(error: BaseException, *, as_json: bool = False) -> int:
         code = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
         _say(f"{'stopped by a signal' if code == TERMINATED else 'interrupted'}: run the same command again to go on")
         return code
+    if isinstance(error, SystemExit):
+        if isinstance(error.__context__, BrokenPipeError):
+            return BROKEN_PIPE  # typer hides it
+        if error.code == TERMINATED:  # of a training, which has saved its last step
+            _say("stopped by a signal: run the same command again to go on")
+        return error.code if isinstance(error.code, int) else BUG if error.code else 0
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE  # who read the output has read enough
     if isinstance(error, Stopped):

@@ -53,6 +53,9 @@ def leave_current_folder() -> None:
         if handed_on:
             os.environ["PYTHONPATH"] = os.pathsep.join(handed_on)
     os.environ["PYTHONSAFEPATH"] = "1"  # Python 3.10 does not know it: see fresh_processes
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files; what stands there may be no backend that matplotlib knows
+    if not os.environ.get("COLUMNS", "80").strip("0 "):
+        del os.environ["COLUMNS"]  # a terminal without width shows nothing
     shield_matplotlib()
 
 

@@ -3,6 +3,7 @@
 Each test starts the command as a person does, in a process of its own.
 """
 
+import html
 import json
 import os
 import re
@@ -272,3 +273,124 @@ def test_set_that_is_no_setting_is_one_message(tmp_path: Path, pair: str, capsys
         main(["train", "--data", str(tmp_path), "--out", str(tmp_path / "g"), "--set", pair])
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.startswith("error: ") and ("--set" in said or re.split("[.=]", pair)[0] in said)
+
+
+# ------------------------------------------------------------------------------------------------------------- what is written from names
+
+ODD_NAMES = [
+    "a|b",
+    "<script>alert(1)</script>",
+    "[x](javascript:1)",
+    "`code`",
+    "![i](u)",
+    "$\\frac{",
+    "\\input{f}",
+    "-->",
+    "\x1b[31m",
+    "x\ny",
+    "\u202ex",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_are_no_markup_in_markdown_and_latex(name: str) -> None:
+    from ccdiff_cli.errors import markdown, markdown_code
+    from ccdiff_cli.report.evaluation import _tex
+
+    said = markdown(name)
+    assert said.isprintable() and not re.search(r"(?<!\\)(?:\\\\)*[`*_\[\]<>|~&#$!]", said)
+    assert re.sub(r"\\([\\`*_\[\]<>|~&#$!])", r"\1", said) == visible(name, lines=False), "a reader sees the name itself"
+    code = markdown_code(name)
+    assert code.count("`") == 2 and code.isprintable()
+    left = re.sub(r"\\(?:textbackslash|textasciicircum|textasciitilde)\{\}|\\[&%$#_{}]", "", _tex(name))
+    assert left.isprintable() and not re.search(r"[\\&%$#_{}^~]", left)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_are_no_markup_and_no_mathematics_in_figures(name: str) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from ccdiff_cli.report.figures import STYLE, literal, svg_text
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure()
+        figure.add_subplot().set_yticks([0], [literal(name)])
+        drawn = svg_text(figure)
+    assert "<script" not in drawn and drawn.rstrip().endswith("</svg>")
+    if name.isprintable():
+        assert html.escape(name, quote=False) in re.sub(r"<!--.*?-->", "", drawn, flags=re.DOTALL)
+
+
+# ------------------------------------------------------------------------------------------------------------- ends of pipes and of memory
+
+
+def test_a_reader_that_leaves_ends_the_program_quietly(tmp_path: Path) -> None:
+    for arguments in (["--help"], ["doctor"]):
+        run = subprocess.Popen(
+            [*PROGRAM, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.close()
+        said = run.stderr.read()
+        assert run.wait(timeout=120) == 141 and said == b"", (arguments, said)
+
+
+def test_too_little_memory_while_importing_is_one_message(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    limit = 800 << 20
+    done = subprocess.run(
+        [*PROGRAM, "verify", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )  # fmt: skip
+    no_traceback(done, 2)
+    assert "error: too little memory" in done.stderr
+
+
+def test_sigterm_ends_with_one_line(tmp_path: Path) -> None:
+    folder = small_set(tmp_path / "data", pictures=60)
+    for after in (0.5, 1.5):
+        run = subprocess.Popen(
+            [*PROGRAM, "prepare", str(folder), "--processes", "1", "--out", str(tmp_path / "out")],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        time.sleep(after)
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=120)
+        assert run.returncode in (0, 143) and "Traceback" not in said, said
+        assert run.returncode == 0 or said.rstrip().endswith("stopped by a signal: run the same command again to go on")
+
+
+def test_a_width_of_nothing_and_an_unknown_backend_hide_nothing(tmp_path: Path) -> None:
+    folder = small_set(tmp_path / "data")
+    done = ccdiff("inspect", str(folder), "--out", str(tmp_path / "page"), cwd=tmp_path, COLUMNS="0", MPLBACKEND="nonsense")
+    no_traceback(done, 0)
+    assert "inspection.html" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_a_lock_that_is_a_link_to_a_file_leaves_the_file_alone(tmp_path: Path) -> None:
+    from ccdiff_cli.errors import CCDiffError
+    from ccdiff_cli.locks import LOCK, folder_lock
+
+    mine, folder = tmp_path / "mine.txt", tmp_path / "folder"
+    mine.write_text("precious")
+    folder.mkdir()
+    for make in (lambda: (folder / LOCK).symlink_to(mine), lambda: os.link(mine, folder / LOCK), lambda: os.mkfifo(folder / LOCK)):
+        make()
+        with pytest.raises(CCDiffError), folder_lock(folder, "test"):
+            pass
+        assert mine.read_text() == "precious"
+        (folder / LOCK).unlink()
+    (folder / LOCK).write_text("left by a killed run")
+    with folder_lock(folder, "test"):
+        assert '"verb": "test"' in (folder / LOCK).read_text()
+    assert not (folder / LOCK).exists()
+    with folder_lock(tmp_path / "new" / "deep", "test"):
+        pass
+    assert not (tmp_path / "new").exists(), "nothing came into it"

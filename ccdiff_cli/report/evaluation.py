@@ -17,6 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from ..errors import markdown, visible
 from ..metrics.colours import BANDS
 from ..scene import ClassList, Scene
 from . import NO_VALUE, _labels, _picture, hex_colour, render
@@ -126,10 +127,10 @@ def markdown_table(results: Mapping[str, Any]) -> str:
     wanted = columns(results)
     lines = ["| | " + " | ".join(f"{c.title} {c.better}" for c in wanted) + " |", "|---|" + "---:|" * len(wanted)]
     lines += [
-        f"| {name} | " + " | ".join(_cell(c, v) for c, v in zip(wanted, cells, strict=True)) + " |"
+        f"| {markdown(name)} | " + " | ".join(_cell(c, v) for c, v in zip(wanted, cells, strict=True)) + " |"
         for name, _, cells in table_rows(results)
     ]
-    return "\n".join([*lines, "", *(f"- {name}: {value}" for name, value in protocol_lines(results)), ""])
+    return "\n".join([*lines, "", *(f"- {markdown(name)}: {markdown(value)}" for name, value in protocol_lines(results)), ""])
 
 
 def latex_table(results: Mapping[str, Any]) -> str:
@@ -142,7 +143,7 @@ def latex_table(results: Mapping[str, Any]) -> str:
         + r" \\"
         for name, _, cells in table_rows(results)
     ]
-    notes = [f"% {name}: {value}" for name, value in protocol_lines(results)]
+    notes = [visible(f"% {name}: {value}", lines=False) for name, value in protocol_lines(results)]
     return "\n".join(
         [*notes, rf"\begin{{tabular}}{{l{'r' * len(wanted)}}}", r"\hline", head + r" \\", r"\hline", *body, r"\hline", r"\end{tabular}", ""]
     )
@@ -179,7 +180,9 @@ def protocol_lines(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _tex(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text)
+    """A text as LaTeX sets it: a name with a backslash is no command."""
+    words = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    return re.sub(r"[&%$#_{}\\^~]", lambda found: words.get(found[0], f"\\{found[0]}"), visible(text, lines=False))
 
 
 def evaluation_page(
@@ -263,7 +266,7 @@ def distance_figure(results: Mapping[str, Any]) -> str:
                 axes.tick_params(axis="y", length=0)
                 axes.grid(axis="x", color=FAINT)
                 axes.set_axisbelow(True)
-                axes.set_xlabel(f"{measure}{' x 1000' if measure == 'KID' else ''} [{judge}], lower is better")
+                axes.set_xlabel(f"{measure}{' x 1000' if measure == 'KID' else ''} [{literal(judge)}], lower is better")
         return svg_text(figure)
 
 
@@ -342,7 +345,7 @@ def nearest_figure(results: Mapping[str, Any], judge: str) -> str:
         axes = figure.add_subplot()
         for name, row in results["rows"].items():
             axes.plot(row["nearest"][judge]["quantiles"], share, color=colours[name], linewidth=1.8, label=literal(name))
-        axes.set_xlabel(f"distance to the nearest training picture (1 - cosine, {judge})")
+        axes.set_xlabel(f"distance to the nearest training picture (1 - cosine, {literal(judge)})")
         axes.set_ylabel("pictures, %")
         axes.set_xlim(left=0)
         axes.set_ylim(0, 101)

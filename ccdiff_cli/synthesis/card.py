@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ..dataset import count_scenes
+from ..errors import markdown, markdown_code
 from ..scene import Scene
 from .plan import Plan
 
@@ -36,15 +37,18 @@ def card(scenes: Sequence[Scene], plan: Plan, details: Mapping[str, Any]) -> str
         sort_keys=False,
     )
     generator, layouts = details["generator"], identity["layouts"]
-    per_class = "\n".join(f"| {name} | {count:,} |" for name, count in counts["per_class"].items())
-    splits = ", ".join(f"{name} {c['pictures']:,} pictures with {c['objects']:,} objects" for name, c in counts["per_split"].items())
+    per_class = "\n".join(f"| {markdown(name)} | {count:,} |" for name, count in counts["per_class"].items())
+    splits = ", ".join(
+        f"{markdown(name)} {c['pictures']:,} pictures with {c['objects']:,} objects" for name, c in counts["per_split"].items()
+    )
     sampler = {"euler": "Euler"}.get(options["scheduler"], "the generator's own sampler")
     how = [
-        f"* Generator: `{generator['recipe'] or 'imported'}`, key `{generator['key']}`"
+        f"* Generator: {markdown_code(generator['recipe'] or 'imported')}, key `{generator['key']}`"
         + (f", trained for {generator['steps']:,} steps" if generator.get("steps") else "")
-        + (f" on the set `{generator['trained_on']}`" if generator.get("trained_on") else "")
+        + (f" on the set {markdown_code(generator['trained_on'])}" if generator.get("trained_on") else "")
         + f"; {options['steps']} denoising steps by {sampler}, guidance {options['guidance_scale']:g}, {options['precision']}.",
-        f"* Layouts: {_SOURCES.get(layouts['source'], layouts['source'])}, from the {layouts['split']} split of the set `{layouts['key']}`"
+        f"* Layouts: {_SOURCES.get(layouts['source'], layouts['source'])}, from the {layouts['split']} split of the set "
+        + markdown_code(layouts["key"])
         + (f" (balance: {layouts['balance']})" if layouts["balance"] != "none" else "")
         + "; the labels are the layouts that the pictures were drawn from.",
         f"* Looks: {'no reference pictures' if identity['references'] is None else 'reference crops and backgrounds of the same set'}.",
@@ -61,9 +65,9 @@ def card(scenes: Sequence[Scene], plan: Plan, details: Mapping[str, Any]) -> str
     if options["shuffle_layouts"]:
         limits.insert(0, "* **This is a floor set**: its labels do not belong to its pictures on purpose. Never train on it.")
     sources = generator.get("sources")
-    named = (
-        f" ({', '.join(sorted(sources)[:8])}{', ...' if len(sources) > 8 else ''})" if isinstance(sources, (dict, list)) and sources else ""
-    )
+    named = ""
+    if isinstance(sources, (dict, list)) and sources:
+        named = f" ({', '.join(markdown(s) for s in sorted(sources)[:8])}{', ...' if len(sources) > 8 else ''})"
     return (
         f"---\n{head}---\n\n# Synthetic aerial pictures\n\n"
         f"{len(scenes):,} pictures of {scenes[0].width} x {scenes[0].height} pixels with {counts['objects']:,} labelled objects of "
@@ -87,7 +91,7 @@ def _filter(details: Mapping[str, Any]) -> str:
     pictures, objects = result["pictures"], result["objects"]
     kept, planned = (sum(o[what] for o in objects.values()) for what in ("kept", "planned"))
     worst = sorted(objects, key=lambda name: objects[name]["share"])[:3]
-    most = ", ".join(f"{name} ({100 * (1 - objects[name]['share']):.0f} %)" for name in worst)
+    most = ", ".join(f"{markdown(name)} ({100 * (1 - objects[name]['share']):.0f} %)" for name in worst)
     return (
         f"a detector trained on the real set looked for every object (thresholds: what {100 * found['recall']:g} % of the real validation "
         f"objects reach); {pictures['left_out']:,} of {pictures['planned']:,} pictures and {planned - kept:,} of {planned:,} labels were "
