@@ -7,6 +7,7 @@ NOTE: every write of the program goes through :func:`atomic_write` (temporary na
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -192,9 +193,22 @@ def read_json(path: str | Path) -> Any:
     return parse_json(read_bytes(path), where=path)
 
 
+def open_file(path: str | Path) -> IO[bytes]:
+    """A file, opened for reading; never waits, as opening a pipe that nobody writes into would.
+
+    Raises:
+        OSError: as ``open``; also for folders, pipes and devices.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "a folder, a pipe or a device, not a file", str(path))
+    return os.fdopen(handle, "rb")
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with os_errors(path, "read the file"), open(path, "rb") as stream:
+    with os_errors(path, "read the file"), open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
 
 

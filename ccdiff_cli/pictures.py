@@ -31,6 +31,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from .errors import CCDiffError
+from .files import open_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".j2k")
 MAX_PIXELS = 500_000_000
@@ -140,7 +141,7 @@ def read_header(path: str | Path) -> Header:
     if not log.handlers:
         log.addHandler(logging.NullHandler())  # Pillow's complaints become our errors; Python would print them as well
     with _failures(path):
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             head = stream.read(256)
             tags = _tiff_tags(stream, head) if head[:4] in _TIFF_HEADS else None
         try:
@@ -337,7 +338,7 @@ def _orientation_tag(image: Image.Image, path: str | Path = "") -> Any:
 
 def _png_exif(path: str | Path) -> bytes:
     """A PNG's eXIf chunk, wherever it lies."""
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         stream.seek(8)
         while len(head := stream.read(8)) == 8:
             length, kind = struct.unpack(">I4s", head)

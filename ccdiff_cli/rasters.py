@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from .errors import CCDiffError
+from .files import open_file
 from .pictures import UnreadablePicture
 
 DRIVERS = {
@@ -162,7 +163,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
             rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_PAM_ENABLED="NO", GDAL_NUM_THREADS="1"),
         ):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with open(path, "rb") as stream:
+            with open_file(path) as stream:
                 driver = DRIVERS.get(stream.read(4), "GTiff")
             with rasterio.open(str(path), driver=driver) as source:
                 yield source

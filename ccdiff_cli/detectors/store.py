@@ -9,7 +9,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ..files import write_bytes
+from ..errors import CCDiffError
+from ..files import read_bytes, write_bytes
 from . import Detections
 
 
@@ -30,13 +31,13 @@ def write_detections(path: str | Path, found: Sequence[Detections]) -> None:
 def read_detections(path: str | Path, pictures: int) -> list[Detections] | None:
     """The detections of a file; None where it is torn or of another number of pictures, so that they are made again."""
     try:
-        tensors = load(Path(path).read_bytes())
+        tensors = load(read_bytes(path, limit=10**11))
         if not _is_sound(tensors):
             return None
         ends = np.cumsum(tensors["counts"])[:-1]
         names = ("boxes", "scores", "labels", *(["corners"] if "corners" in tensors else []))
         parts = [np.split(tensors[name], ends) for name in names]
-    except (OSError, SafetensorError, KeyError, ValueError):
+    except (CCDiffError, SafetensorError, KeyError, ValueError):
         return None
     if len(tensors["counts"]) != pictures:
         return None

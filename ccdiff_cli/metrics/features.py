@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..detectors import DetectorConfig, Progress
 from ..detectors.backbones import EfficientNetLite0, find_weights, load_weights, read_weights, torch_device
 from ..errors import CCDiffError
-from ..files import content_key, sha256_file, write_bytes
+from ..files import content_key, read_bytes, sha256_file, write_bytes
 from ..pictures import read_rgb
 from ..scene import Scene
 
@@ -125,8 +125,8 @@ def cached(
 def _kept(file: Path, rows: int, like: Mapping[str, np.ndarray] | None) -> Mapping[str, np.ndarray] | None:
     """The arrays of a finished part; None where there is none, or one that is torn or cannot be this part."""
     try:
-        part = load(file.read_bytes())
-    except (OSError, ValueError, SafetensorError):
+        part = load(read_bytes(file, limit=10**11))
+    except (CCDiffError, ValueError, SafetensorError):
         return None
     whole = bool(part) and all(array.ndim >= 1 for array in part.values()) and max(len(array) for array in part.values()) >= rows
     if like is not None:

@@ -26,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from ..files import open_file
 from ..pictures import (
     AS_STORED,
     Reading,
@@ -148,7 +149,7 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 def _png_bands(image: Image.Image, path: Path) -> Iterator[Image.Image] | None:
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         stream.seek(len(_SIGNATURE))
         length, kind = _chunk(stream)
         header = stream.read(length)
@@ -160,7 +161,7 @@ def _png_bands(image: Image.Image, path: Path) -> Iterator[Image.Image] | None:
 
 def _inflated(path: Path, width: int, height: int, depth: int, colour: int) -> Iterator[Image.Image]:
     stride = 1 + width * _CHANNELS[colour] * depth // 8
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         palette, compressed = _to_pixels(stream)
         inflate, before = zlib.decompressobj(), b""
         at_once = max(1, BAND // width)
@@ -272,7 +273,7 @@ def _picked(
     path: Path, size: tuple[int, int], tags: dict[int, Any], order: bytes, offsets: Any, sizes: Any, unit: int, across: int
 ) -> Iterator[Image.Image]:
     units = max(1, BAND // (unit * size[0]))
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         for first in range(0, math.ceil(size[1] / unit), units):
             last = min(first + units, math.ceil(size[1] / unit))
             blocks = []

@@ -61,7 +61,14 @@ def whole(data, root):
         boxes = [(i.category, [round(v) for v in i.hbb]) for i in scene.instances]
         scenes.append(scene.replace(instances=tuple(Instance.from_hbb(name, box) for name, box in boxes)))
         picture(root / "images" / scene.file_name, scene.width, scene.height)
-    return write_set(root, scenes, CLASSES, kind="prepared", details={}, picture_hashes=dict.fromkeys((s.file_name for s in scenes), ""))
+    return write_set(
+        root,
+        scenes,
+        CLASSES,
+        kind="prepared",
+        details={},
+        picture_hashes={s.file_name: sha256_file(root / "images" / s.file_name) for s in scenes},
+    )
 
 
 def labels(scenes, corners=False, stem=lambda name: Path(name).stem):
