@@ -1,6 +1,7 @@
 """The program: ``ccdiff``, or ``python -P -m ccdiff_cli``.  Nothing is imported before the current folder is off the path."""
 
 import os
+import signal
 import sys
 
 from .startup import INTERRUPTED, TERMINATED, hear_signals, leave_current_folder, open_streams
@@ -19,6 +20,7 @@ def main() -> None:
         if end.code in (INTERRUPTED, TERMINATED):
             os._exit(int(end.code))  # clearing up is done; what a library does at exit would be a second message at best
         raise
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is done; while the interpreter ends, it would be killed by it without a word
     sys.exit(0)
 
 

@@ -134,7 +134,8 @@ def test_features_go_on_where_they_stopped_and_keep_their_order(tmp_path):
 
 
 def test_a_picture_of_another_size_than_its_labels_is_named(tmp_path):
-    scene = make_set(tmp_path / "set", {"train": 2}).scenes[0]
+    scenes = make_set(tmp_path / "set", {"train": 2}).scenes
+    scene = scenes[0]
     Image.new("RGB", (20, 30)).save(tmp_path / "set" / "images" / scene.file_name)
     with pytest.raises(CCDiffError, match=rf"{scene.file_name}: the picture has 20 x 30 pixels"):
-        cached(read_set(tmp_path / "set").scenes, "k", tmp_path, lambda some: {"a": np.array(read_scene(some[0]))}, progress=None, stage="")
+        cached(scenes, "k", tmp_path, lambda some: {"a": np.array(read_scene(some[0]))}, progress=None, stage="")

@@ -233,7 +233,7 @@ def test_from_file_to_file(sets, tmp_path):
         ({"image_id": 999, "category_id": 1, "score": 1, "bbox": [1, 1, 5, 5]}, "no picture with the id 999"),
         ({"file_name": "../x.png", "category_id": 1, "score": 1, "bbox": [1, 1, 5, 5]}, "no picture ../x.png"),
         ({"image_id": 1, "category_id": 9, "score": 1, "bbox": [1, 1, 5, 5]}, r"(?s)unknown category_id 9.*1 ship, 2 vehicle"),
-        ({"image_id": 1, "category_id": 1, "score": float("nan"), "bbox": [1, 1, 5, 5]}, "not made of finite numbers"),
+        ({"image_id": 1, "category_id": 1, "score": float("nan"), "bbox": [1, 1, 5, 5]}, "NaN is no number"),
         ({"image_id": 1, "category_id": 1, "score": 1, "bbox": [1, 1, -5, 5]}, "not made of finite numbers"),
         ({"image_id": 1, "category_id": 1, "score": 1, "segmentation": [[1, 1, 5, 5]]}, "4 corners"),
         ("text", "entry 0: broken"),
