@@ -132,6 +132,14 @@ def read_json(path: str | Path) -> Any:
         raise CCDiffError(f"cannot read the file: {error.strerror or error}", where=path) from error
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file; False of what no file can be called (names too long, with a null in them), or what may not be looked at."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with os_errors(path, "read the file"), open(path, "rb") as stream:

@@ -106,7 +106,7 @@ def inspect_set(
     source, out = Path(source), Path(out)
     if source.is_dir() and out.resolve() in (source.resolve(), *source.resolve().parents):
         raise CCDiffError("the report would lie in or around the set itself", where=out, fix="choose another output folder (--out)")
-    kind, names, scenes, reader = _read(source, format, Path(classes) if classes is not None else None, voc_origin)
+    kind, names, scenes, reader = _read(source, format, classes, voc_origin)
     scenes, pixels, wrong_size = _settled(scenes, kind.startswith("raw"), reader, progress)
     looks = look_at_all([str(s.path) for s in scenes], progress, readings=[s.reading for s in scenes])
     if not kind.startswith("raw"):
@@ -147,7 +147,7 @@ def inspect_set(
 
 
 def _read(
-    source: Path, format: str | None, classes: Path | None, voc_origin: int | None
+    source: Path, format: str | None, classes: str | Path | None, voc_origin: int | None
 ) -> tuple[str, ClassList, list[Scene], dict[str, Any]]:
     """Kind, classes, scenes, and what the reader (or ``prepare``) left out and corrected."""
     if format is None and (source / ANNOTATIONS).is_file() and (source / MANIFEST).is_file():

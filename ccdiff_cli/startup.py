@@ -103,6 +103,21 @@ def fresh_processes() -> "SpawnContext":
     return multiprocessing.get_context("spawn")
 
 
+def end_with_parent() -> None:
+    """A process of :func:`fresh_processes` ends as soon as the one that started it is gone, however that one ended."""
+    import multiprocessing
+    import threading
+    from multiprocessing.connection import wait
+
+    parent: Any = multiprocessing.parent_process()
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def python_environment() -> dict[str, str]:
     """The environment of a Python process that imports from where this process imports, which ``ccdiff`` has cleared; nothing relative."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if os.path.isabs(p)), "PYTHONSAFEPATH": "1"}

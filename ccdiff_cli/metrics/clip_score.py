@@ -60,7 +60,7 @@ def find_clip(text: str, device: str = "auto") -> Clip:
     where = torch_device(device, "--device auto or cpu")
     path = Path(weights).expanduser()
     try:
-        if weights in open_clip.list_pretrained_tags_by_model(name) and not path.exists():
+        if weights in open_clip.list_pretrained_tags_by_model(name):
             model, _, prepare = open_clip.create_model_and_transforms(name, pretrained=weights, weights_only=True)
             tag, key = weights, content_key([name, weights])
         else:

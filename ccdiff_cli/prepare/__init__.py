@@ -14,19 +14,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import multiprocessing
 import os
 import re
 import shutil
 import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +43,7 @@ from ..locks import LOCK, locked
 from ..pictures import AS_STORED, UnreadablePicture, is_flat, labels_of_stored_pixels, read_header
 from ..references import REFERENCES, cut_reference, reference_window, write_bank
 from ..scene import HBB, Instance, Scene
-from ..startup import fresh_processes
+from ..startup import end_with_parent, fresh_processes
 from .captions import STYLES, caption_of, read_sentences
 from .leaks import DROP, LEAKS, MOVE, settle_leaks
 from .masks import COCO, MASKS, NONE, SAM, MaskJob, mask_picture, masker_of, read_masks
@@ -154,7 +151,7 @@ def prepare_dataset(
 
         clip = Clip(scene_clip, where="--scene-clip")
     report("reading labels", 0, 1)
-    names = read_class_file(Path(classes)) if classes is not None else None
+    names = read_class_file(classes) if classes is not None else None
     with labels_of_stored_pixels(exif == KEEP):
         raw = read_raw(source, format, names, strict=strict, voc_origin=voc_origin, source_pattern=source_pattern)
     report("reading labels", 1, 1)
@@ -717,12 +714,7 @@ class _Workers:
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     guard_streams()
-
-    def follow(parent: Any) -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, args=(multiprocessing.parent_process(),), daemon=True).start()
+    end_with_parent()
 
 
 __all__ = ["caption_of", "prepare_dataset"]
