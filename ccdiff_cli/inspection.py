@@ -30,7 +30,7 @@ from .files import write_json, write_text
 from .formats import read_raw
 from .formats.classes import read_class_file
 from .formats.raw import PLACES
-from .geometry import polygon_iou
+from .geometry import polygon_iou, visible_hbbs
 from .locks import locked
 from .prepare.pixels import Found, PixelOptions, look, settle
 from .scene import ClassList, Scene
@@ -321,7 +321,7 @@ def _suspicious(scenes: Sequence[Scene], names: ClassList, boxes: _Boxes) -> dic
     centre = points.mean(axis=1)
     reaches = ((low < -TOLERANCE) | (high > size + TOLERANCE) | (centre < -TOLERANCE) | (centre > size + TOLERANCE)).any(axis=1)
     hbb_in = np.concatenate([np.clip(low, 0, size), np.clip(high, 0, size)], axis=1)
-    obb_in = np.concatenate([np.clip(points.min(axis=1), 0, size), np.clip(points.max(axis=1), 0, size)], axis=1)
+    obb_in = visible_hbbs(boxes.corners, np.concatenate([np.zeros_like(size), np.minimum(size, 1e9)], axis=1))
     flags = {
         NO_AREA: no_area,
         OUTSIDE: outside,
