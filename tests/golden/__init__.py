@@ -10,6 +10,8 @@ from torch import Tensor
 MODULES = {
     "ccdiff": "ccdiff",
     "ccdiff++": "ccdiff",
+    "aerogen": "aerogen",
+    "layoutdiffusion": "layoutdiffusion",
 }
 """Method as the file's metadata name it under ``model``, and the module here that runs it."""
 
