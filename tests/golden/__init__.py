@@ -12,6 +12,8 @@ MODULES = {
     "ccdiff++": "ccdiff",
     "aerogen": "aerogen",
     "layoutdiffusion": "layoutdiffusion",
+    "gligen": "gligen",
+    "migc": "migc",
 }
 """Method as the file's metadata name it under ``model``, and the module here that runs it."""
 
