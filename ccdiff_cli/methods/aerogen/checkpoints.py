@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CCDiffError
+from ...models.compvis import diffusers_unet_names, renamed
 from .network import AeroGenUNet
 
 UNET, ENCODER = "model.diffusion_model.", "condition_tokenizer."
@@ -25,50 +26,17 @@ OTHERS = re.compile(
     r"(first_stage_model|cond_stage_model|model_ema)\.|(betas|alphas_cumprod.*|sqrt_.*|log_one_minus_.*|posterior_.*|logvar|lvlb_weights)$"
 )
 """What of a training state is no part of the network: frozen parts, averages that published generation does not use, the noise schedule."""
-_RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-}  # fmt: skip
-_TOP = {
-    "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "conv_norm_out": "out.0", "conv_out": "out.2", "mask_attention": "maskcrossattention",
-}  # fmt: skip
 
 
 def released_names(unet: AeroGenUNet) -> dict[str, str]:
-    """Our names of a UNet's weights -> the released ones."""
-    layers = unet.config.layers_per_block
-    if not isinstance(layers, int):
-        raise CCDiffError(f"levels of {layers} residual blocks have no released names", fix="use the same number in every level")
-    with_attention = [kind.startswith("CrossAttn") for kind in unet.config.up_block_types]
-    return {name: _released_name(name, layers, with_attention) for name in unet.state_dict()}
+    """Our names of a UNet's weights -> the released ones.
 
-
-def _released_name(name: str, layers: int, with_attention: list[bool]) -> str:
-    if name.startswith("layout_encoder."):
-        return ENCODER + name.removeprefix("layout_encoder.")
-    for ours, theirs in _TOP.items():
-        if name.startswith(ours + "."):
-            return UNET + theirs + name[len(ours) :]
-    block, rest = name.split(".", 1)
-    if block == "mid_block":
-        kind, number, rest = rest.split(".", 2)
-        place = f"middle_block.{2 * int(number) if kind == 'resnets' else 1}"
-    else:
-        level_text, kind, number, rest = rest.split(".", 3)
-        level = int(level_text)
-        stage = f"{'input' if block == 'down_blocks' else 'output'}_blocks"
-        if kind == "downsamplers":
-            place, rest = f"{stage}.{(level + 1) * (layers + 1)}.0", rest.replace("conv.", "op.", 1)
-        elif kind == "upsamplers":
-            place = f"{stage}.{(level + 1) * (layers + 1) - 1}.{2 if with_attention[level] else 1}"
-        else:
-            first = 1 if block == "down_blocks" else 0
-            place = f"{stage}.{first + level * (layers + 1) + int(number)}.{0 if kind == 'resnets' else 1}"
-    if kind == "resnets":
-        part, rest = rest.split(".", 1)
-        rest = f"{_RESNET[part]}.{rest}"
-    return f"{UNET}{place}.{rest.replace('.processor.', '.')}"
+    Raises:
+        CCDiffError: its levels differ in their number of layers.
+    """
+    prefixes = {ours: UNET + theirs for theirs, ours in diffusers_unet_names(unet.config).items()}
+    prefixes |= {"mask_attention": f"{UNET}maskcrossattention", "layout_encoder": ENCODER.rstrip(".")}
+    return {name: renamed(name, prefixes).replace(".processor.", ".") for name in unet.state_dict()}
 
 
 def unet_config(
