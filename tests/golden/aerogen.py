@@ -69,11 +69,15 @@ def outputs(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[
     ours["noise_guided"] = guided(latents, times)
     ours["noise_late"] = denoise(latents, given["timestep_late"], text)
 
-    settings = json.loads(metadata["ddim"])
-    schedule = sampling.ddim_schedule(settings["steps"], settings["eta"], released_count=len(given["ddim_noise"]) != settings["steps"])
-    for name in ("timesteps", "alphas", "alphas_prev", "sigmas"):
-        ours[f"ddim_{name}"] = getattr(schedule, name)
-    ours["ddim_sample"] = sampling.sample(guided, latents, schedule, given["ddim_noise"])
+    settings, scheduler = json.loads(metadata["ddim"]), sampling.ddim()
+    scheduler.set_timesteps(settings["steps"], released_count=len(given["ddim_noise"]) != settings["steps"])
+    x = latents
+    for t, added in zip(scheduler.timesteps, given["ddim_noise"], strict=True):
+        x = scheduler.step(guided(x, t), t, x, eta=settings["eta"], variance_noise=added).prev_sample
+    rising = scheduler.timesteps.flip(0)
+    alphas = scheduler.alphas_cumprod[rising]
+    ours |= {"ddim_sample": x, "ddim_timesteps": rising, "ddim_sigmas": scheduler.sigmas(settings["eta"]).flip(0)}
+    ours |= {"ddim_alphas": alphas, "ddim_alphas_prev": torch.cat([scheduler.final_alpha_cumprod[None], alphas[:-1]])}
 
     active = times.expand(len(latents)) >= unet.layout_config.mask_threshold
     ours["mask_attention"] = unet.mask_attention(given["feature"], context.vectors, context.picture, context.slot, context.cell, active)

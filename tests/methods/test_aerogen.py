@@ -284,41 +284,41 @@ def test_it_starts_with_the_share_of_the_picture_alone_and_saves_and_loads(tmp_p
 
 
 def test_the_sampler_takes_the_published_steps():
-    schedule = sampling.ddim_schedule(50, 0.2)
-    assert schedule.timesteps.tolist() == list(range(1, 1000, 20))
-    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    abar = np.float32(np.cumprod(1 - betas))
-    assert schedule.alphas.numpy() == pytest.approx(abar[1::20], rel=1e-7)
-    assert schedule.alphas_prev.numpy() == pytest.approx(np.r_[abar[0], abar[1:-20:20]], rel=1e-7)
-    a, p = abar[1::20].astype(float), np.r_[abar[0], abar[1:-20:20]].astype(float)
-    assert schedule.sigmas.numpy() == pytest.approx(0.2 * np.sqrt((1 - p) / (1 - a) * (1 - a / p)), rel=1e-6)
+    scheduler = sampling.ddim()
+    scheduler.set_timesteps(50)
+    assert scheduler.timesteps.tolist() == list(range(981, 0, -20))
+    abar = np.float32(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)).astype(float)
+    assert scheduler.alphas_cumprod.numpy() == pytest.approx(abar, rel=1e-12)
+    a, p = abar[1::20], np.r_[abar[0], abar[1:-20:20]]
+    assert scheduler.sigmas(0.2).numpy()[::-1] == pytest.approx(0.2 * np.sqrt((1 - p) / (1 - a) * (1 - a / p)), rel=1e-9)
 
 
 def test_any_number_of_steps_is_what_was_asked_and_the_released_count_is_a_switch():
-    assert len(sampling.ddim_schedule(7, 0).timesteps) == 7
-    assert len(sampling.ddim_schedule(7, 0, released_count=True).timesteps) == 8
-    assert sampling.ddim_schedule(3, 0).timesteps.tolist() == [1, 334, 667]
+    scheduler = sampling.ddim()
+    for steps, released, expected in ((7, False, 7), (7, True, 8), (3, False, 3), (999, False, 999), (1, True, 1)):
+        scheduler.set_timesteps(steps, released_count=released)
+        assert len(scheduler.timesteps) == expected and scheduler.timesteps[-1] == 1
     for steps, options in ((3, {"released_count": True}), (1000, {}), (0, {}), (1001, {})):
         with pytest.raises(CCDiffError, match=f"{steps} denoising steps"):
-            sampling.ddim_schedule(steps, 0, **options)
+            scheduler.set_timesteps(steps, **options)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.2])
-def test_sampling_equals_a_loop_of_the_formula(eta):
+def test_sampling_equals_a_loop_of_the_formula_also_from_a_saved_scheduler(eta, tmp_path):
     g = torch.Generator().manual_seed(2)
     x, noises = torch.randn(2, 4, 3, 3, generator=g), torch.randn(4, 2, 4, 3, 3, generator=g)
-
-    def denoise(y: Tensor, t: Tensor) -> Tensor:
-        return torch.sin(3 * y) + t.view(-1, 1, 1, 1) / 1000
-
-    ours = sampling.sample(denoise, x, sampling.ddim_schedule(4, eta), noises)
+    sampling.ddim().save_pretrained(tmp_path)
+    scheduler, y = sampling.AeroGenDDIM.from_pretrained(tmp_path), x.double()
     abar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
-    y, times = x.double(), [751, 501, 251, 1]
+    scheduler.set_timesteps(4)
+    times = [751, 501, 251, 1]
+    assert scheduler.timesteps.tolist() == times
     for j, t in enumerate(times):
+        x = scheduler.step(torch.sin(3 * x) + t / 1000, t, x, eta=eta, variance_noise=noises[j]).prev_sample
         a, p = abar[t], abar[times[j + 1]] if j < 3 else abar[0]
-        e, sigma = denoise(y, torch.tensor([t, t])), eta * math.sqrt((1 - p) / (1 - a) * (1 - a / p))
+        e, sigma = torch.sin(3 * y) + t / 1000, eta * math.sqrt((1 - p) / (1 - a) * (1 - a / p))
         y = math.sqrt(p) * (y - math.sqrt(1 - a) * e) / math.sqrt(a) + math.sqrt(1 - p - sigma**2) * e + sigma * noises[j]
-    assert close(ours.double(), y)
+    assert close(x.double(), y)
 
 
 # ---- checkpoints ----

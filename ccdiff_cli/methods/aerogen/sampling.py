@@ -9,68 +9,44 @@ Notable here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
+from diffusers import DDIMScheduler
+from diffusers import SchedulerMixin as SchedulerMixin  # diffusers looks it up here when it loads a saved AeroGenDDIM
 
 from ...errors import CCDiffError
 
-TRAINED_STEPS = 1000
-BETAS = (0.00085, 0.012)
+
+class AeroGenDDIM(DDIMScheduler):
+    """diffusers' DDIM over AeroGen's times and alphas; its arguments, and what a step computes, are those of ``DDIMScheduler``."""
+
+    def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None, *, released_count: bool = False) -> None:
+        """The times ``1 + k floor(1000 / steps)`` and their alphas.
+
+        Raises:
+            CCDiffError: no steps, or so many that they reach past the schedule.
+        """
+        total = self.config.num_train_timesteps
+        if not 1 <= num_inference_steps <= total:
+            raise CCDiffError(f"{num_inference_steps} denoising steps", fix=f"ask for 1 to {total - 1}")
+        stride = total // num_inference_steps
+        times = 1 + stride * torch.arange(-(-total // stride) if released_count else num_inference_steps)
+        if times[-1] >= total:
+            raise CCDiffError(f"{num_inference_steps} denoising steps reach time {int(times[-1])} of {total - 1}", fix="ask for fewer")
+        betas = torch.linspace(self.config.beta_start**0.5, self.config.beta_end**0.5, total, dtype=torch.float64) ** 2
+        self.alphas_cumprod = torch.cumprod(1 - betas, 0).float().double()
+        self.final_alpha_cumprod = self.alphas_cumprod[0]
+        self.num_inference_steps = num_inference_steps
+        self.timesteps = times.flip(0).to(device)
+
+    def sigmas(self, eta: float) -> torch.Tensor:
+        """``(S,)`` deviations of the noise added at each of ``timesteps``."""
+        stride = self.config.num_train_timesteps // self.num_inference_steps
+        return eta * torch.stack([self._get_variance(t, t - stride) for t in self.timesteps.tolist()]).sqrt()
 
 
-def alphas_cumprod() -> Tensor:
-    """``(1000,)`` float32: the cumulative products of 1 - beta, square roots of beta evenly spaced."""
-    betas = torch.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, TRAINED_STEPS, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, 0).float()
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """What each step needs, by rising time (they are taken from the last to the first); ``(S,)`` each, float32 but ``timesteps``."""
-
-    timesteps: Tensor
-    alphas: Tensor
-    alphas_prev: Tensor
-    sigmas: Tensor
-
-
-def ddim_schedule(steps: int, eta: float, *, released_count: bool = False) -> Schedule:
-    """The times, alphas and noises of a run.
-
-    Raises:
-        CCDiffError: no steps, or so many that they reach past the schedule.
-    """
-    if not 1 <= steps <= TRAINED_STEPS:
-        raise CCDiffError(f"{steps} denoising steps", fix=f"ask for 1 to {TRAINED_STEPS - 1}")
-    stride = TRAINED_STEPS // steps
-    count = -(-TRAINED_STEPS // stride) if released_count else steps
-    times = 1 + stride * torch.arange(count)
-    if times[-1] >= TRAINED_STEPS:
-        raise CCDiffError(f"{steps} denoising steps reach time {int(times[-1])} of {TRAINED_STEPS - 1}", fix="ask for another number")
-    table = alphas_cumprod().double()
-    alphas, previous = table[times], torch.cat([table[:1], table[times[:-1]]])
-    sigmas = eta * ((1 - previous) / (1 - alphas) * (1 - alphas / previous)).sqrt()
-    return Schedule(times, alphas.float(), previous.float(), sigmas.float())
-
-
-def ddim_step(x: Tensor, noise: Tensor, schedule: Schedule, index: int, added: Tensor) -> Tensor:
-    """One step: ``noise`` is what the network predicts at ``schedule.timesteps[index]``, ``added`` of unit variance."""
-    alpha, previous, sigma = (values[index].item() for values in (schedule.alphas, schedule.alphas_prev, schedule.sigmas))
-    start = (x - (1 - alpha) ** 0.5 * noise) / alpha**0.5
-    return previous**0.5 * start + (1 - previous - sigma**2) ** 0.5 * noise + sigma * added
-
-
-def sample(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, schedule: Schedule, noises: Sequence[Tensor] | Tensor) -> Tensor:
-    """From noise to a latent.
-
-    Args:
-        denoise: (latents ``(B, C, h, w)``, times ``(B,)`` int64) -> the noise in them, guidance included.
-        x: of unit variance; ``noises[j]`` of its shape is added at step j.
-    """
-    for j, index in enumerate(reversed(range(len(schedule.timesteps)))):
-        times = schedule.timesteps[index].to(x.device).expand(len(x))
-        x = ddim_step(x, denoise(x, times), schedule, index, noises[j])
-    return x
+def ddim(prediction: str = "epsilon") -> AeroGenDDIM:
+    """The sampler on Stable Diffusion's noise schedule."""
+    return AeroGenDDIM(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+        prediction_type=prediction,
+    )  # fmt: skip
