@@ -10,15 +10,12 @@ from torch import Tensor
 MODULES = {
     "ccdiff": "ccdiff",
     "ccdiff++": "ccdiff",
-<<<<<<< HEAD
     "aerogen": "aerogen",
     "layoutdiffusion": "layoutdiffusion",
     "gligen": "gligen",
     "migc": "migc",
-=======
     "diffusionsat": "diffusionsat",
     "txt2img_mhn": "txt2img_mhn",
->>>>>>> ef23dcc (DiffusionSat and Txt2Img-MHN: the networks as published, golden files and released names)
 }
 """Method as the file's metadata name it under ``model``, and the module here that runs it."""
 
