@@ -352,6 +352,58 @@ def test_too_little_memory_while_importing_is_one_message(tmp_path: Path) -> Non
     assert "error: too little memory" in done.stderr
 
 
+def with_memory(limit: int, command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    resource = pytest.importorskip("resource")
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, check=False, timeout=240,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system cannot wait for signals")
+@pytest.mark.parametrize(
+    ("ends", "code", "said"),
+    [
+        ("os.abort()", 2, "error: too little memory (a library ended the program: SIGABRT)"),
+        ("ctypes.string_at(0)", 2, "error: too little memory (a library ended the program: SIGSEGV)"),
+        ("sys.exit(7)", 7, ""),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137, ""),
+        ("os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)", 143, "stopped by a signal"),
+        ("os.kill(os.getppid(), signal.SIGINT); time.sleep(60)", 130, "interrupted"),
+        ("os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)", -9, ""),
+    ],
+)
+def test_where_memory_is_limited_a_library_that_aborts_is_one_message(tmp_path: Path, ends: str, code: int, said: str) -> None:
+    text = f"""if True:
+        import ctypes, os, signal, sys, time; sys.path[:] = [p for p in sys.path if p]
+        from ccdiff_cli import __main__, cli
+        def app(**options): {ends}
+        cli.app = app
+        __main__.main()
+    """
+    done = with_memory(64 << 30, [sys.executable, "-c", text], tmp_path)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.startswith(said) and done.stderr.count("\n") == (2 if code == 2 else 1 if said else 0), done.stderr
+
+
+@pytest.mark.slow
+def test_synthesize_with_any_memory_ends_in_a_set_or_in_one_message(tmp_path: Path) -> None:
+    from ccdiff_cli.prepare import prepare_dataset
+
+    prepare_dataset(small_set(tmp_path / "data"), tmp_path / "set", size=128)
+    ends = set()
+    for limit in range(1000, 6001, 250):
+        for processes in ("1", "2"):
+            out = tmp_path / f"{limit}-{processes}"
+            rest = ["-c", "tiny", "-l", str(tmp_path / "set"), "--out", str(out), "--steps", "1", "--batch-size", "2"]
+            done = with_memory(limit << 20, [*PROGRAM, "synthesize", "--n", "4", *rest, "--num-processes", processes], tmp_path)
+            assert done.returncode in (0, 2) and "Traceback" not in done.stderr, (limit, processes, done.returncode, done.stderr)
+            assert done.returncode == 0 or done.stderr.count("error: ") == 1, (limit, processes, done.stderr)
+            ends.add(done.returncode)
+    assert ends == {0, 2}
+
+
 def test_sigterm_ends_with_one_line(tmp_path: Path) -> None:
     folder = small_set(tmp_path / "data", pictures=60)
     for after in (0.5, 1.5):

@@ -28,6 +28,7 @@ from ..console import guard_streams
 from ..detectors import Detections, Detector, Progress, fit, load_detector
 from ..detectors.store import read_detections, write_detections
 from ..errors import CCDiffError
+from ..failures import as_ccdiff_error
 from ..files import content_key
 from ..scene import ClassList, Scene
 from ..startup import end_with_parent, fresh_processes
@@ -215,5 +216,5 @@ def _work(pipe: Connection, classes: ClassList, out: Path, device: str, threads:
             except CCDiffError as error:
                 pipe.send(("failed", (error, isinstance(error.__cause__, OSError))))
             except Exception as error:
-                fix = "run the same command with --processes 1 to see where"
-                pipe.send(("failed", (CCDiffError(f"{type(error).__name__}: {error}", fix=fix), False)))
+                bug = CCDiffError(f"{type(error).__name__}: {error}", fix="run the same command with --processes 1 to see where")
+                pipe.send(("failed", (as_ccdiff_error(error) or bug, False)))
