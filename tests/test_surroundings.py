@@ -90,6 +90,37 @@ def test_workers_do_not_import_from_the_current_folder(tmp_path: Path) -> None:
     assert not proof.exists(), proof.read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_launchers_import_nothing_from_the_current_folder(tmp_path: Path, launcher: str) -> None:
+    from ccdiff_cli.prepare import prepare_dataset
+
+    folder, proof = tmp_path / "here", tmp_path / "EXECUTED"
+    folder.mkdir()
+    for name in (*MODULES, *SITE, "accelerate", "ccdiff_cli", "ctypes", "socket", "logging", "subprocess"):
+        (folder / f"{name}.py").write_text(f"open({str(proof)!r}, 'a').write({name!r})\n")
+    prepare_dataset(small_set(tmp_path / "data"), tmp_path / "set", size=128)
+    program = tmp_path / "ccdiff"  # what pip makes of the console script
+    program.write_text(f"#!{sys.executable}\nfrom ccdiff_cli.__main__ import main\nmain()\n")
+    program.chmod(0o755)
+    main = {"accelerate": "accelerate.commands.accelerate_cli", "torchrun": "torch.distributed.run"}[launcher]
+    start = tmp_path / launcher
+    start.write_text(f"#!{sys.executable}\nfrom {main} import main\nmain()\n")
+    start.chmod(0o755)
+    options = {
+        "accelerate": ["launch", "--cpu", "--num_processes", "2", "--no_python"],
+        "torchrun": ["--nproc-per-node", "2", "--no-python", "--"],
+    }[launcher]
+    rest = ["--steps", "1", "-c", "tiny", "-l", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--batch-size", "2"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [str(start), *options, str(program), "synthesize", "--n", "4", *rest],
+        cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    no_traceback(done, 0)
+    assert "synthetic set: " in done.stdout and not proof.exists(), proof.read_text()
+
+
 def test_trusted_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path)
