@@ -37,11 +37,11 @@ from .raw import (
     Faults,
     RawSet,
     child,
+    files_below,
     find_pictures,
     flag,
     is_file,
     listed,
-    listed_below,
     make_names_differ,
     missing_picture,
     number,
@@ -118,7 +118,7 @@ class _Part:
         named = find_pictures(self.pictures)
         if named:
             return named
-        folders = {p.parent for p in listed_below(self.base, *SUFFIXES)}
+        folders = {p.parent for p in files_below(self.base, SUFFIXES)}
         return find_pictures(sorted(f for f in folders if not re.search("segmentation|mask", f.name.lower())))
 
 
@@ -132,7 +132,7 @@ def _parts(root: Path) -> list[_Part]:
         if level == [root] and listed(root, ".xml"):
             return [_Part(root, root, (root, *(child(root, p) for p in PICTURES)))]
         level = sorted(p for base in level if base.is_dir() for p in base.iterdir() if p.is_dir() and p.name != LITTER_FOLDER)[:1000]
-    others = sorted({p.parent for p in listed_below(root, ".xml")})
+    others = sorted({p.parent for p in files_below(root, (".xml",))})
     return [_Part(folder, folder if listed(folder, *SUFFIXES) else root, (folder,)) for folder in others]
 
 
