@@ -41,6 +41,10 @@ LlmCaptions = Annotated[
     Path | None, typer.Option(help="Of source llm: a text file of captions, one a line; those of the set unless given.")
 ]
 
+SourcePattern = Annotated[
+    str | None,
+    typer.Option(help=r"Regular expression for pieces of one scene, which never part: its group is the scene's name, ^(.+)_\d+_\d+$"),
+]
 VocOrigin = Annotated[
     int | None,
     typer.Option(
@@ -153,10 +157,7 @@ def prepare(
             "refuse. Pieces of one scene in several splits are refused unless dropped or moved."
         ),
     ] = None,
-    source_pattern: Annotated[
-        str | None,
-        typer.Option(help=r"Regular expression for pieces of one scene, which never part: its group is the scene's name, ^(.+)_\d+_\d+$"),
-    ] = None,
+    source_pattern: SourcePattern = None,
     strict: Annotated[
         bool, typer.Option(help="Stop at the first broken label, missing or broken picture, instead of leaving it out and counting it.")
     ] = False,
@@ -653,6 +654,7 @@ def inspect(
     format: Annotated[str | None, typer.Option(help="Of a raw data set; recognised from the folder unless given.")] = None,
     classes: Annotated[str | None, typer.Option(help="Class file of a raw data set, as for `prepare`.")] = None,
     voc_origin: VocOrigin = None,
+    source_pattern: SourcePattern = None,
     samples: Annotated[int, typer.Option(min=1, help="How many pictures the page shows.")] = 24,
     as_json: Json = False,
 ) -> None:
@@ -662,7 +664,16 @@ def inspect(
 
     target = out if out is not None else Path("runs") / f"inspect-{source.resolve().name}"
     with progress_bars(quiet=as_json) as progress:
-        made = inspect_set(source, target, format=format, classes=classes, voc_origin=voc_origin, samples=samples, progress=progress)
+        made = inspect_set(
+            source,
+            target,
+            format=format,
+            classes=classes,
+            voc_origin=voc_origin,
+            source_pattern=source_pattern,
+            samples=samples,
+            progress=progress,
+        )
     warnings = [f"warning: {text}" for text in made["warnings"]]
     finish(made, as_json=as_json, lines=[*tables(made), *warnings, f"page: {made['page']}"])
 

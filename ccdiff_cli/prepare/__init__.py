@@ -158,7 +158,7 @@ def prepare_dataset(
     ledger = _Ledger(raw, strict=strict)
     if metadata is not None:
         raw.scenes = add_metadata(raw.scenes, Path(metadata), ledger.notes)
-    _apply_splits(ledger, Path(splits) if splits is not None else None, seed, leaks)
+    drawn = _apply_splits(ledger, Path(splits) if splits is not None else None, seed, leaks)
     said = _said(ledger, Path(sentences)) if sentences is not None else {}
     with _Workers(processes, report) as workers:
         scenes, settled = _checked_sizes(ledger, workers, pixels)
@@ -171,7 +171,7 @@ def prepare_dataset(
                 strict=True,
             )
         )
-        scenes = settle_leaks(scenes, hashes, leaks, ledger.change, ledger.skipped, workers.map)
+        scenes = settle_leaks(scenes, hashes, leaks, ledger, workers.map, drawn=drawn)
         hashes = {s.file_name: hashes[s.file_name] for s in scenes}
         options: dict[str, Any] = {
             "format": raw.format,
@@ -305,8 +305,9 @@ def _check_options(tile: int | None, overlap: int, size: int | None, keep: float
         raise CCDiffError(f"unknown caption style {style!r}", fix=f"known styles: {', '.join(STYLES)}")
 
 
-def _apply_splits(ledger: _Ledger, lists: Path | None, seed: int, leaks: str | None) -> None:
-    raw = ledger.raw
+def _apply_splits(ledger: _Ledger, lists: Path | None, seed: int, leaks: str | None) -> set[str]:
+    """Give every picture its split; the sources whose split was drawn by the seed."""
+    raw, drawn = ledger.raw, dict[str, str]()
     if lists is not None:
         stems = {_stem(s): s for s in raw.scenes}
         faults = Faults(strict=ledger.strict)
@@ -337,6 +338,7 @@ def _apply_splits(ledger: _Ledger, lists: Path | None, seed: int, leaks: str | N
             )
     if not raw.scenes:
         raise CCDiffError("the split lists name no picture of the set", where=lists)
+    return set(drawn)
 
 
 def _stem(scene: Scene) -> str:
