@@ -4,13 +4,15 @@ import os
 import signal
 import sys
 
-from .startup import INTERRUPTED, TERMINATED, hear_signals, leave_current_folder, open_streams
+from .startup import INTERRUPTED, TERMINATED, hear_signals, leave_current_folder, open_streams, watched
 
 
 def main() -> None:
     """The console script: :func:`.cli.main` in a process of its own."""
     leave_current_folder()
     open_streams()
+    if (ended := watched()) is not None:
+        _leave_after(ended)
     hear_signals()
     from .cli import main as run
 
@@ -22,6 +24,18 @@ def main() -> None:
         raise
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is done; while the interpreter ends, it would be killed by it without a word
     sys.exit(0)
+
+
+def _leave_after(ended: int) -> None:
+    """End as the process ended that was watched: with its exit code, or with a message where a library gave up for lack of memory."""
+    import signal
+
+    if ended in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS):
+        from .failures import tell
+
+        ended = tell(MemoryError(f"a library ended the program: {signal.Signals(-ended).name}"), as_json="--json" in sys.argv)
+    sys.stdout.flush()
+    os._exit(ended if ended >= 0 else 128 - ended)
 
 
 if __name__ == "__main__":

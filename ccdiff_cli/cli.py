@@ -42,6 +42,10 @@ LlmCaptions = Annotated[
     Path | None, typer.Option(help="Of source llm: a text file of captions, one a line; those of the set unless given.")
 ]
 
+SourcePattern = Annotated[
+    str | None,
+    typer.Option(help=r"Regular expression for pieces of one scene, which never part: its group is the scene's name, ^(.+)_\d+_\d+$"),
+]
 VocOrigin = Annotated[
     int | None,
     typer.Option(
@@ -86,7 +90,7 @@ def prepare(
     size: Annotated[int | None, typer.Option(help="Resize every tile or picture to a square of this side, pixels.")] = None,
     splits: Annotated[Path | None, typer.Option(help="Folder with train.txt, val.txt, test.txt; the data set's own unless given.")] = None,
     classes: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="Class file (one class a line, in the order wanted; `THEIRS = OURS` renames one), pairs such as car=vehicle, "
             "or a known list: dior, vhr10, dota10, dota15, dota20, hrsc, hrsc2, hrsc3, fair1m, fair1m5, sodaa, visdrone."
@@ -154,10 +158,7 @@ def prepare(
             "refuse. Pieces of one scene in several splits are refused unless dropped or moved."
         ),
     ] = None,
-    source_pattern: Annotated[
-        str | None,
-        typer.Option(help=r"Regular expression for pieces of one scene, which never part: its group is the scene's name, ^(.+)_\d+_\d+$"),
-    ] = None,
+    source_pattern: SourcePattern = None,
     strict: Annotated[
         bool, typer.Option(help="Stop at the first broken label, missing or broken picture, instead of leaving it out and counting it.")
     ] = False,
@@ -228,8 +229,12 @@ def merge_tiles(
 def train(
     data: Annotated[Path, typer.Option("--data", "-d", help="A prepared set.")],
     out: Out,
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="A recipe's name or file.")] = "tiny",
-    start: Annotated[str | None, typer.Option("--from", help="Go on from a generator folder, or from the shipped model: tiny.")] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="The name of a shipped recipe, or the path of a file: ./mine.yaml.")
+    ] = "tiny",
+    start: Annotated[
+        str | None, typer.Option("--from", help="Go on from a generator folder, or from the shipped model: tiny (./tiny: a folder).")
+    ] = None,
     transplant: Annotated[
         bool,
         typer.Option("--transplant", help="With --from: take its encoders and the inner levels of its denoiser, the rest by the recipe."),
@@ -308,7 +313,9 @@ def layout(
 @app.command(epilog="Example: ccdiff synthesize --n 20000 --checkpoint runs/generator --layouts runs/vhr10 --out runs/synthetic")
 def synthesize(
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many pictures.")],
-    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="A generator folder, or the shipped model: tiny.")],
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", "-c", help="A generator folder, or the shipped model: tiny (./tiny: a folder).")
+    ],
     layouts: Annotated[Path, typer.Option("--layouts", "-l", help="The prepared set whose layouts (and reference bank) are used.")],
     out: Out,
     layout_source: Annotated[str | None, typer.Option(help=f"{SOURCE_HELP} Usually augmented.")] = None,
@@ -483,7 +490,9 @@ def eval_trainability(
     out: Out,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", help="An experiment: name (trainability-vhr10-cpu) or file. Options win."),
+        typer.Option(
+            "--recipe", "-r", help="An experiment: the name of a shipped one (trainability-vhr10-cpu), or the path of a file. Options win."
+        ),
     ] = None,
     arm: Annotated[
         list[str] | None,
@@ -645,8 +654,9 @@ def inspect(
         Path | None, typer.Option("--out", "-o", help="Folder for inspection.html and inspection.json; runs/inspect-NAME unless given.")
     ] = None,
     format: Annotated[str | None, typer.Option(help="Of a raw data set; recognised from the folder unless given.")] = None,
-    classes: Annotated[Path | None, typer.Option(help="Class file of a raw data set, as for `prepare`.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Class file of a raw data set, as for `prepare`.")] = None,
     voc_origin: VocOrigin = None,
+    source_pattern: SourcePattern = None,
     samples: Annotated[int, typer.Option(min=1, help="How many pictures the page shows.")] = 24,
     as_json: Json = False,
 ) -> None:
@@ -656,9 +666,18 @@ def inspect(
 
     target = out if out is not None else Path("runs") / f"inspect-{source.resolve().name}"
     with progress_bars(quiet=as_json) as progress:
-        made = inspect_set(source, target, format=format, classes=classes, voc_origin=voc_origin, samples=samples, progress=progress)
-    doubts = [f"warning: {text}" for text in made["warnings"]]
-    finish(made, as_json=as_json, lines=[*tables(made), *doubts, f"page: {made['page']}"])
+        made = inspect_set(
+            source,
+            target,
+            format=format,
+            classes=classes,
+            voc_origin=voc_origin,
+            source_pattern=source_pattern,
+            samples=samples,
+            progress=progress,
+        )
+    warnings = [f"warning: {text}" for text in made["warnings"]]
+    finish(made, as_json=as_json, lines=[*tables(made), *warnings, f"page: {made['page']}"])
 
 
 @app.command(epilog="Example: ccdiff verify runs/synthetic")
@@ -700,7 +719,9 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _shipped(name: str) -> Path:
-    return Path(__file__).parent / "weights" / "tiny" if name == "tiny" and not Path(name).exists() else Path(name)
+    from .generator import SHIPPED, shipped_generator
+
+    return shipped_generator() if name == SHIPPED else Path(name)
 
 
 def _named(pairs: list[str] | None, option: str) -> dict[str, Path]:

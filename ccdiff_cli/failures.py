@@ -15,14 +15,14 @@ from typing import Any
 
 from .console import print_json
 from .errors import CCDiffError, Stopped, visible
-from .startup import BROKEN_PIPE, INTERRUPTED, TERMINATED, Terminated
+from .startup import BROKEN_PIPE, INTERRUPTED, TERMINATED, Terminated, limited
 
 BUG, BAD_INPUT = 1, 2
 COUNTS = {"WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0, "MASTER_PORT": 1}
 """What launchers (torchrun, accelerate) say in the environment -> the least that it can be."""
 MEMORY_SIGNS = (
-    "not enough memory", "cannot allocate memory", "failed to map segment", "can't start new thread", "bad_alloc", "out of memory",
-    "unable to allocate", "resource temporarily unavailable", "cannot create thread",
+    "not enough memory", "cannot allocate memory", "can't allocate memory", "failed to map segment", "can't start new thread", "bad_alloc",
+    "out of memory", "unable to allocate", "resource temporarily unavailable", "cannot create thread", "could not create a primitive",
 )  # fmt: skip
 """What libraries say, under many kinds of error, when memory (or the address space) runs out."""
 
@@ -118,18 +118,14 @@ def _say(text: str) -> None:
 def as_ccdiff_error(error: BaseException) -> CCDiffError | None:
     """What a person is told of an error; None of a bug."""
     if isinstance(error, CCDiffError):
-        return error
+        lacking = any(short_of_memory(cause) for cause in _chain(error) if not isinstance(cause, (CCDiffError, ValueError)))
+        return _too_little_memory(error, error.where) if lacking else error
     message: Any = getattr(error, "format_message", None)  # click's usage errors, of which typer has its own copy
     if callable(message):
         context: Any = getattr(error, "ctx", None)
         return CCDiffError(str(message()), fix=f"{context.command_path} --help" if context is not None else "ccdiff --help")
-    for cause in _chain(error):
-        if isinstance(cause, MemoryError) or any(sign in str(cause).lower() for sign in MEMORY_SIGNS):
-            what = " ".join(str(cause).split())[:200]
-            return CCDiffError(
-                f"too little memory{f' ({what})' if what else ''}",
-                fix="use smaller batches or fewer processes, or raise the limit (ulimit -v); what was made stays, the same command goes on",
-            )
+    if any(short_of_memory(cause) for cause in _chain(error)):
+        return _too_little_memory(error)
     if isinstance(error, UnicodeEncodeError):
         return _not_utf8(error, "the name or text")
     if isinstance(error, OSError) and error.strerror:
@@ -140,13 +136,30 @@ def as_ccdiff_error(error: BaseException) -> CCDiffError | None:
     return None
 
 
+def short_of_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever kind, says that memory (or the address space) ran out."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    known |= isinstance(error, SystemError) and limited()  # of an extension that forgot to look
+    return known or any(sign in str(error).lower() for sign in MEMORY_SIGNS)
+
+
+def _too_little_memory(error: BaseException, where: str | None = None) -> CCDiffError:
+    cause = next(e for e in _chain(error) if not isinstance(e, CCDiffError) and short_of_memory(e))
+    what = " ".join(str(cause).split())[:200]
+    return CCDiffError(
+        f"too little memory{f' ({what})' if what else ''}",
+        where=where,
+        fix="use smaller batches or fewer processes, or raise the limit (ulimit -v); what was made stays, the same command goes on",
+    )
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: list[BaseException] = []
     following: BaseException | None = error
     while following is not None and following not in seen:
         seen.append(following)
         yield following
-        following = following.__cause__ or following.__context__
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
 
 
 def flush_streams() -> None:

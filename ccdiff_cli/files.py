@@ -206,6 +206,14 @@ def open_file(path: str | Path) -> IO[bytes]:
     return os.fdopen(handle, "rb")
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file; False of what no file can be called (names too long, with a null in them), or what may not be looked at."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with os_errors(path, "read the file"), open_file(path) as stream:

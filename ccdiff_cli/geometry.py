@@ -381,6 +381,38 @@ def quadrilateral_inside(corners: Corners, window: Sequence[float], read_as: Cal
     return max(candidates, key=lambda four: round(_iou_of(clip(polygon(read_as(four)), window), visible), 6))
 
 
+def visible_hbbs(corners: np.ndarray, window: Any) -> np.ndarray:
+    """(N, 4) horizontal boxes around the parts of oriented boxes (N, 8) inside ``window``; of one without any, its HBB moved to the border.
+
+    NOTE: of a box that slants through the border it is smaller than the HBB's part inside.
+
+    Args:
+        window: x1 y1 x2 y2, or (N, 4) of them.
+    """
+    corners = np.asarray(corners, np.float64).reshape(-1, 8)
+    window = np.broadcast_to(np.asarray(window, np.float64), (len(corners), 4))
+    first, last = np.tile(window[:, :2], 2), np.tile(window[:, 2:], 2)
+    hulls = np.concatenate(_extents(corners), axis=1)
+    boxes = np.clip(hulls, first, last)
+    cut = np.flatnonzero((hulls != boxes).any(axis=1))
+    if len(cut):
+        parts = intersections(quadrilaterals(corners[cut]), shapely.box(*window[cut].T))
+        there = shapely.area(parts) > 0
+        cut = cut[there]
+        boxes[cut] = np.clip(shapely.bounds(parts[there]), first[cut], last[cut])
+    return boxes
+
+
+def fitted_corners(corners: Corners, window: Sequence[float]) -> Corners:
+    """The smallest rectangle at a box's own angle around the part of it inside a window; the box itself where all or nothing of it is."""
+    if corners_inside(corners, window):
+        return corners
+    visible = clip(polygon(corners), window)
+    if visible.area <= 0:
+        return corners
+    return _ordered_as(corners, _box_at([v for ring in outlines(visible) for v in ring], corners_to_le90(corners)[4]))
+
+
 def area_inside(corners: Sequence[float], width: float, height: float) -> float:
     """The area of the part of an outline that lies in a picture, pixels squared."""
     return float(clip(polygon(corners), (0, 0, width, height)).area)

@@ -30,7 +30,7 @@ from .files import write_json, write_text
 from .formats import read_raw
 from .formats.classes import read_class_file
 from .formats.raw import PLACES
-from .geometry import polygon_iou
+from .geometry import polygon_iou, visible_hbbs
 from .locks import locked
 from .prepare.pixels import Found, PixelOptions, look, settle
 from .scene import ClassList, Scene
@@ -86,6 +86,7 @@ def inspect_set(
     format: str | None = None,
     classes: str | Path | None = None,
     voc_origin: int | None = None,
+    source_pattern: str | None = None,
     samples: int = 24,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def inspect_set(
 
     Args:
         source: a prepared or synthetic set, or a raw data set in a format that ``prepare`` reads.
-        format, classes, voc_origin: as for ``prepare``; for raw sets.
+        format, classes, voc_origin, source_pattern: as for ``prepare``; for raw sets.
         samples: how many pictures the page shows at least (every class is shown).
         progress: called as ``progress(stage, done, total)``.
 
@@ -106,7 +107,7 @@ def inspect_set(
     source, out = Path(source), Path(out)
     if source.is_dir() and out.resolve() in (source.resolve(), *source.resolve().parents):
         raise CCDiffError("the report would lie in or around the set itself", where=out, fix="choose another output folder (--out)")
-    kind, names, scenes, reader = _read(source, format, Path(classes) if classes is not None else None, voc_origin)
+    kind, names, scenes, reader = _read(source, format, classes, voc_origin, source_pattern)
     scenes, pixels, wrong_size = _settled(scenes, kind.startswith("raw"), reader, progress)
     looks = look_at_all([str(s.path) for s in scenes], progress, readings=[s.reading for s in scenes])
     if not kind.startswith("raw"):
@@ -147,15 +148,18 @@ def inspect_set(
 
 
 def _read(
-    source: Path, format: str | None, classes: Path | None, voc_origin: int | None
+    source: Path, format: str | None, classes: str | Path | None, voc_origin: int | None, source_pattern: str | None
 ) -> tuple[str, ClassList, list[Scene], dict[str, Any]]:
     """Kind, classes, scenes, and what the reader (or ``prepare``) left out and corrected."""
     if format is None and (source / ANNOTATIONS).is_file() and (source / MANIFEST).is_file():
+        if source_pattern is not None:
+            fix = "leave it out, or inspect the raw set"
+            raise CCDiffError("a set of ours knows the source of each picture", where=f"--source-pattern {source_pattern}", fix=fix)
         made = read_set(source, to_look_at=True)
         said = {key: made.manifest.get(key) or {} for key in ("changes", "skipped", "notes", "cutting", "places")}
         return str(made.manifest.get("kind", "set")), made.classes, list(made.scenes), said
     names = read_class_file(classes) if classes is not None else None
-    raw = read_raw(source, format, names, strict=False, voc_origin=voc_origin)
+    raw = read_raw(source, format, names, strict=False, voc_origin=voc_origin, source_pattern=source_pattern)
     said = {key: dict(sorted(getattr(raw, key).items())) for key in ("changes", "skipped", "notes", "places")}
     return f"raw ({raw.format})", raw.classes, raw.scenes, said
 
@@ -321,7 +325,7 @@ def _suspicious(scenes: Sequence[Scene], names: ClassList, boxes: _Boxes) -> dic
     centre = points.mean(axis=1)
     reaches = ((low < -TOLERANCE) | (high > size + TOLERANCE) | (centre < -TOLERANCE) | (centre > size + TOLERANCE)).any(axis=1)
     hbb_in = np.concatenate([np.clip(low, 0, size), np.clip(high, 0, size)], axis=1)
-    obb_in = np.concatenate([np.clip(points.min(axis=1), 0, size), np.clip(points.max(axis=1), 0, size)], axis=1)
+    obb_in = visible_hbbs(boxes.corners, np.concatenate([np.zeros_like(size), np.minimum(size, 1e9)], axis=1))
     flags = {
         NO_AREA: no_area,
         OUTSIDE: outside,
@@ -419,7 +423,7 @@ def _duplicates(scenes: Sequence[Scene], looks: Sequence[Look]) -> dict[str, Any
 
 def _warnings(facts: dict[str, Any]) -> list[str]:
     """What should be seen to, most harmful first."""
-    duplicates, found = facts["duplicates"], [line.plain for line in ranks(facts["reader"], grave=True)]
+    duplicates, found = facts["duplicates"], [line.plain.removeprefix("warning: ") for line in ranks(facts["reader"], grave=True)]
     if pairs := duplicates["across_splits"]:
         first = " and ".join(f"{name} ({split})" for name, split in zip(pairs[0]["pictures"], pairs[0]["splits"], strict=True))
         found.append(f"leak, pairs of alike pictures in different splits: {len(pairs)}, first {first}")

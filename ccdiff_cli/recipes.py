@@ -7,6 +7,7 @@ is loaded and stays frozen; a part without one is built small from the sizes giv
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from .errors import CCDiffError
+from .files import is_file
 from .settings import read_yaml
 
 
@@ -203,26 +205,30 @@ class Recipe(_Part):
 
 
 def recipe_folders() -> list[Path]:
-    """Where recipes are looked for by name: ./recipes, the checkout, the installed copy."""
+    """Where recipes are looked for by name: the checkout, the installed copy.  NOTE: never the current folder, which may be anybody's."""
     here = Path(__file__).resolve().parent
-    return [Path("recipes"), here.parent / "recipes", Path(sys.prefix) / "share" / "ccdiff" / "recipes"]
+    return [here.parent / "recipes", Path(sys.prefix) / "share" / "ccdiff" / "recipes"]
 
 
 def find_recipe(name: str | Path, *, experiment: bool = False) -> Path:
-    """The file of a recipe given by path or by name ("tiny"); an ``experiment`` is a recipe of ``eval-trainability``.
+    """The file of a recipe given by path (with a separator, or ending in .yaml) or by the name of a shipped one ("tiny").
+
+    An ``experiment`` is a recipe of ``eval-trainability``.
 
     Raises:
         CCDiffError: there is none; lists the known names.
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if path.is_file():
+    if path.suffix in (".yaml", ".yml") or len(path.parts) != 1 or any(s in str(name) for s in (os.sep, os.altsep) if s):
+        if is_file(path):
             return path
         raise CCDiffError("no such recipe file", where=path, fix=_known(experiment))
     for folder in recipe_folders():
-        if (folder / f"{name}.yaml").is_file():
+        if is_file(folder / f"{name}.yaml"):
             return folder / f"{name}.yaml"
-    raise CCDiffError(f"no recipe named {str(name)!r}", fix=_known(experiment))
+    near = next((p for p in (Path("recipes") / f"{name}.yaml", Path(f"{name}.yaml"), path) if is_file(p)), None)
+    there = f"./{near} is a file of the current folder: name it by its path, --recipe ./{near}; " if near is not None else ""
+    raise CCDiffError(f"no recipe named {str(name)!r} is shipped", fix=there + _known(experiment))
 
 
 def _known(experiment: bool) -> str:
@@ -235,7 +241,7 @@ def load_recipe(name: str | Path, overrides: dict[str, Any] | None = None) -> Re
     """Read and check a recipe.
 
     Args:
-        name: a path, or the name of a recipe in ``recipes/``.
+        name: a path, or the name of a shipped recipe: see :func:`find_recipe`.
         overrides: dotted keys that replace values ("denoiser.train.steps": 4).
 
     Raises:

@@ -103,6 +103,21 @@ def fresh_processes() -> "SpawnContext":
     return multiprocessing.get_context("spawn")
 
 
+def end_with_parent() -> None:
+    """A process of :func:`fresh_processes` ends as soon as the one that started it is gone, however that one ended."""
+    import multiprocessing
+    import threading
+    from multiprocessing.connection import wait
+
+    parent: Any = multiprocessing.parent_process()
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def python_environment() -> dict[str, str]:
     """The environment of a Python process that imports from where this process imports, which ``ccdiff`` has cleared; nothing relative."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if os.path.isabs(p)), "PYTHONSAFEPATH": "1"}
@@ -124,6 +139,73 @@ def open_streams() -> None:
         if getattr(sys, name) is None:
             stream = open(number, "w" if number else "r", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
+
+
+# ---- limited memory ----
+
+
+def limited() -> bool:
+    """Whether the address space has a limit (``ulimit -v``)."""
+    try:
+        import resource
+    except ImportError:
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+
+
+def watched() -> int | None:
+    """Where the address space has a limit, go on in a child process, and return None there; else and on systems without signals, too.
+
+    A C++ library that gets no memory aborts, whatever Python would do about it: the child then ends by a signal.  The process that
+    watches it hands on the signals that it alone heard, waits, and returns the exit code; -6 is an abort.
+    """
+    import signal
+
+    if not limited() or not hasattr(signal, "sigwaitinfo"):
+        return None
+    heard = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    before, watcher = signal.pthread_sigmask(signal.SIG_BLOCK, heard), os.getpid()
+    child = os.fork()
+    if child == 0:
+        quiet_aborts()
+        _end_with(watcher)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return None
+    while True:
+        came = signal.sigwaitinfo(heard)
+        if came.si_signo != signal.SIGCHLD:
+            if came.si_code <= 0:  # of another process; what a terminal sends, the child has got, too
+                os.kill(child, came.si_signo)
+            continue
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+
+
+def quiet_aborts() -> None:
+    """C++ that gives up in this process says nothing of it (Linux): whoever waits for the process does."""
+    import ctypes
+
+    try:
+        set_terminate = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
+        set_terminate.argtypes, set_terminate.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_terminate(ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p))
+    except (OSError, AttributeError):
+        pass
+
+
+def _end_with(parent: int) -> None:
+    """Linux ends this process when its parent is gone."""
+    import ctypes
+    import signal
+
+    try:  # noqa: SIM105 (contextlib is one more file to look for)
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
+    except (OSError, AttributeError):
+        pass
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 # ---- signals ----

@@ -58,6 +58,42 @@ def test_what_is_not_a_recipe(tmp_path: Path, text: str) -> None:
         load_recipe(path)
 
 
+def test_a_file_of_the_current_folder_is_no_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes").mkdir()
+    for name in ("tiny", "recipes/tiny", "recipes/mine"):
+        (tmp_path / f"{name}.yaml").write_text("name: not ours\n")
+    (tmp_path / "tiny").write_text("name: not ours\n")
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("tiny") == EVERY[0].with_name("tiny.yaml")
+    assert find_recipe("./tiny.yaml").read_text() == find_recipe("tiny.yaml").read_text() == "name: not ours\n"
+    assert find_recipe("./tiny").read_text() == find_recipe("recipes/tiny.yaml").read_text() == "name: not ours\n"
+    with pytest.raises(CCDiffError, match=r"no recipe named 'mine' is shipped\n  fix: \./recipes/mine\.yaml is a file .* by its path"):
+        find_recipe("mine")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "../tiny", "\0", "x" * 100_000, "recipes", "tiny/", "~/tiny.yaml"])
+def test_what_names_no_recipe(name: str) -> None:
+    with pytest.raises(CCDiffError, match="recipe"):
+        find_recipe(name)
+
+
+def test_the_shipped_generator_and_class_lists_are_not_taken_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ccdiff_cli.cli import _shipped
+    from ccdiff_cli.formats.classes import CLASS_LISTS, read_class_file
+    from ccdiff_cli.generator import shipped_generator
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    for name in ("dior", "car=ship", "a=b.txt"):
+        (tmp_path / name).write_text("submarine\n")
+    assert _shipped("tiny") == shipped_generator() and _shipped("./tiny") == Path("tiny")
+    assert list(read_class_file("dior").classes) == list(CLASS_LISTS["dior"])
+    assert list(read_class_file("car=ship").classes) == ["ship"]
+    assert list(read_class_file("./dior").classes) == list(read_class_file("a=b.txt").classes) == ["submarine"]
+
+
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(CCDiffError, match="tiny"):
         load_recipe("no-such-recipe")

@@ -90,6 +90,37 @@ def test_workers_do_not_import_from_the_current_folder(tmp_path: Path) -> None:
     assert not proof.exists(), proof.read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_launchers_import_nothing_from_the_current_folder(tmp_path: Path, launcher: str) -> None:
+    from ccdiff_cli.prepare import prepare_dataset
+
+    folder, proof = tmp_path / "here", tmp_path / "EXECUTED"
+    folder.mkdir()
+    for name in (*MODULES, *SITE, "accelerate", "ccdiff_cli", "ctypes", "socket", "logging", "subprocess"):
+        (folder / f"{name}.py").write_text(f"open({str(proof)!r}, 'a').write({name!r})\n")
+    prepare_dataset(small_set(tmp_path / "data"), tmp_path / "set", size=128)
+    program = tmp_path / "ccdiff"  # what pip makes of the console script
+    program.write_text(f"#!{sys.executable}\nfrom ccdiff_cli.__main__ import main\nmain()\n")
+    program.chmod(0o755)
+    main = {"accelerate": "accelerate.commands.accelerate_cli", "torchrun": "torch.distributed.run"}[launcher]
+    start = tmp_path / launcher
+    start.write_text(f"#!{sys.executable}\nfrom {main} import main\nmain()\n")
+    start.chmod(0o755)
+    options = {
+        "accelerate": ["launch", "--cpu", "--num_processes", "2", "--no_python"],
+        "torchrun": ["--nproc-per-node", "2", "--no-python", "--"],
+    }[launcher]
+    rest = ["--steps", "1", "-c", "tiny", "-l", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--batch-size", "2"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [str(start), *options, str(program), "synthesize", "--n", "4", *rest],
+        cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    no_traceback(done, 0)
+    assert "synthetic set: " in done.stdout and not proof.exists(), proof.read_text()
+
+
 def test_trusted_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path)
@@ -350,6 +381,58 @@ def test_too_little_memory_while_importing_is_one_message(tmp_path: Path) -> Non
     )  # fmt: skip
     no_traceback(done, 2)
     assert "error: too little memory" in done.stderr
+
+
+def with_memory(limit: int, command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    resource = pytest.importorskip("resource")
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, check=False, timeout=240,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system cannot wait for signals")
+@pytest.mark.parametrize(
+    ("ends", "code", "said"),
+    [
+        ("os.abort()", 2, "error: too little memory (a library ended the program: SIGABRT)"),
+        ("ctypes.string_at(0)", 2, "error: too little memory (a library ended the program: SIGSEGV)"),
+        ("sys.exit(7)", 7, ""),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137, ""),
+        ("os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)", 143, "stopped by a signal"),
+        ("os.kill(os.getppid(), signal.SIGINT); time.sleep(60)", 130, "interrupted"),
+        ("os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)", -9, ""),
+    ],
+)
+def test_where_memory_is_limited_a_library_that_aborts_is_one_message(tmp_path: Path, ends: str, code: int, said: str) -> None:
+    text = f"""if True:
+        import ctypes, os, signal, sys, time; sys.path[:] = [p for p in sys.path if p]
+        from ccdiff_cli import __main__, cli
+        def app(**options): {ends}
+        cli.app = app
+        __main__.main()
+    """
+    done = with_memory(64 << 30, [sys.executable, "-c", text], tmp_path)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.startswith(said) and done.stderr.count("\n") == (2 if code == 2 else 1 if said else 0), done.stderr
+
+
+@pytest.mark.slow
+def test_synthesize_with_any_memory_ends_in_a_set_or_in_one_message(tmp_path: Path) -> None:
+    from ccdiff_cli.prepare import prepare_dataset
+
+    prepare_dataset(small_set(tmp_path / "data"), tmp_path / "set", size=128)
+    ends = set()
+    for limit in range(1000, 6001, 250):
+        for processes in ("1", "2"):
+            out = tmp_path / f"{limit}-{processes}"
+            rest = ["-c", "tiny", "-l", str(tmp_path / "set"), "--out", str(out), "--steps", "1", "--batch-size", "2"]
+            done = with_memory(limit << 20, [*PROGRAM, "synthesize", "--n", "4", *rest, "--num-processes", processes], tmp_path)
+            assert done.returncode in (0, 2) and "Traceback" not in done.stderr, (limit, processes, done.returncode, done.stderr)
+            assert done.returncode == 0 or done.stderr.count("error: ") == 1, (limit, processes, done.stderr)
+            ends.add(done.returncode)
+    assert ends == {0, 2}
 
 
 def test_sigterm_ends_with_one_line(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from ..dataset import scene_record, versions
 from ..errors import CCDiffError
 from ..files import content_key, read_bytes, read_json, sha256_file, write_bytes, write_json
+from ..geometry import visible_hbbs
 from ..scene import ClassList, Scene
 from ..stored import ClassName, Count, Digest, Number, Stored, Text, checked
 from . import Detections, Progress, build_network
@@ -153,13 +154,13 @@ class TrainedDetector:
 
 
 def _detections(scene: Scene, picture: Tensor, output: Found) -> Detections:
-    """From pixels of the picture to pixels of the scene's labels; horizontal boxes around oriented ones end at the picture's border."""
+    """From pixels of the picture to pixels of the scene's labels; horizontal boxes are around what is visible of oriented ones."""
     stretch = np.array([scene.width / picture.shape[2], scene.height / picture.shape[1]], dtype=np.float32)
     boxes, scores, labels = (v.cpu().numpy() for v in (output.boxes, output.scores, output.labels))
     boxes, corners = boxes * np.tile(stretch, 2), None
     if output.corners is not None:
         corners = (output.corners.cpu().numpy() * stretch).reshape(-1, 8).astype(np.float32)
-        boxes = boxes.clip(0, [scene.width, scene.height] * 2)
+        boxes = visible_hbbs(corners, (0, 0, scene.width, scene.height))
     return Detections(boxes.astype(np.float32), scores.astype(np.float32), labels.astype(np.int64), corners)
 
 

@@ -20,7 +20,7 @@ from .hrsc import is_hrsc, read_hrsc
 from .huggingface import is_huggingface, read_huggingface
 from .labelme import is_labelme, read_labelme
 from .metadata import is_metadata, read_metadata
-from .raw import Faults, RawSet, child, count_litter, listed, listed_below, some
+from .raw import Faults, RawSet, child, count_litter, files_below, listed, some
 from .rsvg import is_rsvg, read_rsvg
 from .sodaa import is_sodaa, read_sodaa
 from .sources import name_sources
@@ -108,7 +108,7 @@ def _nearly(root: Path) -> list[str]:
         return ["dota"]
     folders = [root, *inner]
     found = [name for name, suffix in (("voc", ".xml"), ("coco", ".json")) if any(listed(folder, suffix) for folder in folders)]
-    pictures = any(listed_below(folder, *SUFFIXES) for folder in inner) or bool(listed(root, *SUFFIXES))
+    pictures = any(files_below(folder, SUFFIXES) for folder in inner) or bool(listed(root, *SUFFIXES))
     texts = any(p.name not in ("README.txt", "requirements.txt") for folder in folders for p in listed(folder, ".txt"))
     return [*found, "yolo"] if pictures and texts else found
 

@@ -7,6 +7,7 @@ Sources: the papers and label files of DIOR, DOTA v1.0 / v1.5 / v2.0, FAIR1M, HR
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from ..errors import CCDiffError
+from ..files import is_file
 from ..scene import ClassList, cleaned
 from ..settings import compose_yaml
 from .raw import UnknownClass, read_text, some
@@ -210,22 +212,19 @@ def read_class_file(source: str | Path) -> ClassMap:
     * a text file with one class a line, in the order wanted, or ``found = name``, which maps a spelling of the source to a class; lines
       that are empty or start with # are left out;
     * a YAML or JSON file: a list of such lines, or a mapping from found to name;
-    * without a file, pairs such as ``car=vehicle,boat=ship``, or a key of ``CLASS_LISTS`` ("dota15", "hrsc3").
+    * pairs such as ``car=vehicle,boat=ship``, or a key of ``CLASS_LISTS`` ("dota15", "hrsc3"), whatever the current folder holds: a
+      file of such a name is named by its path (``./dota15``).
 
     What holds nothing but pairs is laid over the classes of the source (see :func:`over`); else it is the whole list.
 
     Raises:
         CCDiffError: a missing or broken file, an empty list, a spelling mapped twice.
     """
-    path = Path(source)
-    try:
-        exists = path.exists()
-    except (OSError, ValueError):  # more pairs than a file name can hold
-        exists = False
-    if exists:
-        lines = _lines_of_file(path)
-    elif str(source) in CLASS_LISTS:
+    path, bare = Path(source), os.sep not in str(source)
+    if bare and str(source) in CLASS_LISTS:
         return ClassMap.frozen(str(source))
+    if is_file(path) and not (bare and "=" in str(source) and not path.suffix):
+        lines = _lines_of_file(path)
     elif "=" in str(source):
         lines = [(f"class pairs {source!s:.60}", text) for text in str(source).split(",")]
     else:

@@ -74,7 +74,7 @@ def read_coco(root: Path, classes: ClassMap | None = None, faults: Faults | None
     table = _Categories(loaded, notes)
     names = over(classes, lambda: ClassMap.of(ClassList(tuple(table.names))))
     raw = RawSet("coco", names.classes, [], notes=notes)
-    finder = PictureFinder(folder)
+    finder = PictureFinder(folder, (folder, child(folder, "images")))
     claimed: dict[str, Path] = {}
     for path, coco in loaded:
         split = _split_of(path, folder) if len(loaded) > 1 else ""

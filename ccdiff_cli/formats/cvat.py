@@ -30,8 +30,8 @@ from ..errors import CCDiffError
 from ..geometry import le90_to_corners
 from ..scene import ClassList, Instance
 from .classes import ClassMap, clean_name, over
-from .common import MAX_MASK_PIXELS, SPLIT_WORDS, Labelled, Pictures, add_scenes, declared, files_below, first_files, of_bitmap, of_outline
-from .raw import Faults, RawSet, flag, number, read_head, turned_box
+from .common import MAX_MASK_PIXELS, Labelled, add_scenes, declared, of_bitmap, of_outline
+from .raw import SPLIT_WORDS, Faults, PictureFinder, RawSet, files_below, first_files, flag, number, read_head, turned_box
 from .voc import parse_xml
 
 MAX_XML_BYTES = 1_000_000_000
@@ -65,7 +65,7 @@ def read_cvat(root: Path, classes: ClassMap | None = None, faults: Faults | None
     names = over(classes, lambda: _class_map(root, trees))
     raw = RawSet("cvat", names.classes, [])
     folder = root if root.is_dir() else root.parent
-    pictures = Pictures(folder)
+    pictures = PictureFinder(folder, by_name=True)
     labelled = []
     for path, tree in trees.items():
         for entry in _images(tree, path):

@@ -27,11 +27,11 @@ from .raw import (
     Faults,
     RawSet,
     child,
+    files_below,
     find_pictures,
     flag,
     is_file,
     listed,
-    listed_below,
     missing_picture,
     number,
     read_split_lists,
@@ -72,7 +72,7 @@ def read_dota(root: Path, classes: ClassMap | None = None, faults: Faults | None
     names = over(classes, lambda: base or own or ClassMap.frozen(VERSIONS["2.0"]))
     raw = RawSet("dota", names.classes, [])
     spellings: set[str] = set()
-    pictures = find_pictures(sorted({p.parent for folder, _ in bases for p in listed_below(child(folder, PICTURES), *SUFFIXES)}))
+    pictures = find_pictures(sorted({p.parent for folder, _ in bases for p in files_below(child(folder, PICTURES), SUFFIXES)}))
     splits = read_split_lists(child(root, "splits"), pictures, faults) if not any(split for _, split in bases) else {}
     for folder, split in bases:
         for path in labels.get(folder, ()):

@@ -28,8 +28,8 @@ from xml.etree.ElementTree import Element
 from ..errors import CCDiffError
 from ..scene import ClassList, Instance
 from .classes import ClassMap, clean_name, over, read_class_file
-from .common import Labelled, Pictures, add_scenes, files_below, first_files, of_outline, split_of_folders
-from .raw import Faults, RawSet, number, read_head
+from .common import Labelled, add_scenes, of_outline, split_of_folders
+from .raw import Faults, PictureFinder, RawSet, files_below, first_files, number, read_head
 from .voc import declared_size, read_annotation
 
 CLASSES = "classes.txt"
@@ -53,7 +53,7 @@ def read_fair1m(root: Path, classes: ClassMap | None = None, faults: Faults | No
         raise CCDiffError("no annotation files (labelXml/*.xml)", where=root)
     names = over(classes, lambda: _class_map(root, files))
     raw = RawSet("fair1m", names.classes, [])
-    pictures = Pictures(root)
+    pictures = PictureFinder(root, by_name=True)
     labelled = []
     for path in files:
         tree = None
@@ -79,7 +79,7 @@ def read_fair1m(root: Path, classes: ClassMap | None = None, faults: Faults | No
     return raw
 
 
-def _picture(pictures: Pictures, path: Path, name: str) -> Path:
+def _picture(pictures: PictureFinder, path: Path, name: str) -> Path:
     """The namesake of the annotation file; the file it names where there is none."""
     try:
         return pictures.take(path.stem, labels=path, where=str(path))

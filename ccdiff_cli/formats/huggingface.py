@@ -22,9 +22,22 @@ from ..errors import CCDiffError
 from ..files import inside
 from ..scene import ClassList, Instance, Scene
 from .classes import ClassMap, clean_name, over, read_class_file
-from .common import declared, files_below, first_files, split_of_folders
+from .common import declared, split_of_folders
 from .dota import tile_source
-from .raw import Faults, RawSet, flag, is_file, missing_picture, number, parse_json, read_bytes, read_head, read_text
+from .raw import (
+    Faults,
+    RawSet,
+    files_below,
+    first_files,
+    flag,
+    is_file,
+    missing_picture,
+    number,
+    parse_json,
+    read_bytes,
+    read_head,
+    read_text,
+)
 
 METADATA = ("metadata.jsonl", "metadata.parquet")
 CLASSES = "classes.txt"

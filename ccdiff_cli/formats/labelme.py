@@ -31,21 +31,21 @@ from ..geometry import hbb_of
 from ..pictures import opened
 from ..scene import ClassList, Instance
 from .classes import ClassMap, clean_name, over, read_class_file
-from .common import (
-    MAX_MASK_PIXELS,
-    Labelled,
-    Pictures,
-    add_scenes,
-    declared,
+from .common import MAX_MASK_PIXELS, Labelled, add_scenes, declared, of_bitmap, of_outline, plain_value, read_tail, split_of_folders
+from .raw import (
+    Faults,
+    MissingPicture,
+    PictureFinder,
+    RawSet,
     files_below,
     first_files,
-    of_bitmap,
-    of_outline,
-    plain_value,
-    read_tail,
-    split_of_folders,
+    flag,
+    is_file,
+    number,
+    parse_json,
+    read_head,
+    read_text,
 )
-from .raw import Faults, MissingPicture, RawSet, flag, is_file, number, parse_json, read_head, read_text
 
 CLASSES = ("classes.txt", "labels.txt")
 NO_CLASSES = ("__ignore__", "_background_")
@@ -77,7 +77,7 @@ def read_labelme(root: Path, classes: ClassMap | None = None, faults: Faults | N
     broken = [path for path in files if path not in loaded]
     names = over(classes, lambda: _class_map(folder, loaded, faults))
     raw = RawSet("labelme", names.classes, [])
-    pictures = Pictures(folder)
+    pictures = PictureFinder(folder, by_name=True)
     for path in broken:
         pictures.forget(path.stem, labels=path)
     labelled = []
@@ -114,7 +114,7 @@ def _load(path: Path) -> dict[str, Any]:
     return entry
 
 
-def _picture(pictures: Pictures, path: Path, entry: Mapping[str, Any]) -> Path:
+def _picture(pictures: PictureFinder, path: Path, entry: Mapping[str, Any]) -> Path:
     name = entry.get("imagePath")
     if isinstance(name, str) and name.strip():
         try:

@@ -17,10 +17,11 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
@@ -324,13 +325,24 @@ def listed(folder: Path, *suffixes: str) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not is_litter(p.name))
 
 
-def listed_below(folder: Path, *suffixes: str) -> list[Path]:
-    """As :func:`listed`, of all folders below, too."""
-    found = []
-    for top, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name != LITTER_FOLDER]
-        found += [Path(top, name) for name in names if Path(name).suffix.lower() in suffixes and not is_litter(name)]
-    return sorted(found)
+def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files below a folder whose names end so (lower case), sorted; without the litter of macOS and Windows."""
+    return sorted(_walk(root, tuple(suffixes)))
+
+
+def first_files(root: Path, suffixes: Sequence[str], count: int) -> list[Path]:
+    """The first of :func:`files_below`, those nearest to the top, to recognise a format by."""
+    return list(islice(_walk(root, tuple(suffixes)), count)) if root.is_dir() else []
+
+
+def _walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else sorted(d for d in folders if not d.startswith(".") and d != LITTER_FOLDER)
+        if real not in seen:  # a link may lead to a folder above it
+            yield from (Path(folder, n) for n in sorted(names) if n.lower().endswith(suffixes) and not is_litter(n))
+        seen.add(real)
 
 
 def child(root: Path, name: str) -> Path:
@@ -385,8 +397,11 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "minival": "val", "test": "test"}
-"""Word in the name of a file or folder -> split."""
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "trainval": "train", "val": "val", "valid": "val", "validation": "val", "minival": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""Word in the name of a file, folder or subset, in lower case -> split."""
 
 
 def split_of_name(name: str) -> str:
@@ -397,53 +412,101 @@ def split_of_name(name: str) -> str:
 class PictureFinder:
     """Finds the pictures that labels name by paths of their own making, below one folder and never outside.
 
-    A name is taken as it stands below one of ``bases``; else it means the one file of that name (in any case) whose folders agree with
-    the longest end of the path, and with the split where several agree alike.
+    A name is taken as it stands below the folder of the file that names it or below one of ``bases``.  Else it means the one file of that
+    name (in its case, else in any) whose folders agree with the longest end of the path, with the split, and then with the beginning of
+    the path to the file that names it.
+
+    Args:
+        folder: where pictures lie, and below.
+        bases: folders that names are relative to.
+        by_name: what annotation tools write: where the path leads does not matter, and the picture may have another extension by now.
     """
 
-    def __init__(self, folder: Path, bases: Sequence[Path] = ()) -> None:
-        self.folder, self.bases = folder, list(dict.fromkeys((folder, child(folder, "images"), *bases)))
+    def __init__(self, folder: Path, bases: Sequence[Path] = (), *, by_name: bool = False) -> None:
+        self.folder, self.bases, self.by_name = folder, list(dict.fromkeys(bases)), by_name
         self._all: dict[str, list[Path]] | None = None
+        self._taken: dict[Path, str] = {}
 
     def find(self, name: str, *, where: str, near: Path | None = None, split: str = "") -> Path:
         """The picture.
 
         Args:
-            near: the folder of the file that names it, where it is looked for first.
+            near: the folder of the file that names it.
 
         Raises:
             MissingPicture: there is none.
             UnsafeInput: there is none, and the name climbs out of the folder.
-            CCDiffError: several have the name.
+            CCDiffError: several are as near.
         """
-        more = [child(self.folder, split), child(self.folder, f"images/{split}")] if split else []
-        ways = [] if "\x00" in name else path_parts(name)
+        ways = [] if "\x00" in name else [parts for parts in path_parts(name) if parts]
         climbs = ".." in re.split(r"[/\\]", name)
+        if (path := self._as_it_stands(name, ways, climbs, near, split)) is not None:
+            return path
+        beside = near.relative_to(self.folder).parts if near is not None and near.is_relative_to(self.folder) else ()
+        for parts in ways:
+            found = self._candidates(parts[-1])
+            ranked = {p: _common_end(p.relative_to(self.folder).parts[:-1], parts[:-1]) for p in found}
+            if not found or (climbs and not self.by_name and max(ranked.values()) < 1):  # ../a.png may be any a.png
+                continue
+            best = [p for p in found if ranked[p] == max(ranked.values())]
+            best = [p for p in best if split and split in map(split_of_name, p.relative_to(self.folder).parts[:-1])] or best
+            shared = {p: _common_end(p.relative_to(self.folder).parts[:-1][::-1], beside[::-1]) for p in best}
+            best = [p for p in best if shared[p] == max(shared.values())]
+            if len(best) > 1:
+                fix = f"name it by its path below {self.folder}, or keep one of them"
+                raise CCDiffError(f"the picture {name:.200} lies in {len(best)} places: {best[0]}, {best[1]}", where=where, fix=fix)
+            return best[0]
+        if not self.by_name and ("\x00" in name or climbs):
+            inside(self.folder, name, where=where)
+        raise missing_picture(name, where=where, looked=str(self.folder))
+
+    def take(self, name: str, *, labels: Path, where: str) -> Path:
+        """The picture that an annotation file names, given out once.
+
+        Raises:
+            CCDiffError: see :meth:`find`; it was taken before.
+        """
+        path = self.find(name, where=where, near=labels.parent)
+        if (other := self._taken.setdefault(path, where)) != where:
+            raise CCDiffError(f"the picture {path.name} has labels in {other} too", where=where, fix="keep one of them")
+        return path
+
+    def forget(self, name: str, *, labels: Path) -> None:
+        """The picture of annotations that are broken, which is counted already, is not left over as well."""
+        with suppress(CCDiffError):
+            self.take(name, labels=labels, where=str(labels))
+
+    def left(self) -> int:
+        """How many pictures nothing took."""
+        return sum(map(len, self._pictures().values())) - len(self._taken)
+
+    def _as_it_stands(self, name: str, ways: list[list[str]], climbs: bool, near: Path | None, split: str) -> Path | None:
+        more = [child(self.folder, split), child(self.folder, f"images/{split}")] if split else []
         for base in (*((near,) if near is not None else ()), *self.bases, *more):
             for parts in ways:
                 path = Path(os.path.normpath(base / name.replace("\\", "/"))) if climbs else base.joinpath(*parts)
                 if path.suffix.lower() in SUFFIXES and path.is_relative_to(self.folder) and is_file(path):
                     return path
+        return None
+
+    def _pictures(self) -> dict[str, list[Path]]:
+        """The pictures below the folder by their stems."""
         if self._all is None:
             self._all = {}
-            for path in listed_below(self.folder, *SUFFIXES):
-                self._all.setdefault(same_name(path.name), []).append(path)
-        for parts in ways:
-            found = self._all.get(same_name(parts[-1]), []) if parts else []
-            if not found:
-                continue
-            agree = [_common_end(p.relative_to(self.folder).parts, parts) for p in found]
-            if climbs and max(agree) < 2:  # ../a.png may be any a.png
-                continue
-            best = [p for p, n in zip(found, agree, strict=True) if n == max(agree)]
-            best = [p for p in best if split and split in map(split_of_name, p.relative_to(self.folder).parts[:-1])] or best
-            if len(best) > 1:
-                fix = f"name it by its path below {self.folder}"
-                raise CCDiffError(f"the picture {name:.200} lies in {len(best)} places: {best[0]}, {best[1]}", where=where, fix=fix)
-            return best[0]
-        if "\x00" in name or climbs:
-            inside(self.folder, name, where=where)
-        raise missing_picture(name, where=where, looked=str(self.folder))
+            for path in files_below(self.folder, SUFFIXES):
+                self._all.setdefault(same_name(path.stem), []).append(path)
+        return self._all
+
+    def _candidates(self, name: str) -> list[Path]:
+        """The files of that name, else of that name in another case, else (``by_name``) with another extension."""
+        plain = PurePosixPath(name)
+        stem = plain.stem if plain.suffix.lower() in SUFFIXES else name
+        alike = [path for path in self._pictures().get(same_name(stem), []) if is_file(path)]
+        tests: list[Callable[[Path], bool]] = [lambda p: p.name == name, lambda p: same_name(p.name) == same_name(name)]
+        for same in (*tests, *((lambda p: p.stem == stem, lambda p: True) if self.by_name else ())):
+            if found := [path for path in alike if same(path)]:
+                return found
+        return []
 
 
 def _common_end(a: Sequence[str], b: Sequence[str]) -> int:

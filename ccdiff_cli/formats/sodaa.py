@@ -24,8 +24,8 @@ from typing import Any
 from ..errors import CCDiffError
 from ..scene import ClassList, Instance
 from .classes import ClassMap, clean_name, over, plain_name
-from .common import Labelled, Pictures, add_scenes, declared, files_below, first_files, of_outline, split_of_folders
-from .raw import Faults, RawSet, number, parse_json, read_head, read_text
+from .common import Labelled, add_scenes, declared, of_outline, split_of_folders
+from .raw import Faults, PictureFinder, RawSet, files_below, first_files, number, parse_json, read_head, read_text
 
 REGIONS = ("ignore", "ignored", "ignored regions", "other", "others")
 """Categories that stand for no class, where the class list does not know them."""
@@ -54,7 +54,7 @@ def read_sodaa(root: Path, classes: ClassMap | None = None, faults: Faults | Non
         raise CCDiffError("no annotation files (Annotations/*.json)", where=root)
     names = over(classes, lambda: _class_map(files))
     raw = RawSet("sodaa", names.classes, [])
-    pictures = Pictures(root)
+    pictures = PictureFinder(root, by_name=True)
     labelled = []
     for path in files:
         entry: Mapping[str, Any] | None = None

@@ -1,6 +1,7 @@
 """Which pictures are pieces of one scene, told by their names: they share a ``source``, so no split drawn by us parts them.
 
-* DOTA's tools, mmrotate, ultralytics and our ``prepare`` write names that tell it one by one (``dota.tile_source``).
+* DOTA's tools, mmrotate, ultralytics and our ``prepare`` write names that tell it one by one (``dota.tile_source``, which some readers ask
+  themselves).
 * SAHI writes corners (``scene_0_0_64_48``), in some versions after a number of its own (``scene_3_16_8_80_56``): only the names beside it
   tell whether the number is the tile's or the scene's.
 * Rows and columns, offsets and words (``scene_0_1``, ``scene_r0_c1``, ``scene_patch_7``, Roboflow's ``scene_png.rf.0a1b``) tell it less
@@ -16,6 +17,7 @@ from pathlib import PurePosixPath
 
 from ..errors import CCDiffError
 from ..scene import Scene
+from .dota import tile_source
 from .raw import RawSet
 
 _CORNERS = re.compile(r"(.+)_(\d{1,6})_(\d{1,6})_(\d{1,6})_(\d{1,6})")
@@ -45,7 +47,8 @@ def name_sources(raw: RawSet, pattern: str | None) -> None:
         _by_pattern(raw, pattern)
         return
     plain = {k: stem for k, s in enumerate(raw.scenes) if s.source in (stem := _stem(s), PurePosixPath(stem).name)}
-    found = by_corners(set(plain.values()))
+    found = {stem: source for stem in plain.values() if (source := tile_source(stem)) != stem}
+    found = {**by_corners(set(plain.values()) - found.keys()), **found}
     drawn = {stem for k, stem in plain.items() if not raw.scenes[k].split}
     found = {**by_hints(drawn - found.keys()), **found}
     for k, stem in plain.items():

@@ -22,8 +22,8 @@ from typing import Any
 from ..errors import CCDiffError
 from ..scene import Instance
 from .classes import ClassMap, over
-from .common import Labelled, Pictures, add_scenes, split_of_folders
-from .raw import Faults, RawSet, child, listed, number, read_head, read_text
+from .common import Labelled, add_scenes, split_of_folders
+from .raw import Faults, PictureFinder, RawSet, child, listed, number, read_head, read_text
 
 PICTURES, LABELS = "images", "annotations"
 CATEGORIES = (
@@ -54,7 +54,7 @@ def read_visdrone(root: Path, classes: ClassMap | None = None, faults: Faults | 
     faults = faults or Faults()
     names = over(classes, lambda: ClassMap.frozen("visdrone"))
     raw = RawSet("visdrone", names.classes, [])
-    pictures = Pictures(root)
+    pictures = PictureFinder(root, by_name=True)
     labelled = []
     for base, split in _bases(root):
         for path in listed(child(base, LABELS), ".txt"):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,11 @@ from .raw import (
     Faults,
     RawSet,
     child,
+    files_below,
     find_pictures,
     flag,
     is_file,
     listed,
-    listed_below,
     make_names_differ,
     missing_picture,
     number,
@@ -118,7 +118,7 @@ class _Part:
         named = find_pictures(self.pictures)
         if named:
             return named
-        folders = {p.parent for p in listed_below(self.base, *SUFFIXES)}
+        folders = {p.parent for p in files_below(self.base, SUFFIXES)}
         return find_pictures(sorted(f for f in folders if not re.search("segmentation|mask", f.name.lower())))
 
 
@@ -132,7 +132,7 @@ def _parts(root: Path) -> list[_Part]:
         if level == [root] and listed(root, ".xml"):
             return [_Part(root, root, (root, *(child(root, p) for p in PICTURES)))]
         level = sorted(p for base in level if base.is_dir() for p in base.iterdir() if p.is_dir() and p.name != LITTER_FOLDER)[:1000]
-    others = sorted({p.parent for p in listed_below(root, ".xml")})
+    others = sorted({p.parent for p in files_below(root, (".xml",))})
     return [_Part(folder, folder if listed(folder, *SUFFIXES) else root, (folder,)) for folder in others]
 
 
@@ -161,7 +161,7 @@ def _read_part(
     """Add the scenes of a part; what each box says that it counts from, and the box."""
     found, files = part.found(), listed(part.folder, ".xml")
     boxes: list[tuple[int | None, HBB]] = []
-    stems = [path.stem for path in files]
+    stems = {path.stem for path in files}
     for path in files:
         if path not in trees:
             found.pop(path.stem, None)  # its labels are broken, which is counted already
@@ -173,7 +173,8 @@ def _read_part(
             if path not in trees:
                 continue
             picture = picture_of(path, trees[path], found, (*part.pictures, *dict.fromkeys(p.parent for p in found.values())))
-            if splits and path.stem not in splits:
+            split = _listed_split(path, picture, splits, stems, raw) if splits else part.split
+            if split is None:
                 raw.skipped["pictures in no split list"] += 1
                 continue
             said = origin_of(trees[path])
@@ -182,12 +183,26 @@ def _read_part(
             instances = tuple(i for i in objects if i is not None)
             boxes += [(said, i.hbb) for i in instances]
             width, height = declared_size(trees[path]) or (0, 0)
-            split = splits.get(path.stem, part.split)
             raw.scenes.append(Scene(picture.name, width, height, instances, split, tile_source(picture.stem), path=str(picture)))
-    listed_alone = sorted(splits.keys() & found.keys() - set(stems))
+    listed_alone = sorted(splits.keys() & found.keys() - stems)
     raw.scenes += [unannotated(found.pop(stem), splits[stem], raw) for stem in listed_alone]
     raw.skipped["pictures without annotations"] += len(found)
     return boxes
+
+
+def _listed_split(path: Path, picture: Path, splits: Mapping[str, str], stems: Collection[str], raw: RawSet) -> str | None:
+    """The split of an annotation file: lists name it, or its picture where that is called otherwise and no other annotation is.
+
+    Raises:
+        CCDiffError: both are named, in two lists.
+    """
+    own, other = splits.get(path.stem), splits.get(picture.stem) if picture.stem not in stems else None
+    if own and other and own != other:
+        fix = "leave it in one of them"
+        raise CCDiffError(f"{path.stem!r} stands in two lists, {own} and (as {picture.stem!r}) {other}", where=path, fix=fix)
+    if not own and other:
+        raw.note("pictures that split lists name by their own names, not by their annotations'", str(path), picture.name)
+    return own or other
 
 
 def origin_of(tree: Element) -> int | None:

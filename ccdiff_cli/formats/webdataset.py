@@ -23,9 +23,8 @@ from ..files import write_bytes
 from ..pictures import SUFFIXES
 from ..scene import Scene
 from .classes import ClassMap
-from .common import SPLIT_WORDS
 from .huggingface import class_names, scene_of
-from .raw import Faults, RawSet, is_file, missing_picture, parse_json
+from .raw import SPLIT_WORDS, Faults, RawSet, is_file, missing_picture, parse_json
 
 MAX_MEMBER_BYTES = 2_000_000_000
 _HEAD_MEMBERS = 20

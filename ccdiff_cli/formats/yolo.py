@@ -38,10 +38,10 @@ from .raw import (
     RawSet,
     below,
     child,
+    files_below,
     is_file,
     is_litter,
     listed,
-    listed_below,
     missing_picture,
     number,
     read_head,
@@ -167,7 +167,7 @@ def _lonely_labels(folder: Path, used: set[Path], label_folders: set[Path], raw:
     lonely = sorted(p for p in present - used if _looks_like_labels(read_head(p, 2000)))
     if not lonely:
         return
-    pictures = listed_below(folder, *SUFFIXES)
+    pictures = files_below(folder, SUFFIXES)
     unlisted = set(_label_files(pictures, _label_folders(folder, pictures)).values())
     for path in lonely:
         if path in unlisted:
@@ -353,10 +353,10 @@ def _below(folder: Path, text: str) -> Path | None:
 def _pictures_of(entry: Path, source: _Source, faults: Faults) -> list[Path]:
     """The pictures below a folder, or of a list such as ``train.txt``, one path a line."""
     if not entry.is_file():
-        return [p for p in listed_below(entry, *SUFFIXES) if p.is_file()]
+        return [p for p in files_below(entry, SUFFIXES) if p.is_file()]
     prefix = child(source.folder, str(source.keys.get("path") or ".").strip("/\\"))
     inner = prefix.is_dir() and prefix.resolve().is_relative_to(source.folder.resolve())
-    finder = PictureFinder(source.folder, (entry.parent, *((prefix,) if inner else ())))
+    finder = PictureFinder(source.folder, (source.folder, child(source.folder, "images"), entry.parent, *((prefix,) if inner else ())))
     found = []
     for line_number, line in enumerate(read_text(entry).splitlines(), start=1):
         if (text := line.strip()) and not is_litter(re.split(r"[/\\]", text)[-1]):

@@ -1,7 +1,7 @@
 """Augmentation of layouts: the eight symmetries, a turn by any angle, a common shift and scale, a jitter of single objects; mixing of two.
 
-What makes an augmented layout believable: nothing leaves the picture, no two objects overlap more than they did, and an object that
-the border cuts stays at its border (half an aircraft in the middle of a picture would be a wrong label).
+What makes an augmented layout believable: no object leaves the picture or comes into it, no two overlap more than they did, and one that
+the border cuts stays at its border, its OBB reaching as far beyond (half an aircraft in the middle of a picture would be a wrong label).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ..geometry import corners_to_le90, hbb_iou, hbb_of, rotated_iou
+from ..geometry import corners_to_le90, hbb_iou, hbb_of, rotated_iou, visible_hbbs
 from ..scene import HBB, Corners, Instance, Scene, symmetric_scene
 from .repair import Overlaps, repair
 
@@ -80,7 +80,8 @@ def mixed_layouts(pool: Sequence[Scene]) -> Callable[[Scene, np.random.Generator
         added = tuple(i for i in second.instances if side(i) >= 0)
         if not kept or not added:
             return first
-        made, counts = repair(first.replace(instances=(*kept, *added)), allowed=allowed, fixed=len(kept))
+        cut = [k for k, i in enumerate(added, start=len(kept)) if touches_border(i, scene.width, scene.height)]
+        made, counts = repair(first.replace(instances=(*kept, *added)), allowed=allowed, fixed=len(kept), cut=cut)
         placed = len(made.instances) - len(kept)
         changes = {**first.provenance["layout"], "mixed_with": other.file_name, "added": placed, **counts}
         return made.replace(provenance={**made.provenance, "layout": changes})
@@ -150,6 +151,21 @@ def touches_border(instance: Instance, width: float, height: float) -> bool:
     return x1 < BORDER or y1 < BORDER or x2 > width - BORDER or y2 > height - BORDER
 
 
+def cut_sides(instance: Instance, width: float, height: float) -> tuple[bool, bool, bool, bool]:
+    """Which borders (probably) cut the object: left, top, right, bottom.
+
+    An OBB that slants through the left border may reach above the picture too, outside of it alone: the upper border does not cut it.
+    """
+    x1, y1, x2, y2 = _visible_extent(instance, width, height)
+    return x1 < BORDER, y1 < BORDER, x2 > width - BORDER, y2 > height - BORDER
+
+
+def _visible_extent(instance: Instance, width: float, height: float) -> tuple[float, float, float, float]:
+    """The HBB of what both boxes have in the picture."""
+    a, (x1, y1, x2, y2) = visible_hbbs(np.array([instance.corners]), (0, 0, width, height))[0].tolist(), instance.hbb
+    return min(x1, a[0]), min(y1, a[1]), max(x2, a[2]), max(y2, a[3])
+
+
 def _extent(instance: Instance) -> tuple[float, float, float, float]:
     c, (x1, y1, x2, y2) = instance.corners, instance.hbb
     return min(x1, *c[0::2]), min(y1, *c[1::2]), max(x2, *c[0::2]), max(y2, *c[1::2])
@@ -184,13 +200,14 @@ def _move_all(scene: Scene, rng: np.random.Generator) -> tuple[Scene, float, tup
     """One similarity for the whole layout: relative places and overlaps stay as they are.
 
     Where objects are cut by the left or right border, the layout only moves up and down, and the other way round; without its scale.
+    What reaches beyond a border that the layout moves along reaches as far beyond it afterwards.
     """
     draw = rng.random(3)  # always drawn, so that what follows in the random stream does not depend on the outcome
     still = (scene, 1.0, (0.0, 0.0))
     if not scene.instances:
         return still
     size = np.array([scene.width, scene.height], float)
-    extents = np.array([_extent(i) for i in scene.instances])
+    extents = np.array([_visible_extent(i, scene.width, scene.height) for i in scene.instances])
     low, high = extents[:, :2].min(0), extents[:, 2:].max(0)
     free = (low >= BORDER) & (high <= size - BORDER)
     if not free.any():
@@ -204,8 +221,6 @@ def _move_all(scene: Scene, rng: np.random.Generator) -> tuple[Scene, float, tup
     at = (float(centre[0]), float(centre[1]))
     by = (float(shift[0]), float(shift[1]))
     candidates = tuple(moved(i, scale, by, at) for i in scene.instances)
-    if not all(_within(i, scene) for i in candidates):
-        return still
     return scene.replace(instances=candidates), scale, by
 
 
@@ -224,7 +239,7 @@ def _jitter(scene: Scene, rng: np.random.Generator) -> tuple[Scene, int]:
         x1, y1, x2, y2 = instance.hbb
         by = tuple(float(v) for v in (2 * draws[index, 1:] - 1) * OBJECT_SHIFT * (x2 - x1, y2 - y1))
         candidate = moved(instance, float(scale), by, ((x1 + x2) / 2, (y1 + y2) / 2))  # type: ignore[arg-type]
-        if not _within(candidate, scene) or touches_border(candidate, scene.width, scene.height):
+        if touches_border(candidate, scene.width, scene.height):
             continue
         if _worse(candidate, instance, np.delete(boxes, index, 0), np.delete(extents, index, 0), np.delete(corners, index, 0)):
             continue
@@ -232,11 +247,6 @@ def _jitter(scene: Scene, rng: np.random.Generator) -> tuple[Scene, int]:
         boxes[index], extents[index], corners[index] = candidate.hbb, _extent(candidate), candidate.corners
         count += 1
     return scene.replace(instances=tuple(instances)), count
-
-
-def _within(instance: Instance, scene: Scene) -> bool:
-    x1, y1, x2, y2 = _extent(instance)
-    return x1 >= 0 and y1 >= 0 and x2 <= scene.width and y2 <= scene.height
 
 
 def _worse(candidate: Instance, before: Instance, boxes: np.ndarray, extents: np.ndarray, corners: np.ndarray) -> bool:

@@ -37,7 +37,7 @@ except ImportError:  # Python 3.10
 
 from ..errors import CCDiffError
 from ..files import cache_folder, content_key, read_json, sha256_file, write_json
-from ..geometry import corners_to_le90, le90_to_corners, normalise_le90
+from ..geometry import corners_to_le90, fitted_corners, le90_to_corners, normalise_le90
 from ..prepare.captions import caption_of
 from ..references import CaptionSimilarity
 from ..scene import Instance, Scene
@@ -441,11 +441,11 @@ def prompt(wanted: str, scene: Scene, classes: Sequence[str], examples: Sequence
 
 
 def answer_of(scene: Scene) -> str:
-    """A layout as the model is to write it."""
+    """A layout as the model is to write it: of a box that reaches beyond the picture what is inside, for that is where boxes are to lie."""
     scale = CANVAS / max(scene.width, scene.height)
     lines = []
     for instance in scene.instances:
-        cx, cy, w, h, angle = corners_to_le90(instance.corners)
+        cx, cy, w, h, angle = corners_to_le90(fitted_corners(instance.corners, (0, 0, scene.width, scene.height)))
         numbers = [round(v * scale) for v in (cx, cy, w, h)]
         lines.append(f"{instance.category}: [{', '.join(str(n) for n in numbers)}, {round(math.degrees(angle))}]")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import shapely
@@ -116,12 +116,13 @@ def corners_of(instances: Sequence[Instance]) -> np.ndarray:
     return np.array([i.corners for i in instances], np.float64).reshape(-1, 8)
 
 
-def repair(scene: Scene, *, allowed: Allowed = no_overlap, fixed: int = 0) -> tuple[Scene, dict[str, int]]:
-    """The scene with every object inside the picture and no overlap that is not allowed.
+def repair(scene: Scene, *, allowed: Allowed = no_overlap, fixed: int = 0, cut: Collection[int] = ()) -> tuple[Scene, dict[str, int]]:
+    """The scene with every object that is not said to stay inside the picture, and no overlap that is not allowed.
 
     Args:
         allowed: overlap that may stay.
-        fixed: the first so many objects (which must be inside) are neither moved nor left out.
+        fixed: the first so many objects are neither moved nor left out.
+        cut: places of further objects that the border cuts: not moved either; what stands in their way is, or they are left out.
 
     Returns:
         The scene and how many objects were ``moved``, ``shrunk`` and ``left_out``; the order of the rest is kept.
@@ -130,7 +131,9 @@ def repair(scene: Scene, *, allowed: Allowed = no_overlap, fixed: int = 0) -> tu
     names, size = scene.categories(), np.array([scene.width, scene.height], np.float64)
     before = [p.copy() for p in points]
     shrunk: set[int] = set()
-    for k in range(fixed, len(points)):
+    stays = {*range(fixed), *cut}
+    movable = [k for k in range(len(points)) if k not in stays]
+    for k in movable:
         points[k], smaller = _inside(points[k], size)
         if smaller:
             shrunk.add(k)
@@ -142,14 +145,15 @@ def repair(scene: Scene, *, allowed: Allowed = no_overlap, fixed: int = 0) -> tu
                 break
             for i, j in bad:
                 shift = minimum_translation(points[i], points[j])
-                part = 1.0 if i < fixed else 0.5  # of two movable ones each goes half of the way
-                points[j] = _inside(points[j] + part * 1.001 * shift, size)[0]
-                if i >= fixed:
+                part = 1.0 if i in stays or j in stays else 0.5  # of two movable ones each goes half of the way
+                if j not in stays:
+                    points[j] = _inside(points[j] + part * 1.001 * shift, size)[0]
+                if i not in stays:
                     points[i] = _inside(points[i] - part * 1.001 * shift, size)[0]
         bad = _too_much(points, names, allowed, fixed, gone)
         if not bad or turn == SHRINKS:
             break
-        for k in {k for pair in bad for k in pair if k >= fixed}:
+        for k in {k for pair in bad for k in pair if k not in stays}:
             centre = points[k].mean(0)
             smaller_box = centre + (points[k] - centre) * SHRINK
             if min(np.hypot(*(smaller_box[1] - smaller_box[0])), np.hypot(*(smaller_box[2] - smaller_box[1]))) >= LEAST:

@@ -5,7 +5,8 @@ What is learned, and how a layout is drawn from it:
 * **Which classes, how many**: those of a picture; how many of each, about how large and how close together is taken from one real
   picture of the same classes (they go together: a crowded harbour has small ships), and varied.
 * **Sizes and shapes**: the objects of a class, sorted by size.  The sizes of one picture go together (Gaussian copula with the
-  class's intraclass correlation); shape, and the border that cuts the object, if any, come from a real object of about that size.
+  class's intraclass correlation); shape, and the border that cuts the object, if any, come from a real object of about that size.  A cut
+  object's OBB reaches as far beyond its borders, over its own extent, as the real one's: whole or fitted, see ``geometry``.
 * **Where, which way**: the first object stands where one of its size did.  Every further one stands beside one that is there already:
   offset, in the frame and the size of its neighbour, and difference of angles are those of a real object and its nearest neighbour, of
   its own class or another.  So ships lie side by side along a pier and tanks form rows.
@@ -23,9 +24,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.stats import norm
 
-from ..geometry import corners_to_le90, hbb_of, le90_to_corners
+from ..geometry import clip, clip_hbb, corners_inside, corners_to_le90, hbb_of, le90_to_corners, polygon, visible_hbbs
 from ..scene import Instance, Scene
-from .augment import BORDER, fill_of, hbb_within, touches_border
+from .augment import BORDER, cut_sides, fill_of, hbb_within, touches_border
 from .repair import Overlaps, overlap_shares, repair
 
 TRIES = 24
@@ -40,11 +41,14 @@ COUNT_JITTER, COUNT_FROM = 0.15, 5
 STRAIGHT = math.radians(0.2)
 """Boxes nearer to an axis than this are left straight; the others are turned by up to a few degrees."""
 ANGLE_JITTER = math.radians(2)
+_SIDES = (1, 2, 4, 8)
+"""Bits of the borders: left, top, right, bottom."""
 
 
 @dataclass(frozen=True)
 class _Objects:
-    """The objects of a class in order of size: lengths over the square root of the picture's area, places over its sides."""
+    """The objects of a class in order of size: lengths over the square root of the picture's area, places over its sides, what reaches
+    beyond the left, top, right and lower border over the box's own extent."""
 
     size: np.ndarray
     ratio: np.ndarray
@@ -53,6 +57,7 @@ class _Objects:
     border: np.ndarray
     oriented: np.ndarray
     difficult: np.ndarray
+    reach: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Sampler:
                 border = _border(instance, scene)
                 flags = float(instance.oriented), float(instance.difficult)
                 rows.setdefault(instance.category, []).append(
-                    (size, w / max(h, 1e-6), angle, cx / scene.width, cy / scene.height, border, *flags)
+                    (size, w / max(h, 1e-6), angle, cx / scene.width, cy / scene.height, border, *flags, *_reach(instance, border, scene))
                 )
                 member.setdefault(instance.category, []).append(number)
             found_pairs = _pairs_of(scene, boxes)
@@ -124,7 +129,7 @@ class Sampler:
             for number in np.unique(pictures).tolist():
                 level.setdefault(number, {})[name] = float(scores[pictures == number].mean())
             t = table[order]
-            self.objects[name] = _Objects(t[:, 0], t[:, 1], t[:, 2], t[:, 3:5], t[:, 5].astype(int), t[:, 6] > 0, t[:, 7] > 0)
+            self.objects[name] = _Objects(t[:, 0], t[:, 1], t[:, 2], t[:, 3:5], t[:, 5].astype(int), t[:, 6] > 0, t[:, 7] > 0, t[:, 8:])
         self.pairs = {key: _Pairs.of(v) for key, v in pairs.items()}
         self.habits: dict[tuple[str, ...], list[_Habits]] = {}
         for number, counted in counts.items():
@@ -150,7 +155,8 @@ class Sampler:
                 squeezed += not free
         layout = scene.replace(instances=tuple(placed))
         if squeezed:
-            layout, counts = repair(layout, allowed=self.allowed)
+            cut = [k for k, i in enumerate(placed) if touches_border(i, scene.width, scene.height)]
+            layout, counts = repair(layout, allowed=self.allowed, cut=cut)
         else:
             counts = {"moved": 0, "shrunk": 0, "left_out": 0}
         return layout.replace(provenance={**scene.provenance, "layout": counts})
@@ -204,7 +210,7 @@ class Sampler:
                 centre = rng.random(2) * size
             corners = np.array(le90_to_corners((*centre, w, h, angle))).reshape(4, 2)
             if border:
-                fitted = _against_border(corners, border, size)
+                fitted = _against_border(corners, border, objects.reach[model], size)
             elif corners.min() < BORDER or (corners > size - BORDER).any():
                 fitted = None if attempt < 2 * TRIES // 3 else _moved_in(corners, size)
             else:
@@ -251,10 +257,14 @@ class Sampler:
         return None, np.zeros(2), None
 
     def _instance(self, objects: _Objects, model: int, name: str, corners: np.ndarray, size: np.ndarray) -> Instance:
-        flat, difficult = tuple(float(v) for v in np.clip(corners, 0, size).ravel()), bool(objects.difficult[model])
+        window, difficult = (0.0, 0.0, float(size[0]), float(size[1])), bool(objects.difficult[model])
+        if corners_inside(corners.ravel().tolist(), window):  # by rounding at most it sticks out
+            corners = np.clip(corners, 0, size)
+        flat = tuple(float(v) for v in corners.ravel())
+        seen = tuple(visible_hbbs(corners.reshape(1, 8), window)[0].tolist())
         if not objects.oriented[model]:
-            return Instance.from_hbb(name, hbb_of(flat), difficult=difficult)
-        return Instance.from_corners(name, flat, hbb_within(flat, self.fill.get(name, 1.0)), difficult=difficult)
+            return Instance.from_hbb(name, seen, difficult=difficult)
+        return Instance.from_corners(name, flat, clip_hbb(hbb_within(flat, self.fill.get(name, 1.0)), seen) or seen, difficult=difficult)
 
     def _free(self, made: Instance, placed: Sequence[Instance], usual: Mapping[str, float]) -> bool:
         x1, y1, x2, y2 = hbb_of(made.corners)
@@ -270,33 +280,55 @@ class Sampler:
 
 def _border(instance: Instance, scene: Scene) -> int:
     """Which borders cut the object: 1 left, 2 top, 4 right, 8 bottom, added up."""
-    if not touches_border(instance, scene.width, scene.height):
-        return 0
-    c = (*instance.corners, *instance.hbb)
-    xs, ys = c[0::2], c[1::2]
-    return (min(xs) < BORDER) + 2 * (min(ys) < BORDER) + 4 * (max(xs) > scene.width - BORDER) + 8 * (max(ys) > scene.height - BORDER)
+    return sum(bit for bit, cut in zip(_SIDES, cut_sides(instance, scene.width, scene.height), strict=True) if cut)
 
 
-def _against_border(corners: np.ndarray, border: int, size: np.ndarray) -> np.ndarray | None:
-    """The box shifted so that it touches the borders named, and scaled to reach from one to the opposite; None where it does not fit."""
+def _reach(instance: Instance, border: int, scene: Scene) -> tuple[float, ...]:
+    """How far the oriented box reaches beyond the borders that cut it, over its extent along the axis: left, top, right, bottom."""
+    x1, y1, x2, y2 = hbb_of(instance.corners)
+    extent = max(x2 - x1, 1e-6), max(y2 - y1, 1e-6)
+    beyond = (-x1, -y1, x2 - scene.width, y2 - scene.height)
+    return tuple(max(0.0, v) / extent[k % 2] if border & bit else 0.0 for k, (bit, v) in enumerate(zip(_SIDES, beyond, strict=True)))
+
+
+def _against_border(corners: np.ndarray, border: int, reach: np.ndarray, size: np.ndarray) -> np.ndarray | None:
+    """The box shifted so that it reaches so far beyond the borders named, and scaled where these are opposite; None where it does not fit.
+
+    Args:
+        corners: (4, 2); ``reach`` (4,): see :func:`_reach`; 0 where it only touches the border.
+    """
     spans = [axis for axis, both in enumerate((5, 10)) if border & both == both]
     if spans:
-        ratio = max(float(size[axis] / max(np.ptp(corners[:, axis]), 1e-9)) for axis in spans)
+        inside = [max(np.ptp(corners[:, axis]) * (1 - reach[axis] - reach[axis + 2]), 1e-9) for axis in spans]
+        ratio = max(float(size[axis] / part) for axis, part in zip(spans, inside, strict=True))
         corners = corners.mean(0) + (corners - corners.mean(0)) * ratio
-    low, high = corners.min(0), corners.max(0)
     made = corners.copy()
-    for axis, (first, last) in enumerate(((1, 4), (2, 8))):
-        near, far = bool(border & first), bool(border & last)
+    strip = [-1e6, -1e6, 1e6, 1e6]  # what the borders that cut it leave of the plane
+    for axis in (0, 1):
+        low, high = float(made[:, axis].min()), float(made[:, axis].max())
+        near, far = bool(border & _SIDES[axis]), bool(border & _SIDES[axis + 2])
         if near:
-            made[:, axis] += -low[axis]
+            made[:, axis] -= low + reach[axis] * (high - low)
         elif far:
-            made[:, axis] += size[axis] - high[axis]
-        elif high[axis] - low[axis] > size[axis] - 2.1 * BORDER:
-            return None
-        else:
-            made[:, axis] += max(0.0, 1.05 * BORDER - low[axis])
-            made[:, axis] -= max(0.0, float(made[:, axis].max()) - (size[axis] - 1.05 * BORDER))
-    return made if (made >= -1e-6).all() and (made <= size + 1e-6).all() else None
+            made[:, axis] += size[axis] - high + reach[axis + 2] * (high - low)
+        if near or far:
+            strip[axis], strip[axis + 2] = 0.0, float(size[axis])
+    left = clip(polygon(made.ravel().tolist()), strip)
+    if left.area <= 0:
+        return None
+    for axis in (0, 1):
+        if not border & (_SIDES[axis] | _SIDES[axis + 2]):
+            low, high = left.bounds[axis], left.bounds[axis + 2]
+            if high - low > size[axis] - 2.1 * BORDER:
+                return None
+            shift = max(0.0, 1.05 * BORDER - low)
+            made[:, axis] += shift - max(0.0, high + shift - (size[axis] - 1.05 * BORDER))
+    seen = visible_hbbs(made.reshape(1, 8), (0, 0, *size))[0]
+    if min(seen[2:] - seen[:2]) < BORDER:
+        return None
+    beyond = np.concatenate([-made.min(0), made.max(0) - size]) > 1e-6
+    there = np.concatenate([seen[:2] <= 0, seen[2:] >= size])  # what reaches beyond elsewhere does so outside of the picture alone
+    return None if any(not border & bit for bit, bad in zip(_SIDES, beyond & there, strict=True) if bad) else made
 
 
 def _moved_in(corners: np.ndarray, size: np.ndarray) -> np.ndarray:

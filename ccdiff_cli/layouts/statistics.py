@@ -204,4 +204,5 @@ def _angle_bins(angles: np.ndarray) -> np.ndarray:
 
 
 def _place_bins(table: np.ndarray) -> np.ndarray:
-    return np.histogram2d(table[:, 4], table[:, 5], PLACE_BINS, ((0, 1), (0, 1)))[0].ravel()
+    x, y = np.clip(table[:, 4:6], 0, 1).T  # of a box that reaches beyond the picture the centre may lie there, too
+    return np.histogram2d(x, y, PLACE_BINS, ((0, 1), (0, 1)))[0].ravel()

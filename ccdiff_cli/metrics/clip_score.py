@@ -20,7 +20,7 @@ from PIL import Image
 from ..detectors.backbones import torch_device
 from ..errors import CCDiffError
 from ..files import content_key, sha256_file
-from ..geometry import corners_to_le90, le90_to_corners
+from ..geometry import corners_to_le90, fitted_corners, le90_to_corners
 from ..scene import Scene
 from .features import EXTRA, read_scene, read_state
 
@@ -60,7 +60,7 @@ def find_clip(text: str, device: str = "auto") -> Clip:
     where = torch_device(device, "--device auto or cpu")
     path = Path(weights).expanduser()
     try:
-        if weights in open_clip.list_pretrained_tags_by_model(name) and not path.exists():
+        if weights in open_clip.list_pretrained_tags_by_model(name):
             model, _, prepare = open_clip.create_model_and_transforms(name, pretrained=weights, weights_only=True)
             tag, key = weights, content_key([name, weights])
         else:
@@ -123,12 +123,15 @@ def clip_rows(scenes: Sequence[Scene], clip: Clip, crops: Crops, batch: int = 32
 
 
 def crop(image: Image.Image, box: Sequence[float]) -> Image.Image | None:
-    """The part of a picture in an HBB, or upright in an oriented box (its long side along x); None under a pixel."""
+    """The part of a picture in an HBB, or upright in an oriented box (its long side along x); None under a pixel.
+
+    Of an oriented box that reaches beyond the picture it is the smallest rectangle at its angle around the part inside.
+    """
     if len(box) == 4:
         x1, y1 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
         x2, y2 = min(image.width, int(np.ceil(box[2]))), min(image.height, int(np.ceil(box[3])))
         return image.crop((x1, y1, x2, y2)) if x2 > x1 and y2 > y1 else None
-    upright = corners_to_le90(box)
+    upright = corners_to_le90(fitted_corners(tuple(box), (0, 0, image.width, image.height)))  # type: ignore[arg-type]
     width, height = round(upright[2]), round(upright[3])
     if width < 1 or height < 1:
         return None

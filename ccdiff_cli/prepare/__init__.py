@@ -14,19 +14,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import multiprocessing
 import os
 import re
 import shutil
 import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +43,7 @@ from ..locks import LOCK, locked
 from ..pictures import AS_STORED, UnreadablePicture, is_flat, labels_of_stored_pixels, read_header
 from ..references import REFERENCES, cut_reference, problems_of_bank, reference_window, write_bank
 from ..scene import HBB, Instance, Scene
-from ..startup import fresh_processes
+from ..startup import end_with_parent, fresh_processes
 from .captions import STYLES, caption_of, read_sentences
 from .leaks import DROP, LEAKS, MOVE, settle_leaks
 from .masks import COCO, MASKS, NONE, SAM, MaskJob, mask_picture, masker_of, read_masks
@@ -154,14 +151,14 @@ def prepare_dataset(
 
         clip = Clip(scene_clip, where="--scene-clip")
     report("reading labels", 0, 1)
-    names = read_class_file(Path(classes)) if classes is not None else None
+    names = read_class_file(classes) if classes is not None else None
     with labels_of_stored_pixels(exif == KEEP):
         raw = read_raw(source, format, names, strict=strict, voc_origin=voc_origin, source_pattern=source_pattern)
     report("reading labels", 1, 1)
     ledger = _Ledger(raw, strict=strict)
     if metadata is not None:
         raw.scenes = add_metadata(raw.scenes, Path(metadata), ledger.notes)
-    _apply_splits(ledger, Path(splits) if splits is not None else None, seed, leaks)
+    drawn = _apply_splits(ledger, Path(splits) if splits is not None else None, seed, leaks)
     said = _said(ledger, Path(sentences)) if sentences is not None else {}
     with _Workers(processes, report) as workers:
         scenes, settled = _checked_sizes(ledger, workers, pixels)
@@ -174,7 +171,7 @@ def prepare_dataset(
                 strict=True,
             )
         )
-        scenes = settle_leaks(scenes, hashes, leaks, ledger.change, ledger.skipped, workers.map)
+        scenes = settle_leaks(scenes, hashes, leaks, ledger, workers.map, drawn=drawn)
         hashes = {s.file_name: hashes[s.file_name] for s in scenes}
         options: dict[str, Any] = {
             "format": raw.format,
@@ -309,8 +306,9 @@ def _check_options(tile: int | None, overlap: int, size: int | None, keep: float
         raise CCDiffError(f"unknown caption style {style!r}", fix=f"known styles: {', '.join(STYLES)}")
 
 
-def _apply_splits(ledger: _Ledger, lists: Path | None, seed: int, leaks: str | None) -> None:
-    raw = ledger.raw
+def _apply_splits(ledger: _Ledger, lists: Path | None, seed: int, leaks: str | None) -> set[str]:
+    """Give every picture its split; the sources whose split was drawn by the seed."""
+    raw, drawn = ledger.raw, dict[str, str]()
     if lists is not None:
         stems = {_stem(s): s for s in raw.scenes}
         faults = Faults(strict=ledger.strict)
@@ -341,6 +339,7 @@ def _apply_splits(ledger: _Ledger, lists: Path | None, seed: int, leaks: str | N
             )
     if not raw.scenes:
         raise CCDiffError("the split lists name no picture of the set", where=lists)
+    return set(drawn)
 
 
 def _stem(scene: Scene) -> str:
@@ -750,12 +749,7 @@ class _Workers:
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     guard_streams()
-
-    def follow(parent: Any) -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, args=(multiprocessing.parent_process(),), daemon=True).start()
+    end_with_parent()
 
 
 __all__ = ["caption_of", "prepare_dataset"]

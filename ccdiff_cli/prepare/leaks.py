@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import CCDiffError
 from ..pictures import UnreadablePicture, open_picture, read_rgb
@@ -26,48 +26,81 @@ STRICTEST = ("test", "val", "train")
 """Where a picture belongs that stands in several splits: nothing that is tested on is trained on."""
 _JPEG = (".jpg", ".jpeg")
 Map = Callable[[Callable[..., Any], Sequence[Any], str], Iterable[Any]]
-Change = Callable[[str, str, str, int], None]
+
+
+class Ledger(Protocol):
+    """Where it is counted what became of leaks."""
+
+    skipped: Counter[str]
+    notes: Counter[str]
+
+    def change(self, what: str, where: str, detail: str = "", count: int = 1) -> None: ...
 
 
 def settle_leaks(
-    scenes: list[Scene], hashes: Mapping[str, str], how: str | None, change: Change, skipped: Counter[str], mapped: Map
+    scenes: list[Scene], hashes: Mapping[str, str], how: str | None, ledger: Ledger, mapped: Map, *, drawn: Collection[str] = ()
 ) -> list[Scene]:
-    """The scenes after what ``how`` says was done about those that leak; what it was is counted by ``change`` and in ``skipped``.
+    """The scenes after what ``how`` says was done about those that leak; what it was is counted in the ledger.
+
+    Copies that only a split drawn by us would part stay together, whatever ``how`` says.
 
     Args:
         scenes: with their splits.
         hashes: file name -> SHA-256 of the file.
         how: one of :data:`LEAKS`; None keeps copies and says so (sources in two splits were refused before).
         mapped: maps a function over processes, with the name of a stage.
+        drawn: sources whose split was drawn by the seed.
 
     Raises:
         CCDiffError: ``refuse``, naming the first pair.
     """
-    copies = [group for group in _copies(scenes, hashes, mapped) if len({scenes[k].split for k in group}) > 1]
+    copies = _copies(scenes, hashes, mapped)
+    scenes = _kept_together(scenes, copies, drawn, ledger)
+    copies = [group for group in copies if len({scenes[k].split for k in group}) > 1]
     if copies:
-        pair = _first_pair(scenes, copies[0])
+        one, other = _first_pair(scenes, copies[0])
         count = sum(map(len, copies))
         if how == REFUSE:
             raise CCDiffError(
-                f"the same picture stands in several splits: {pair[0]} and {pair[1]} ({count} pictures in all)",
+                f"the same picture stands in several splits: {one} and {other} ({count} pictures in all)",
                 fix="take the copies out, or let --leaks move or drop them",
             )
         if how in (None, KEEP):
-            change("the same picture in several splits, kept (--leaks drop, move or refuse)", pair[0], f"and {pair[1]}", count)
+            ledger.change("the same picture in several splits, kept (--leaks drop, move or refuse)", one, f"the same as {other}", count)
     if how not in (DROP, MOVE):
         return scenes
     groups = _joined(len(scenes), [*copies, *_by(scenes, lambda s: s.source).values()])
     split_of = {k: min((scenes[m].split for m in group), key=STRICTEST.index) for group in groups for k in group}
     leaking = [k for k, split in sorted(split_of.items()) if scenes[k].split != split]
     if how == DROP:
-        skipped["pictures that stand in a stricter split, too, or whose scene does"] += len(leaking)
+        ledger.skipped["pictures that stand in a stricter split, too, or whose scene does"] += len(leaking)
         gone = set(leaking)
         return [s for k, s in enumerate(scenes) if k not in gone]
     moved = Counter((scenes[k].split, split_of[k]) for k in leaking)
     for (old, new), count in sorted(moved.items()):
         first = next(scenes[k].file_name for k in leaking if (scenes[k].split, split_of[k]) == (old, new))
-        change(f"pictures moved from {old} to {new}, where a copy or another piece of their scene is", first, "", count)
+        ledger.change(f"pictures moved from {old} to {new}, where a copy or another piece of their scene is", first, "", count)
     return [s.replace(split=split_of.get(k, s.split)) for k, s in enumerate(scenes)]
+
+
+def _kept_together(scenes: list[Scene], copies: Sequence[Sequence[int]], drawn: Collection[str], ledger: Ledger) -> list[Scene]:
+    """The scenes with pictures whose split was drawn, and the pieces of their scenes, where a copy of them is.
+
+    That is the strictest split that somebody gave to one of them, else the one drawn for the first.
+    """
+    given = list(scenes)
+    for group in _joined(len(scenes), [*copies, *_by(scenes, lambda s: s.source).values()]):
+        free = [k for k in group if scenes[k].source in drawn]
+        fixed = [scenes[k].split for k in group if scenes[k].source not in drawn]
+        if not free:
+            continue
+        split = min(fixed, key=STRICTEST.index) if fixed else scenes[group[0]].split
+        parted = [k for k in free if scenes[k].split != split]
+        ledger.notes["pictures put into the split of their copies (the same picture), which the seed would have parted"] += len(parted)
+        for k in parted:
+            given[k] = scenes[k].replace(split=split)
+    ledger.notes = +ledger.notes
+    return given
 
 
 def _copies(scenes: Sequence[Scene], hashes: Mapping[str, str], mapped: Map) -> list[list[int]]:

@@ -26,7 +26,7 @@ from ..dataset import ANNOTATIONS, read_set
 from ..detectors import Detections
 from ..errors import CCDiffError
 from ..files import read_json, write_json
-from ..geometry import hbb_corners, hbb_of, intersections, min_area_corners, paired_iou, quadrilaterals, touching_pairs
+from ..geometry import hbb_corners, hbb_of, intersections, min_area_corners, paired_iou, quadrilaterals, touching_pairs, visible_hbbs
 from ..locks import locked
 from ..scene import Scene
 from .results import coco_results, geojson, read_results
@@ -48,7 +48,7 @@ def merge_tiles(tiles: Sequence[Scene], detections: Sequence[Detections], *, iou
 
     Returns:
         Scene file name (``provenance["picture"]``) -> detections in scene pixels, best first; a scene without any is there too.
-        ``corners`` are given where any detection of the scene has them.
+        ``corners`` are given where any detection of the scene has them, and may reach beyond it; ``boxes`` are around what is in it.
 
     Raises:
         CCDiffError: a picture that does not say where it was cut from, an ``iou`` outside 0..1.
@@ -63,7 +63,13 @@ def merge_tiles(tiles: Sequence[Scene], detections: Sequence[Detections], *, iou
     for k, (picture, _, _) in enumerate(places):
         of_scene.setdefault(picture, []).append(k)
     return {
-        picture: _merge_scene([places[k][1] for k in members], [places[k][2] for k in members], [detections[k] for k in members], iou)
+        picture: _merge_scene(
+            [places[k][1] for k in members],
+            [places[k][2] for k in members],
+            [detections[k] for k in members],
+            iou,
+            _extent([tiles[k] for k in members], [places[k][1] for k in members]),
+        )
         for picture, members in sorted(of_scene.items())
     }
 
@@ -84,7 +90,21 @@ def _place(tile: Scene) -> tuple[str, tuple[float, float, float, float], float]:
     return picture, (x, y, x + side, y + side), scale
 
 
-def _merge_scene(windows: list[tuple[float, float, float, float]], scales: list[float], found: list[Detections], iou: float) -> Detections:
+def _extent(tiles: Sequence[Scene], windows: Sequence[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:
+    """What of a scene some tiles show (x1 y1 x2 y2), their padding not counted."""
+    padding = [tile.provenance.get("padded") or {} for tile in tiles]
+    right = max(w[2] - float(p.get("right", 0)) for w, p in zip(windows, padding, strict=True))
+    below = max(w[3] - float(p.get("below", 0)) for w, p in zip(windows, padding, strict=True))
+    return min(w[0] for w in windows), min(w[1] for w in windows), right, below
+
+
+def _merge_scene(
+    windows: list[tuple[float, float, float, float]],
+    scales: list[float],
+    found: list[Detections],
+    iou: float,
+    extent: tuple[float, float, float, float],
+) -> Detections:
     tile = np.repeat(np.arange(len(found)), [len(d) for d in found])
     oriented = any(d.corners is not None for d in found)
     corners = np.concatenate([_scene_corners(d, w, s) for d, w, s in zip(found, windows, scales, strict=True)])
@@ -98,9 +118,14 @@ def _merge_scene(windows: list[tuple[float, float, float, float]], scales: list[
         ):
             merged.append((score, label, box))
     merged.sort(key=lambda m: (-m[0], m[1], m[2]))
-    boxes = np.array([hbb_of(box) for _, _, box in merged], np.float32).reshape(-1, 4)
-    turned = np.array([box for _, _, box in merged], np.float32).reshape(-1, 8) if oriented else None
-    return Detections(boxes, np.array([m[0] for m in merged], np.float32), np.array([m[1] for m in merged], np.int64), turned)
+    boxes = np.array([hbb_of(box) for _, _, box in merged]).reshape(-1, 4)
+    turned = None
+    if oriented:
+        turned = np.array([box for _, _, box in merged], np.float32).reshape(-1, 8)
+        boxes = visible_hbbs(turned, extent)
+    return Detections(
+        boxes.astype(np.float32), np.array([m[0] for m in merged], np.float32), np.array([m[1] for m in merged], np.int64), turned
+    )
 
 
 def _scene_corners(found: Detections, window: Sequence[float], scale: float) -> np.ndarray:

@@ -80,7 +80,7 @@ Progress = Callable[[str, int, int], None]
 
 AHEAD = 2
 """Blocks that a worker is given at a time: while one is written, the next is made."""
-RUN_WORKER = "from ccdiff_cli.synthesis.worker import run; run()"
+RUN_WORKER = "from ccdiff_cli.startup import quiet_aborts; quiet_aborts(); from ccdiff_cli.synthesis.worker import run; run()"
 
 
 def synthesize(

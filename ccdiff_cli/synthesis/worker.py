@@ -42,6 +42,7 @@ from typing_extensions import NotRequired, TypedDict
 from ..console import guard_streams
 from ..dataset import IMAGES, MANIFEST, read_manifest
 from ..errors import CCDiffError, EditedSet
+from ..failures import as_ccdiff_error, short_of_memory
 from ..files import read_json, sha256_file, write_bytes, write_json
 from ..references import Reference, ReferenceBank, SceneReferences
 from ..stored import Count, Digest, FileName, Flag, Number, Seed, Text, checked, read_lines
@@ -185,7 +186,7 @@ class Maker:
             try:
                 images = self._draw(jobs[part], seeds[part])
             except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                if not short_of_memory(error):
                     raise
                 count = len(jobs[part])
                 if count == 1:
@@ -193,7 +194,7 @@ class Maker:
                         "one picture alone is too much for the device's memory",
                         where=f"picture {jobs[start].k}",
                         fix="use --precision bfloat16, a smaller generator, or another device",
-                    ) from error
+                    ) from None  # this says more than that memory ran out
                 self.most = count // 2
             else:
                 options = self.plan.options
@@ -218,10 +219,6 @@ class Maker:
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type="np",
         ).images
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower()
 
 
 def next_seed(seed: int, attempt: int) -> int:
@@ -484,8 +481,11 @@ def main(arguments: list[str]) -> int:
         device = device_of(index)
         numbers = _numbers_from_stdin()
         make_blocks(Path(out), numbers, plan, parts, device, lambda b: answer(done=b, memory=memory_of(device)), failed=refuse)
-    except CCDiffError as error:
-        refuse(error)
+    except Exception as error:
+        found = as_ccdiff_error(error)
+        if found is None:
+            raise
+        refuse(found)
     return 0
 
 

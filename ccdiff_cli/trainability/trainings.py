@@ -28,9 +28,10 @@ from ..console import guard_streams
 from ..detectors import Detections, Detector, Progress, fit, load_detector
 from ..detectors.store import read_detections, write_detections
 from ..errors import CCDiffError
+from ..failures import as_ccdiff_error
 from ..files import content_key
 from ..scene import ClassList, Scene
-from ..startup import fresh_processes
+from ..startup import end_with_parent, fresh_processes
 from .arms import Training
 
 TRAININGS, PREDICTIONS = "trainings", "predictions"
@@ -150,7 +151,8 @@ def _in_processes(
     workers: dict[Connection, BaseProcess] = {}
     for device in devices:
         ours, theirs = context.Pipe()
-        workers[ours] = context.Process(target=_work, args=(theirs, classes, out, device, threads), daemon=True)
+        # no daemon, which could not start processes that load pictures; it ends with this process all the same (end_with_parent)
+        workers[ours] = context.Process(target=_work, args=(theirs, classes, out, device, threads), daemon=False)
         workers[ours].start()
         theirs.close()
     todo, failed = list(reversed(tasks)), {}
@@ -200,6 +202,7 @@ def _hand_out(pipe: Connection, todo: list[Task], busy: dict[Connection, Task]) 
 def _work(pipe: Connection, classes: ClassList, out: Path, device: str, threads: int) -> None:
     """One process: trainings on one device until it is ended."""
     guard_streams()
+    end_with_parent()
     if threads:
         torch.set_num_threads(threads)
     with contextlib.suppress(KeyboardInterrupt, EOFError):  # the parent says it
@@ -213,5 +216,5 @@ def _work(pipe: Connection, classes: ClassList, out: Path, device: str, threads:
             except CCDiffError as error:
                 pipe.send(("failed", (error, isinstance(error.__cause__, OSError))))
             except Exception as error:
-                fix = "run the same command with --processes 1 to see where"
-                pipe.send(("failed", (CCDiffError(f"{type(error).__name__}: {error}", fix=fix), False)))
+                bug = CCDiffError(f"{type(error).__name__}: {error}", fix="run the same command with --processes 1 to see where")
+                pipe.send(("failed", (as_ccdiff_error(error) or bug, False)))

@@ -132,3 +132,44 @@ def test_the_origin_is_an_option_of_voc_alone(tmp_path):
         read_raw(voc(tmp_path / "r", {"a": [BOX]}), voc_origin=2)
     with pytest.raises(CCDiffError, match="origin 1 of a coco set"):
         read_raw(coco(tmp_path / "c", []), voc_origin=1)
+
+
+def renamed(root, names):
+    """Annotation stem -> stem of its picture."""
+    voc(root, {stem: [BOX] for stem in names})
+    for stem in names:
+        (root / "JPEGImages" / f"{stem}.jpg").unlink()
+    for k, (stem, name) in enumerate(names.items()):
+        picture(root / "JPEGImages" / f"{name}.jpg", seed=k)
+        path = root / "Annotations" / f"{stem}.xml"
+        path.write_text(path.read_text().replace("<size>", f"<filename>{name}.jpg</filename><size>", 1))
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    return root
+
+
+@pytest.mark.parametrize("line", ["b", "b.jpg", "JPEGImages/b.jpg", "a", "a.xml", "B"])
+def test_a_list_may_name_the_picture_of_an_annotation_of_another_name(tmp_path, line):
+    root = renamed(tmp_path / "r", {"a": "b", "c": "c"})
+    (root / "ImageSets" / "Main" / "val.txt").write_text(f"{line}\n")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("c\n")
+    raw = read_raw(root)
+    assert [(s.file_name, s.split, len(s.instances)) for s in raw.scenes] == [("b.jpg", "val", 1), ("c.jpg", "train", 1)]
+    assert not raw.skipped
+    assert any("by their own names" in what for what in raw.notes) == (line not in ("a", "a.xml"))
+
+
+def test_a_name_in_a_list_means_the_annotation_before_the_picture(tmp_path):
+    """ "b" is an annotation (of c.jpg) and the picture of the annotation a: the devkit's ids are those of annotations."""
+    root = renamed(tmp_path / "r", {"a": "b", "b": "c"})
+    (root / "ImageSets" / "Main" / "val.txt").write_text("b\n")
+    raw = read_raw(root)
+    assert [(s.file_name, s.split) for s in raw.scenes] == [("c.jpg", "val")]
+    assert raw.skipped == {"pictures in no split list": 1}
+
+
+def test_an_annotation_and_its_picture_in_two_lists_is_refused(tmp_path):
+    root = renamed(tmp_path / "r", {"a": "b"})
+    (root / "ImageSets" / "Main" / "val.txt").write_text("b\n")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\n")
+    with pytest.raises(CCDiffError, match="two lists"):
+        read_raw(root)

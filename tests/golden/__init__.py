@@ -10,6 +10,12 @@ from torch import Tensor
 MODULES = {
     "ccdiff": "ccdiff",
     "ccdiff++": "ccdiff",
+    "aerogen": "aerogen",
+    "layoutdiffusion": "layoutdiffusion",
+    "gligen": "gligen",
+    "migc": "migc",
+    "diffusionsat": "diffusionsat",
+    "txt2img_mhn": "txt2img_mhn",
 }
 """Method as the file's metadata name it under ``model``, and the module here that runs it."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ccdiff_cli.dataset import read_set, write_set
-from ccdiff_cli.detectors import fit
+from ccdiff_cli.detectors import fit, training_key
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.metrics.average_precision import METRICS
 from ccdiff_cli.prepare import prepare_dataset
@@ -416,6 +416,17 @@ def test_processes_give_the_same_figures_as_one_and_resume_the_same_folder(sets,
     assert ("train real, seed 1", TINY.steps, TINY.steps) in stages
     for path in sorted((tmp_path / "one" / "trainings").glob("*/model.safetensors")):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
+def test_processes_whose_pictures_are_loaded_by_processes(sets, tmp_path, monkeypatch):
+    from ccdiff_cli.trainability import trainings
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    scenes = tuple(read_set(sets / "real").split("train"))
+    config = TINY.model_copy(update={"workers": 2})
+    tasks = [Task(Training(f"real, seed {s}", training_key(scenes, CLASSES, config, s), scenes, config, s), ()) for s in (0, 1)]
+    assert trainings.carry_out(tasks, CLASSES, tmp_path, processes=2) == {}
+    assert all(trainings.is_done(task, tmp_path) for task in tasks)
 
 
 def test_a_process_that_is_killed_takes_only_its_training_with_it(sets, tmp_path, monkeypatch):

@@ -1,0 +1,1 @@
+"""DiffusionSat: a caption and seven quantities (place, GSD, cloud cover, date) to a picture."""

@@ -1,0 +1,504 @@
+"""LayoutDiffusion's network: the published computation with its padding slots, batches, samplers, losses, checkpoints, golden files."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.methods.layoutdiffusion import checkpoints, diffusion, sampling
+from ccdiff_cli.methods.layoutdiffusion.network import Layout, LayoutDiffusionUNet, pack_layout
+from tests import golden_check
+
+CLASSES, SLOTS, SIDE = 9, 7, 8
+SIZES = dict(
+    image_size=SIDE, in_channels=3, model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_ds=(1, 2), num_head_channels=16,
+    classes=CLASSES, slots=SLOTS, layout_width=32, layout_layers=2, layout_heads=4,
+)  # fmt: skip
+
+
+def make_model(**sizes) -> LayoutDiffusionUNet:
+    torch.manual_seed(1)
+    model = LayoutDiffusionUNet(**{**SIZES, **sizes}).eval()
+    for parameter in model.parameters():  # nothing may be zero or one, or it would hide a fault
+        if parameter.dim() == 1 or not parameter.any():
+            torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.2)
+    return model
+
+
+def make_boxes(counts: list[int], pad: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Classes, boxes and which are valid; what a picture holds depends on its place in ``counts`` alone; padding holds rubbish."""
+    width = max(counts) + pad
+    classes, boxes = torch.full((len(counts), width), 5), torch.rand(len(counts), width, 4)
+    for b, count in enumerate(counts):
+        g = torch.Generator().manual_seed(b)
+        corner = torch.rand(count, 2, generator=g)
+        boxes[b, :count] = torch.cat([corner, corner + torch.rand(count, 2, generator=g) * 0.4], 1)
+        classes[b, :count] = torch.randint(1, CLASSES - 1, (count,), generator=g)
+    return classes, boxes, torch.arange(width)[None] < torch.tensor(counts)[:, None]
+
+
+def packed(counts: list[int], pad: int = 0, slots: int = SLOTS) -> Layout:
+    return pack_layout(*make_boxes(counts, pad), slots, CLASSES - 1)
+
+
+def published(counts: list[int], b: int, slots: int = SLOTS) -> Layout:
+    """Picture ``b`` in all its slots, padding one by one."""
+    classes, boxes, _ = make_boxes(counts)
+    n = counts[b]
+    empty = max(slots - 1 - n, 0)
+    return Layout(
+        torch.cat([torch.tensor([0]), classes[b, :n], torch.full((empty,), CLASSES - 1)])[None],
+        torch.cat([torch.tensor([[0.0, 0, 1, 1]]), boxes[b, :n], torch.zeros(empty, 4)])[None],
+        torch.ones(1, 1 + n + empty),
+    )
+
+
+def noise(rows: int, channels: int = 3) -> Tensor:
+    return torch.randn(rows, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(9))
+
+
+def close(a: Tensor, b: Tensor, limit: float = 3e-6) -> bool:
+    return float((a - b).norm() / b.norm()) <= limit
+
+
+# ---- the plain form: one picture, all its slots, double precision ----
+
+
+class Plain:
+    def __init__(self, model: LayoutDiffusionUNet):
+        self.w = {k: v.double() for k, v in model.state_dict().items()}
+        self.c = model.config
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return F.linear(x, self.w[name + ".weight"].flatten(1), self.w[name + ".bias"])
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        """GroupNorm of tokens (n, C) over all tokens."""
+        groups = x.T.reshape(32, -1)
+        groups = (groups - groups.mean(1, keepdim=True)) / (groups.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        return (groups.view(x.T.shape).T) * self.w[name + ".weight"] + self.w[name + ".bias"]
+
+    def encode(self, layout: Layout) -> None:
+        w, name, width = self.w, "layout_encoder.", self.c.layout_width
+        self.names = w[name + "obj_class_embedding.weight"][layout.classes[0]]
+        self.places = self.linear(name + "obj_bbox_embedding", layout.boxes[0].double())
+        u = self.names + self.places
+        for k in range(self.c.layout_layers):
+            block = f"{name}transform.resblocks.{k}."
+            n = F.layer_norm(u, (width,), w[block + "ln_1.weight"], w[block + "ln_1.bias"])
+            qkv, d, heads = self.linear(block + "attn.c_qkv", n), width // self.c.layout_heads, []
+            for h in range(self.c.layout_heads):
+                q, key, v = qkv[:, 3 * h * d : 3 * (h + 1) * d].split(d, 1)
+                heads.append((q @ key.T / math.sqrt(d)).softmax(-1) @ v)
+            u = u + self.linear(block + "attn.c_proj", torch.cat(heads, 1))
+            n = F.layer_norm(u, (width,), w[block + "ln_2.weight"], w[block + "ln_2.bias"])
+            u = u + self.linear(block + "mlp.c_proj", F.gelu(self.linear(block + "mlp.c_fc", n)))
+        self.tokens = F.layer_norm(u, (width,), w[name + "final_ln.weight"], w[name + "final_ln.bias"])
+        self.whole = self.linear(name + "transformer_proj", self.tokens[0])
+
+    def attention(self, name: str, x: Tensor, head_width: int) -> Tensor:
+        side = x.shape[-1]
+        cells = [[j / side, i / side, (j + 1) / side, (i + 1) / side] for i in range(side) for j in range(side)]
+        codes = self.linear("layout_encoder.obj_bbox_embedding", torch.tensor(cells, dtype=torch.float64))
+        flat = x.flatten(1).T  # P, C
+        project = name + ".layout_position_embedding_projector"
+        q, k, v = self.linear(name + ".qkv_projector", self.norm(name + ".norm_for_qkv", flat)).chunk(3, 1)
+        pc = self.norm(name + ".norm_for_image_patch_positional_embedding", self.linear(project, codes))
+        po = self.norm(name + ".norm_for_layout_positional_embedding", self.linear(project, self.places))
+        content = (self.tokens + self.norm(name + ".norm_for_obj_class_embedding", self.names)) / 2
+        ko, vo = self.linear(name + ".layout_content_embedding_projector", content).chunk(2, 1)
+        heads = []
+        for at in range(0, x.shape[0], head_width):
+            part = slice(at, at + head_width)
+            query = torch.cat([q[:, part], pc[:, part]], 1)
+            keys = torch.cat([torch.cat([k[:, part], pc[:, part]], 1), torch.cat([ko[:, part], po[:, part]], 1)])
+            values = torch.cat([v[:, part], vo[:, part]])
+            heads.append((query @ keys.T / math.sqrt(2 * head_width)).softmax(-1) @ values)
+        return x + self.linear(name + ".proj_out", torch.cat(heads, 1)).T.reshape(x.shape)
+
+    def conv(self, name: str, x: Tensor) -> Tensor:
+        weight = self.w[name + ".weight"]
+        return F.conv2d(x[None], weight, self.w[name + ".bias"], padding=weight.shape[-1] // 2)[0]
+
+    def image_norm(self, name: str, x: Tensor) -> Tensor:
+        return self.norm(name, x.flatten(1).T).T.reshape(x.shape)
+
+    def residual(self, name: str, x: Tensor, emb: Tensor, resample: str = "") -> Tensor:
+        def change(y: Tensor) -> Tensor:
+            if resample == "up":
+                return y.repeat_interleave(2, 1).repeat_interleave(2, 2)
+            if resample == "down":
+                return (y[:, ::2, ::2] + y[:, 1::2, ::2] + y[:, ::2, 1::2] + y[:, 1::2, 1::2]) / 4
+            return y
+
+        h = self.conv(name + ".in_layers.2", change(F.silu(self.image_norm(name + ".in_layers.0", x))))
+        scale, shift = self.linear(name + ".emb_layers.1", F.silu(emb)).chunk(2)
+        h = self.image_norm(name + ".out_layers.0", h) * (1 + scale[:, None, None]) + shift[:, None, None]
+        h = self.conv(name + ".out_layers.3", F.silu(h))
+        x = change(x)
+        return h + (self.conv(name + ".skip_connection", x) if name + ".skip_connection.weight" in self.w else x)
+
+    def __call__(self, x: Tensor, t: float, layout: Layout) -> Tensor:
+        """(C, R, R) -> (2 C, R, R)."""
+        self.encode(layout)
+        m = self.c.model_channels
+        w = [10000 ** (-i / (m // 2)) for i in range(m // 2)]
+        code = torch.tensor([math.cos(t * f) for f in w] + [math.sin(t * f) for f in w], dtype=torch.float64)
+        emb = self.linear("time_embed.2", F.silu(self.linear("time_embed.0", code))) + self.whole
+        d = self.c.num_head_channels
+        h = self.conv("input_blocks.0.0", x.double())
+        skips, levels = [h], len(self.c.channel_mult)
+        at = 1
+        for level in range(levels):
+            for _ in range(self.c.num_res_blocks):
+                h = self.residual(f"input_blocks.{at}.0", h, emb)
+                if 2**level in self.c.attention_ds:
+                    h = self.attention(f"input_blocks.{at}.1", h, d)
+                skips.append(h)
+                at += 1
+            if level < levels - 1:
+                h = self.residual(f"input_blocks.{at}.0", h, emb, "down")
+                skips.append(h)
+                at += 1
+        h = self.residual("middle_block.0", h, emb)
+        h = self.residual("middle_block.2", self.attention("middle_block.1", h, d), emb)
+        at = 0
+        for level in range(levels - 1, -1, -1):
+            for i in range(self.c.num_res_blocks + 1):
+                h = self.residual(f"output_blocks.{at}.0", torch.cat([h, skips.pop()]), emb)
+                place = 1
+                if 2**level in self.c.attention_ds:
+                    h = self.attention(f"output_blocks.{at}.1", h, d)
+                    place = 2
+                if level and i == self.c.num_res_blocks:
+                    h = self.residual(f"output_blocks.{at}.{place}", h, emb, "up")
+                at += 1
+        assert not skips
+        return self.conv("out.2", F.silu(self.image_norm("out.0", h)))
+
+
+@torch.no_grad()
+def predict(model: LayoutDiffusionUNet, x: Tensor, t, layout: Layout) -> Tensor:
+    return model(x, torch.as_tensor(t), model.prepare(layout))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"channel_mult": (1, 2, 2), "attention_ds": (2,), "num_res_blocks": 2},
+        {"channel_mult": (2,), "attention_ds": (), "layout_width": 64},
+    ],
+    ids=["two levels", "three levels", "attention in the middle only"],
+)
+@torch.no_grad()
+def test_equals_the_plain_form_with_its_padding(sizes):
+    model = make_model(**sizes)
+    counts = [3, 0, 1, 6, 12]  # 6 fill all slots, 12 are more
+    x, times = noise(5), torch.tensor([999.0, 0.0, 12.5, 500.0, 42.0])
+    ours = predict(model, x, times, packed(counts, pad=2))
+    plain = Plain(model)
+    for b in range(len(counts)):
+        assert close(ours[b].double(), plain(x[b], float(times[b]), published(counts, b))), b
+
+
+def test_a_picture_alone_equals_the_same_in_a_batch_with_padding():
+    model = make_model()
+    counts = [2, 30, 0, 6]
+    x, times = noise(4), torch.tensor([150, 800, 1, 999])
+    together = predict(model, x, times, packed(counts, pad=3))
+    for b in range(4):
+        classes, boxes, valid = make_boxes(counts)
+        alone = pack_layout(
+            classes[b : b + 1, : counts[b]], boxes[b : b + 1, : counts[b]], valid[b : b + 1, : counts[b]], SLOTS, CLASSES - 1
+        )
+        assert close(predict(model, x[b : b + 1], times[b], alone), together[b : b + 1]), b
+
+
+def test_one_weighted_slot_is_the_same_as_all_the_published_ones_and_their_number_matters():
+    model = make_model()
+    x = noise(1)
+    for slots in (4, 20):
+        few = predict(model, x, 300, packed([2], slots=slots))
+        assert close(few, predict(model, x, 300, published([2], 0, slots)))
+    assert not close(few, predict(model, x, 300, packed([2])), 1e-3)
+
+
+def test_the_order_of_objects_has_no_effect_but_slot_0_is_the_picture():
+    model = make_model()
+    x, layout = noise(1), packed([4])
+    order = torch.tensor([0, 3, 1, 5, 2, 4])
+    mixed = Layout(layout.classes[:, order], layout.boxes[:, order], layout.weight[:, order])
+    assert close(predict(model, x, 300, mixed), predict(model, x, 300, layout))
+
+
+def test_a_picture_without_objects_equals_its_unconditional_branch():
+    model = make_model()
+    x = noise(2)
+    layout = packed([0, 3])
+    unconditional = predict(model, x, 300, layout.without_objects(model.padding))
+    assert close(predict(model, x, 300, layout)[:1], unconditional[:1])
+    assert not close(predict(model, x, 300, layout)[1:], unconditional[1:], 1e-3)
+    assert close(unconditional[1:], predict(model, x, 300, packed([0, 0]))[1:])
+
+
+def test_gradients_reach_every_weight():
+    model = make_model()
+    for counts in ([2, 0], [0, 0]):
+        model.zero_grad()
+        x = noise(2)
+        model(x, torch.tensor([3, 900]), model.prepare(packed(counts))).square().sum().backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and bool(parameter.grad.isfinite().all()) and bool(parameter.grad.any()), name
+
+
+def test_it_starts_by_predicting_nothing_and_saves_and_loads(tmp_path):
+    model = LayoutDiffusionUNet(**SIZES)
+    assert not predict(model, noise(1), 3, packed([2])).any()
+    model.save_pretrained(tmp_path)
+    again = LayoutDiffusionUNet.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"model_channels": 48}, "multiples of 32"),
+        ({"layout_width": 40}, "multiples of 32"),
+        ({"image_size": 9}, "cannot be halved 1 times"),
+        ({"layout_heads": 5}, "does not divide into 5 heads"),
+        ({"num_head_channels": 24}, "do not divide into heads"),
+        ({"classes": 1}, "two classes"),
+    ],
+)
+def test_sizes_that_make_no_network_are_refused(sizes, words):
+    with pytest.raises(CCDiffError, match=words):
+        LayoutDiffusionUNet(**{**SIZES, **sizes})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "millions"),
+    [
+        ({}, 568.6),
+        ({"image_size": 128, "channel_mult": (1, 1, 2, 3, 4), "attention_ds": (4, 8, 16)}, 435.3),
+        ({"model_channels": 128, "layout_width": 128, "layout_layers": 4, "num_head_channels": 32}, 141.9),
+        ({"image_size": 32, "in_channels": 4, "channel_mult": (1, 2, 4), "attention_ds": (1, 2, 4), "num_head_channels": 32}, 301.3),
+    ],
+)
+def test_the_published_sizes_have_the_published_numbers_of_weights(sizes, millions):
+    with torch.device("meta"):
+        model = LayoutDiffusionUNet(**sizes)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
+
+
+# ---- samplers ----
+
+
+def test_the_solver_takes_the_published_orders_and_times():
+    assert [sampling.dpm_orders(n) for n in (1, 2, 3, 4, 5, 6, 7)] == [[1], [2], [2, 1], [3, 1], [3, 2], [3, 2, 1], [3, 3, 1]]
+    for n in range(1, 60):
+        assert sum(sampling.dpm_orders(n)) == n
+    assert sampling.dpm_orders(25) == [3] * 8 + [1]
+    assert float(sampling.dpm_times(3)[-1]) == pytest.approx(9.974254e-5, rel=1e-6)
+    assert float(sampling.dpm_times(3, 1e-3)[-1]) == pytest.approx(1.000222e-3, rel=1e-6)
+    for bad in (0, -3):
+        with pytest.raises(CCDiffError, match=f"{bad} denoising steps"):
+            sampling.dpm_orders(bad)
+    with pytest.raises(CCDiffError, match="end time is 0"):
+        sampling.dpm_times(3, 0)
+
+
+@pytest.mark.parametrize("evaluations", [1, 2, 3, 6, 7, 8, 25])
+def test_the_solver_equals_the_formulas_in_double_precision(evaluations):
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    asked = []
+
+    def noise(y: Tensor, t: Tensor) -> Tensor:
+        asked.append(t)
+        return torch.tanh(y) + 0.3 * torch.sin(t.view(-1, 1, 1, 1).to(y.dtype) / 300)
+
+    ours = sampling.dpm_sample(noise, x, evaluations, 1e-2)  # where single precision suffices
+    assert len(asked) == evaluations and all(t.shape == (2,) for t in asked)
+
+    def alpha(t: float) -> float:
+        return math.exp(-(20 - 0.1) * t * t / 4 - 0.1 * t / 2)
+
+    def snr(t: float) -> float:
+        return math.log(alpha(t) / math.sqrt(1 - alpha(t) ** 2))
+
+    def at(value: float) -> float:
+        z = 39.8 * math.log(1 + math.exp(-2 * value))
+        return z / ((math.sqrt(0.01 + z) + 0.1) * 19.9)
+
+    def e(y: Tensor, t: float) -> Tensor:
+        return noise(y, torch.tensor([1000 * max(t - 0.001, 0)], dtype=torch.float64))
+
+    orders, y = sampling.dpm_orders(evaluations), x.double()
+    edges = np.linspace(snr(1), snr(1e-2), len(orders) + 1)
+    for order, first, last in zip(orders, edges[:-1], edges[1:], strict=True):
+        s, r, h = at(first), at(last), last - first
+        s1, s2 = at(first + h / (2 if order == 2 else 3)), at(first + 2 * h / 3)
+        sigma = {t: math.sqrt(1 - alpha(t) ** 2) for t in (r, s1, s2)}
+        e0 = e(y, s)
+        out = alpha(r) / alpha(s) * y - sigma[r] * math.expm1(h) * e0
+        if order == 2:
+            e1 = e(alpha(s1) / alpha(s) * y - sigma[s1] * math.expm1(h / 2) * e0, s1)
+            out = out - sigma[r] * math.expm1(h) * (e1 - e0)
+        if order == 3:
+            e1 = e(alpha(s1) / alpha(s) * y - sigma[s1] * math.expm1(h / 3) * e0, s1)
+            y2 = alpha(s2) / alpha(s) * y - sigma[s2] * math.expm1(2 * h / 3) * e0
+            y2 = y2 - 2 * sigma[s2] * (math.expm1(2 * h / 3) / (2 * h / 3) - 1) * (e1 - e0)
+            out = out - 1.5 * sigma[r] * (math.expm1(h) / h - 1) * (e(y2, s2) - e0)
+        y = out
+    assert close(ours.double(), y, 2e-5)
+
+
+def test_the_shorter_chain_keeps_the_published_times_and_noises():
+    for steps in (2, 20, 200, 1000):
+        short = sampling.respaced(steps)
+        assert short.times.tolist() == [round(i * 999 / (steps - 1)) for i in range(steps)]
+        abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+        assert short.chain.alphas_cumprod.numpy() == pytest.approx(abar[short.times], rel=1e-9)
+    with pytest.raises(CCDiffError, match="1 denoising steps"):
+        sampling.respaced(1)
+
+
+def test_the_chain_is_the_normal_distribution_it_should_be():
+    """q(x before | x, picture) is proportional to q(x | x before) q(x before | picture): means and variances of that product."""
+    chain = diffusion.training_chain()
+    index = torch.tensor([1, 10, 500, 999])
+    start, x = torch.full((4, 1), 0.3, dtype=torch.float64), torch.full((4, 1), -0.8, dtype=torch.float64)
+    a, before, beta = 1 - chain.betas[index], chain.previous[index], chain.betas[index]
+    precision = a / beta + 1 / (1 - before)
+    assert chain.posterior_log_variance[index].numpy() == pytest.approx((1 / precision).log().numpy(), rel=1e-9)
+    mean = (a.sqrt() * -0.8 / beta + before.sqrt() * 0.3 / (1 - before)) / precision
+    assert chain.posterior_mean(start, x, index)[:, 0].numpy() == pytest.approx(mean.numpy(), rel=1e-9)
+    assert chain.posterior_log_variance[0] == chain.posterior_log_variance[1]
+
+
+def test_ancestral_sampling_finds_the_picture_of_a_network_that_knows_it():
+    target = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    abar = torch.cumprod(1 - diffusion.linear_betas(), 0).float()
+    g = torch.Generator().manual_seed(5)
+
+    def known(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        a = abar[t].view(-1, 1, 1, 1)
+        return (x - a.sqrt() * target) / (1 - a).sqrt(), -torch.ones_like(x)
+
+    found = sampling.ancestral_sample(known, torch.randn(2, 3, 4, 4, generator=g), 20, lambda j: torch.randn(2, 3, 4, 4, generator=g))
+    assert close(found, target, 1e-3)
+
+
+def test_guidance_strengthens_the_noise_alone():
+    model, x = make_model(), noise(2)
+    layout = packed([2, 3])
+    with torch.no_grad():
+        given, none = model.prepare(layout), model.prepare(layout.without_objects(model.padding))
+        c, u = (model(x, torch.tensor(50), context).chunk(2, 1) for context in (given, none))
+        for scale in (0.0, 1.5):
+            found, variance = sampling.guided(model, given, none, scale)(x, torch.tensor(50))
+            assert close(found, c[0] + scale * (c[0] - u[0])) and torch.equal(variance, c[1])
+
+
+# ---- losses ----
+
+
+def test_losses_equal_their_definition():
+    g = torch.Generator().manual_seed(3)
+    start = torch.rand(3, 1, 4, 4, generator=g) * 2 - 1
+    start[:, :, 0, 0], start[:, :, 0, 1] = -1, 1  # open bins
+    added, prediction, index = torch.randn(3, 1, 4, 4, generator=g), torch.randn(3, 2, 4, 4, generator=g), torch.tensor([0, 1, 700])
+    squared, bound = diffusion.losses(diffusion.training_chain(), prediction, start, added, index)
+    assert squared.numpy() == pytest.approx(((added - prediction[:, :1]) ** 2).mean((1, 2, 3)).numpy(), rel=1e-6)
+    betas = np.linspace(1e-4, 0.02, 1000)
+    abar = np.cumprod(1 - betas)
+    for b, t in enumerate(index.tolist()):
+        x0, e, v = start[b, 0].double().numpy(), added[b, 0].double().numpy(), prediction[b].double().numpy()
+        x = math.sqrt(abar[t]) * x0 + math.sqrt(1 - abar[t]) * e
+        previous = abar[t - 1] if t else 1.0
+        of0, ofx = betas[t] * math.sqrt(previous) / (1 - abar[t]), (1 - previous) * math.sqrt(1 - betas[t]) / (1 - abar[t])
+        mean = of0 * (x - math.sqrt(1 - abar[t]) * v[0]) / math.sqrt(abar[t]) + ofx * x
+        least = betas[max(t, 1)] * (1 - abar[max(t, 1) - 1]) / (1 - abar[max(t, 1)])
+        share = (v[1] + 1) / 2
+        log = share * math.log(betas[t]) + (1 - share) * math.log(least)
+        if t:
+            nats = 0.5 * (log - math.log(least) - 1 + (least + (of0 * x0 + ofx * x - mean) ** 2) / np.exp(log))
+        else:
+
+            def cdf(y, mean=mean, log=log):
+                y = (y - mean) / np.exp(log / 2)
+                return 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+
+            low = np.where(x0 < -0.999, 0.0, cdf(x0 - 1 / 255))
+            high = np.where(x0 > 0.999, 1.0, cdf(x0 + 1 / 255))
+            nats = -np.log(np.maximum(high - low, 1e-12))
+        assert float(bound[b]) == pytest.approx(nats.mean() / math.log(2), rel=2e-3 if t == 0 else 1e-4), t
+
+
+def test_the_bound_teaches_the_variance_alone():
+    prediction = torch.randn(2, 2, 4, 4, requires_grad=True)
+    start = torch.rand(2, 1, 4, 4) * 2 - 1
+    _, bound = diffusion.losses(diffusion.training_chain(), prediction, start, torch.randn(2, 1, 4, 4), torch.tensor([0, 300]))
+    (gradient,) = torch.autograd.grad(bound.sum(), prediction)
+    assert not gradient[:, :1].any() and bool(gradient[:, 1:].any())
+
+
+# ---- checkpoints ----
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"channel_mult": (1, 1, 2), "attention_ds": (2, 4), "num_res_blocks": 3},
+        {"channel_mult": (2,), "attention_ds": (1,), "in_channels": 4},
+    ],
+)
+def test_a_released_file_gives_the_network_back(tmp_path, sizes):
+    model = make_model(**sizes)
+    weights = checkpoints.to_released(model)
+    early = {k.replace("obj_bbox_embedding", "obj_box_embedding"): v for k, v in weights.items()}
+    for given in (weights, early):
+        torch.save(given, tmp_path / "released.pt")
+        read = checkpoints.read_released(tmp_path / "released.pt")
+        found = checkpoints.sizes_of(read, image_size=SIDE, head_width=16, layout_heads=4, slots=SLOTS)
+        assert {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()} == {**SIZES, **sizes}
+        other = LayoutDiffusionUNet(**found)
+        checkpoints.load_released(other, read)
+        assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_by_name():
+    model = make_model()
+    weights = checkpoints.to_released(model)
+    del weights["time_embed.0.bias"]
+    weights["extra.weight"], weights["out.2.bias"] = torch.zeros(1), torch.zeros(5)
+    with pytest.raises(CCDiffError) as caught:
+        checkpoints.load_released(model, weights, "x.pt")
+    message = str(caught.value)
+    assert "missing keys (1): time_embed.0.bias" in message and "surplus keys (1): extra.weight" in message
+    assert "out.2.bias (5,) instead of (6,)" in message and message.startswith("x.pt")
+    with pytest.raises(CCDiffError, match="not a LayoutDiffusion network"):
+        checkpoints.sizes_of({"a": torch.zeros(1)}, image_size=8, head_width=16)
+
+
+def test_a_pickle_that_could_run_is_not_opened(tmp_path):
+    torch.save({"a": Path("x")}, tmp_path / "bad.pt")
+    (tmp_path / "text.pt").write_text("no tensors")
+    for name in ("bad.pt", "text.pt", "missing.pt"):
+        with pytest.raises(CCDiffError, match=name):
+            checkpoints.read_released(tmp_path / name)
+
+
+@pytest.mark.skipif("CCDIFF_SHARED" not in os.environ, reason="CCDIFF_SHARED does not name the folder with reference/methods/golden")
+def test_passes_on_the_given_files():
+    files = sorted(map(str, (Path(os.environ["CCDIFF_SHARED"]) / "reference" / "methods" / "golden").glob("layoutdiffusion_*.safetensors")))
+    assert files and golden_check.main(files) == 0
