@@ -52,7 +52,7 @@ class _Colour:
 
 
 def fit(asked: argparse.Namespace) -> None:
-    from ccdiff_cli.models.pipeline import CCDiffPipeline
+    from ccdiff_cli.methods.ccdiff.pipeline import CCDiffPipeline
 
     prepared, bank = read_set(asked.data), ReferenceBank.read(asked.data)
     train = prepared.split("train")

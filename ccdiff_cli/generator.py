@@ -5,6 +5,7 @@ Light on purpose (no torch): plans and dry runs read it without loading a model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +44,7 @@ class UsedRecipe(Stored):
     """What of a recipe is used after training."""
 
     name: Text = ""
+    method: Text | None = None
     caption_style: Literal["plain", "short", "stored"] = "plain"
     retrieval: Text = "words"
     sampling: Sampling = Sampling()
@@ -62,6 +64,7 @@ class Generator(Stored):
     picture_size: Pixels
     classes: list[ClassName]
     identity: Text = ""
+    method: Text | None = None
     recipe: UsedRecipe | None = None
     data: TrainedOn | None = None
     steps: Count | None = None
@@ -75,14 +78,12 @@ CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "tokenizer": {
         "transformers": ("PreTrainedTokenizerFast", "TokenizersBackend", "CLIPTokenizer", "CLIPTokenizerFast"),
     },
-    "unet": {"ccdiff_cli.models.conditioning": ("ConditionedUNet",)},
     "scheduler": {
         "diffusers": (
             "DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "DPMSolverMultistepScheduler",
             "DPMSolverSinglestepScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler",
         ),
     },
-    "resampler": {"ccdiff_cli.models.resamplers": ("CoResampler", "DualResampler")},
     "image_encoder": {"transformers": ("Dinov2Model",)},
     "feature_extractor": {
         "transformers": (
@@ -91,7 +92,7 @@ CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
 }  # fmt: skip
-"""Part -> library -> the classes that a generator folder may name: no other is ever imported."""
+"""Part -> library -> the classes that a generator folder may name, of the parts that methods share: no other is ever imported."""
 
 
 def shipped_generator() -> Path:
@@ -124,18 +125,21 @@ def read_generator(folder: str | Path) -> dict[str, Any]:
     return description
 
 
-def check_index(folder: str | Path) -> None:
+def check_index(folder: str | Path, parts: Mapping[str, Mapping[str, tuple[str, ...]]] = CLASSES, optional: Sequence[str] = ()) -> None:
     """Look at ``model_index.json`` and the parts' configurations before any library does.
 
+    Args:
+        parts: what the generator's method has, as :data:`CLASSES`; ``optional``: those that may be missing.
+
     Raises:
-        CCDiffError: they are missing or broken, or name a class that is none of :data:`CLASSES`.
+        CCDiffError: they are missing or broken, or name a class that is none of these.
     """
     folder = Path(folder)
     path = folder / INDEX
     index: dict[str, Any] = checked(dict[str, JsonValue], read_json(path), where=path, fix=_FIX)
-    for part, known in CLASSES.items():
+    for part, known in parts.items():
         named = index.get(part)
-        if part in ("image_encoder", "feature_extractor") and named in (None, [None, None]):
+        if part in optional and named in (None, [None, None]):
             continue
         pair: tuple[str, str] = checked(tuple[Text, Text], named, where=f"{path}: {part}", fix=_FIX)
         if pair[1] not in known.get(pair[0], ()):
@@ -150,7 +154,7 @@ def check_index(folder: str | Path) -> None:
                 value = parse_json(read_bytes(configuration), where=configuration, constants=True)
                 checked(dict[str, JsonValue], value, where=configuration, fix=_FIX)
     for name, value in index.items():
-        if isinstance(value, list) and name not in CLASSES:
+        if isinstance(value, list) and name not in parts:
             raise CCDiffError(f"{name}: no part that generators have", where=path, fix=_FIX)
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 from .dataset import PictureSet
 from .errors import CCDiffError, os_errors
 from .files import content_key, write_bytes
-from .models.pipeline import CCDiffPipeline
+from .models.pipeline import ScenePipeline
 from .pictures import read_rgb
 from .prepare.captions import caption_of
 from .pretrained import BATCH, Clip, unit, weights_key
@@ -45,8 +45,8 @@ Progress = Callable[[str, int, int], None]
 class OwnEncoders:
     """A generator's own encoders: the image encoder's [CLS] token (n, E) and the text encoder's pooled output (D,)."""
 
-    def __init__(self, pipe: CCDiffPipeline) -> None:
-        if pipe.image_encoder is None:
+    def __init__(self, pipe: ScenePipeline) -> None:
+        if getattr(pipe, "image_encoder", None) is None:
             raise CCDiffError("this generator has no image encoder to retrieve with", fix="use --retrieval words, or a CLIP folder")
         self.pipe = pipe
         vocabulary = pipe.tokenizer.get_vocab()
@@ -97,7 +97,7 @@ def open_similarity(
     prepared: PictureSet,
     *,
     style: str = "stored",
-    pipe: CCDiffPipeline | None = None,
+    pipe: ScenePipeline | None = None,
     where: str = "--retrieval",
     device: str | None = None,
     progress: Progress | None = None,

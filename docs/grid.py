@@ -18,7 +18,7 @@ from PIL import Image
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.drawing import comparison_grid
 from ccdiff_cli.generator import read_generator
-from ccdiff_cli.models.pipeline import CCDiffPipeline
+from ccdiff_cli.methods.ccdiff.pipeline import CCDiffPipeline
 from ccdiff_cli.prepare.captions import caption_of
 from ccdiff_cli.references import ReferenceBank
 

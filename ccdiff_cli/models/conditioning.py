@@ -286,6 +286,16 @@ def install_conditioning(unet: UNet2DConditionModel, config: ConditioningConfig)
     unet.register_to_config(conditioning=config.to_dict())
 
 
+def with_conditioning(unet: UNet2DConditionModel, config: ConditioningConfig) -> ConditionedUNet:
+    """A conditioned UNet with the weights of a plain one; its conditional generation module is new."""
+    arguments = {key: value for key, value in unet.config.items() if not key.startswith("_") and key != "conditioning"}
+    made = ConditionedUNet(conditioning=config.to_dict(), **arguments)
+    missing, surplus = made.load_state_dict(unet.state_dict(), strict=False)
+    if surplus or [key for key in missing if ".processor.fusion." not in key]:
+        raise CCDiffError(f"the UNet's weights do not fit: missing {missing[:3]}, surplus {surplus[:3]}", where="recipe key unet.source")
+    return made
+
+
 def conditioning_config(unet: UNet2DConditionModel) -> ConditioningConfig:
     """The configuration that :func:`install_conditioning` stored."""
     return ConditioningConfig.from_dict(unet.config.conditioning)

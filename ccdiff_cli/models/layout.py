@@ -46,6 +46,8 @@ class LayoutBatch:
         image_size: (height, width) of the pictures in pixels.
         latent_size: (height, width) of the latents.
         regions: ``(B, N + 1, h, w)`` bool, the supports of :func:`region_masks` (the last is the complement); None: drawn when needed.
+        captions: the scene captions as texts, for methods that read them otherwise; () where nothing asks for them.
+        metadata: ``(B, M)`` float64 of methods that ask for it (NaN: unknown); None otherwise.
     """
 
     hbb: Tensor
@@ -62,6 +64,8 @@ class LayoutBatch:
     image_size: tuple[int, int]
     latent_size: tuple[int, int]
     regions: Tensor | None = None
+    captions: tuple[str, ...] = ()
+    metadata: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
@@ -100,7 +104,8 @@ class LayoutBatch:
             regions = torch.cat([regions[part, :-1][:, objects], regions[part, -1:]], dim=1)
         changes: dict[str, Any] = {k: getattr(self, k)[part, objects] for k in ("hbb", "obb", "valid", "class_index", "instance_reference")}
         changes |= {k: getattr(self, k)[part] for k in ("caption_tokens", "caption_pooled", "background_reference")}
-        return dataclasses.replace(self, regions=regions, **changes)
+        metadata = None if self.metadata is None else self.metadata[part]
+        return dataclasses.replace(self, regions=regions, captions=self.captions[part], metadata=metadata, **changes)
 
     def published_padding(self, count: int = 6) -> LayoutBatch:
         """A copy that treats padding as the published program does: pictures with fewer instances get all-zero ones up to ``count``.

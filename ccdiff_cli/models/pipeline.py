@@ -1,10 +1,10 @@
-"""CCDiffPipeline: scenes in, pictures out; a diffusers pipeline that loads from and saves to a generator folder.
+"""ScenePipeline: scenes in, pictures out; a diffusers pipeline that loads from and saves to a generator folder, whatever its method.
 
-    pipe = CCDiffPipeline.from_pretrained("generator")
+    pipe = methods.load_pipeline("generator")
     pictures = pipe(scenes, references, generator=[torch.Generator().manual_seed(k) for k in range(len(scenes))]).images
 
 Notable here:
-- everything that does not change over the denoising steps is computed once per batch (see ``conditioning.prepare_context``).
+- everything that does not change over the denoising steps is computed once per batch (``condition``).
 - texts and references are encoded one at a time and remembered, so an encoding never depends on what else is in the batch.
 - the initial noise of a picture is drawn on the CPU from its own generator.  A picture is therefore the same in any batch up
   to floating point rounding of the batched matrix products, and bit for bit the same in the same batch.
@@ -12,42 +12,35 @@ Notable here:
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
+from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 from diffusers.utils import BaseOutput, deprecation_utils
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
-from transformers import (
-    BaseImageProcessor,
-    CLIPTextModel,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
+from typing_extensions import Self
 
 from ..errors import CCDiffError
 from ..files import read_json, write_json
 from ..generator import check_index
 from ..scene import Scene
-from .autoencoder import PatchAutoencoder, TinyAutoencoder
-from .conditioning import ConditionedUNet, prepare_context
 from .layout import LayoutBatch, boxes_of_scenes
-from .resamplers import CoResampler, DualResampler
 
 _CACHE_BYTES = 512 * 2**20
 _DTYPE = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"  # diffusers renamed the argument
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PUBLISHED_NEGATIVE_PROMPT = "worst quality, low quality, bad anatomy, watermark, text, blurry"
 
 
@@ -71,7 +64,7 @@ class SceneReferences(Protocol):
 
 
 @dataclass
-class CCDiffOutput(BaseOutput):
+class SceneOutput(BaseOutput):
     """``images``: list of PIL pictures, ``(B, H, W, 3)`` float array in [0, 1], or ``(B, C, h, w)`` latents."""
 
     images: list[Image.Image] | np.ndarray | Tensor
@@ -100,17 +93,14 @@ def _bytes(tensors: tuple[Tensor, ...]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def check_weights(pipe: CCDiffPipeline, where: str | Path) -> None:
+def check_weights(pipe: ScenePipeline, where: str | Path) -> None:
     """Whether every weight of a loaded generator came from its files, and is a number.
 
     Raises:
         CCDiffError: naming the part and the tensor.
     """
     fix = "train the generator again, or copy it again"
-    for name in ("unet", "vae", "text_encoder", "image_encoder", "resampler"):
-        part = getattr(pipe, name)
-        if part is None:
-            continue
+    for name, part in pipe.modules_of().items():
         stored: dict[str, tuple[int, ...]] = {}
         for file in sorted((Path(where) / name).glob("*.safetensors")):
             with safe_open(file, "pt") as opened:
@@ -130,60 +120,33 @@ def check_weights(pipe: CCDiffPipeline, where: str | Path) -> None:
                 raise CCDiffError(f"the tensor {key} of the part {name} holds what is no number", where=where, fix=fix)
 
 
-class CCDiffPipeline(DiffusionPipeline):
-    """Layout-conditioned generation of aerial pictures.
+class ScenePipeline(DiffusionPipeline):
+    """Generation of labelled aerial pictures from scenes, whatever the method: what every method's pipeline is made from.
 
-    Args:
-        vae, text_encoder, tokenizer, unet, scheduler, resampler: the generator's parts.
-        image_encoder, feature_extractor: encode references; may be None where references are never given.
-        num_inference_steps, guidance_scale, negative_prompt: what a call uses where it does not say; saved with the generator.
-        renormalise_references: put ImageNet's mean and deviation on top of the feature extractor's own normalisation, as the
-            released CC-Diff and CC-Diff++ checkpoints expect.
-        published_padding: fill pictures up to so many all-zero instances (6 as published), see ``LayoutBatch.published_padding``.
+    A method says in ``PARTS`` what its generator folders hold, in ``TRAINED`` which components its training changes, and implements
+    ``condition`` and ``predict``; where it works otherwise (in pixels, in tokens, with a solver of its own), it overrides more.
+
+    Attributes:
+        PARTS: component -> library -> the classes that ``model_index.json`` may name; no other is ever imported.
+        TRAINED: the components that hold trained parameters.
+        vae_scale_factor: pixels a cell of the grid that is denoised.
     """
 
-    model_cpu_offload_seq = "text_encoder->image_encoder->resampler->unet->vae"
-    _optional_components = ["image_encoder", "feature_extractor"]  # noqa: RUF012 - diffusers' name and form
+    PARTS: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {}
+    TRAINED: ClassVar[tuple[str, ...]] = ("unet",)
+    vae_scale_factor: int
+    scheduler: Any
 
-    def __init__(
-        self,
-        vae: AutoencoderKL | PatchAutoencoder | TinyAutoencoder,
-        text_encoder: CLIPTextModel,
-        tokenizer: PreTrainedTokenizerBase,
-        unet: ConditionedUNet,
-        scheduler: SchedulerMixin,
-        resampler: CoResampler | DualResampler,
-        image_encoder: PreTrainedModel | None = None,
-        feature_extractor: BaseImageProcessor | None = None,
-        num_inference_steps: int = 20,
-        guidance_scale: float = 7.5,
-        negative_prompt: str = "",
-        renormalise_references: bool = False,
-        published_padding: int = 0,
-    ):
+    def __init__(self) -> None:
         super().__init__()
-        self.register_modules(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            resampler=resampler,
-            image_encoder=image_encoder,
-            feature_extractor=feature_extractor,
-        )
-        self.register_to_config(
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            renormalise_references=renormalise_references,
-            published_padding=published_padding,
-        )
-        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self._texts, self._references = _Cache(_CACHE_BYTES // 8), _Cache()
 
+    def modules_of(self) -> dict[str, torch.nn.Module]:
+        """The components that hold weights, by name."""
+        return {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
+
     @classmethod
-    def from_pretrained(cls, path, **kwargs: Any) -> CCDiffPipeline:  # type: ignore[override]
+    def from_pretrained(cls, path, **kwargs: Any) -> Self:  # type: ignore[override]
         """Load a generator folder; weights become ``dtype`` (float32 unless given) however they are stored.
 
         Raises:
@@ -197,7 +160,7 @@ class CCDiffPipeline(DiffusionPipeline):
         transformers_logging.set_verbosity_error()
         try:
             if Path(path).is_dir():
-                check_index(path)
+                check_index(path, cls.PARTS, cls._optional_components)
         except CCDiffError as error:
             raise CCDiffError(f"cannot load the generator: {error.what}", where=error.where, fix=error.fix) from error
         try:
@@ -214,7 +177,7 @@ class CCDiffPipeline(DiffusionPipeline):
         super().save_pretrained(save_directory, **kwargs)
         # transformers 5 names its tokenizer class differently; the old name loads everywhere
         index = read_json(Path(save_directory) / "model_index.json")
-        if index["tokenizer"] == ["transformers", "TokenizersBackend"]:
+        if index.get("tokenizer") == ["transformers", "TokenizersBackend"]:
             index["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
             write_json(Path(save_directory) / "model_index.json", index)
 
@@ -222,7 +185,7 @@ class CCDiffPipeline(DiffusionPipeline):
         """Compile the repeated blocks of the UNet, each without a graph break; ``kwargs`` go to ``torch.compile``."""
         blocks = sum(type(module).__name__ in self.unet._repeated_blocks for module in self.unet.modules())
         config = torch._dynamo.config
-        config.recompile_limit = max(config.recompile_limit, 4 * blocks)  # every enhanced block specialises on its name
+        config.recompile_limit = max(config.recompile_limit, 4 * blocks)  # a block may specialise on its name
         self.unet.compile_repeated_blocks(fullgraph=True, **kwargs)
 
     # ---- encoders; training caches what they return ----
@@ -230,6 +193,8 @@ class CCDiffPipeline(DiffusionPipeline):
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """``n`` texts -> tokens ``(n, L, D)`` and pooled ``(n, D)``."""
+        if getattr(self, "text_encoder", None) is None:  # a method that reads no text
+            return torch.zeros(len(texts), 0, 0), torch.zeros(len(texts), 0)
         length = self.tokenizer.model_max_length
         made = self.tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         long = self.tokenizer(list(texts), padding=False, truncation=False)["input_ids"]
@@ -239,21 +204,13 @@ class CCDiffPipeline(DiffusionPipeline):
         out = self.text_encoder(made["input_ids"].to(self._execution_device))
         return out.last_hidden_state, out.pooler_output
 
-    @torch.no_grad()
     def encode_references(self, images: Sequence[Image.Image]) -> Tensor:
         """``n`` RGB pictures -> image tokens ``(n, T, E)``.
 
         Raises:
             CCDiffError: the generator has no image encoder.
         """
-        if self.image_encoder is None or self.feature_extractor is None:
-            raise CCDiffError("this generator has no image encoder", fix="generate without references, or import the generator with one")
-        pixels = self.feature_extractor(images=list(images), return_tensors="pt")["pixel_values"]
-        if self.config.renormalise_references:
-            mean, std = (torch.tensor(v).view(3, 1, 1) for v in (_IMAGENET_MEAN, _IMAGENET_STD))
-            pixels = (pixels - mean) / std
-        dtype = next(self.image_encoder.parameters()).dtype
-        return self.image_encoder(pixels.to(device=self._execution_device, dtype=dtype)).last_hidden_state
+        raise CCDiffError("this generator has no image encoder", fix="generate without references")
 
     @torch.no_grad()
     def encode_latents(self, pixels: Tensor) -> Tensor:
@@ -268,18 +225,29 @@ class CCDiffPipeline(DiffusionPipeline):
         return (self.vae.decode(latents, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
 
     def _text(self, text: str) -> tuple[Tensor, Tensor]:
-        tokens, pooled = self._texts.get((text, self._execution_device, self.text_encoder.dtype), lambda: self.encode_text([text]))
+        tokens, pooled = self._texts.get((text, self._execution_device, self.arithmetic), lambda: self.encode_text([text]))
         return tokens, pooled
 
     def _features(self, reference: Reference) -> Tensor:
         key = (reference.key, self._execution_device)
         return self._references.get(key, lambda: (self.encode_references([reference.image().convert("RGB")]),))[0]
 
-    def _image_tokens(self) -> int:
-        """T, which a missing reference has as many zero tokens of as a real one, whatever else is in the batch."""
-        if self.image_encoder is None:
-            return 1
-        return self._references.get(None, lambda: (self.encode_references([Image.new("RGB", (64, 64))]),))[0].shape[1]
+    def empty_features(self) -> Tensor:
+        """Image tokens of no reference, ``(0, T, E)``."""
+        return torch.zeros(0, 1, 0)
+
+    @property
+    def known_classes(self) -> list[str] | None:
+        """The class list that the generator keeps and ``LayoutBatch.class_index`` counts through; None: any class, by its text."""
+        return None
+
+    def metadata_of(self, scenes: Sequence[Scene]) -> Tensor | None:
+        """What is known of the pictures beyond their objects, ``(B, M)`` float64 with NaN for unknown; None: the method does not ask."""
+        return None
+
+    def prepare_layout(self, layout: LayoutBatch) -> LayoutBatch:
+        """The layout with what follows from it alone (rasters and the like); done once a batch, in training as in sampling."""
+        return layout
 
     # ---- layouts ----
 
@@ -313,7 +281,12 @@ class CCDiffPipeline(DiffusionPipeline):
             if given is not None and len(given.instances) != len(scene.instances):
                 raise CCDiffError(f"{len(given.instances)} references for {len(scene.instances)} instances", where=scene.file_name)
 
-        names = sorted({name for scene in scenes for name in scene.categories()})
+        names = self.known_classes or sorted({name for scene in scenes for name in scene.categories()})
+        for scene in scenes:
+            if unknown := [name for name in scene.categories() if name not in names]:
+                raise CCDiffError(
+                    f"the generator does not know the class {unknown[0]!r}", where=scene.file_name, fix=f"its classes: {', '.join(names)}"
+                )
         boxes = boxes_of_scenes(scenes, names)
         instance_reference = torch.full(boxes.valid.shape, -1)
         background_reference = torch.full((len(scenes),), -1)
@@ -334,7 +307,6 @@ class CCDiffPipeline(DiffusionPipeline):
                     instance_reference[b, n] = place(reference)
                 background_reference[b] = place(given.background)
 
-        device, dtype = self._execution_device, self.unet.dtype
         captions = [self._text(scene.caption) for scene in scenes]
         classes = [self._text(name) for name in names]
         tokens, pooled = captions[0]
@@ -347,17 +319,66 @@ class CCDiffPipeline(DiffusionPipeline):
             class_pooled=torch.cat([p for _, p in classes]) if classes else pooled[:0],
             caption_tokens=torch.cat([t for t, _ in captions]),
             caption_pooled=torch.cat([p for _, p in captions]),
-            features=torch.cat(features) if features else torch.zeros(0, self._image_tokens(), self.resampler.config.embedding_dim),
+            features=torch.cat(features) if features else self.empty_features(),
             instance_reference=instance_reference,
             background_reference=background_reference,
             image_size=(height, width),
             latent_size=(height // factor, width // factor),
+            captions=tuple(scene.caption for scene in scenes),
+            metadata=self.metadata_of(scenes),
         )
-        if self.config.published_padding:
-            batch = batch.published_padding(self.config.published_padding)
-        return batch.with_regions().to(device, dtype)
+        return self.prepare_layout(batch).to(self._execution_device, self.arithmetic)
+
+    # ---- the condition: what a method is ----
+
+    def condition(self, layout: LayoutBatch, empty: Tensor, *, dropped: Tensor | None = None, guided: bool = False, **options: Any) -> Any:
+        """Everything that no denoising step changes, once a batch.  The unconditional branch is decided here and nowhere else.
+
+        Args:
+            layout: B pictures, on the device; ``empty``: ``(1, L, D)`` text tokens of the unconditional branch.
+            dropped: in training, ``(B,)`` bool: which rows take the unconditional branch.
+            guided: in sampling: 2 B rows, the unconditional branch of every picture first, then the conditional.
+            options: of ``__call__``.
+        """
+        raise NotImplementedError
+
+    def predict(self, x: Tensor, t: Tensor, condition: Any, share: float = 0.0) -> Tensor:
+        """One pass of the network: as many rows as ``condition`` has -> noise or velocity, as the schedule says, in the shape of ``x``.
+
+        Args:
+            share: of the steps done, 0 <= share < 1; 0 in training.
+        """
+        raise NotImplementedError
 
     # ---- sampling ----
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """What the network computes in."""
+        return next(getattr(self, self.TRAINED[0]).parameters()).dtype
+
+    def set_up(self, *, scheduler: str | None = None, channels_last: bool = False, compile: bool = False) -> None:
+        """Other ways to sample: a scheduler by name in place of the generator's own, and other ways to compute the same.
+
+        Raises:
+            CCDiffError: the method does not sample so.
+        """
+        if scheduler == "euler":
+            self.scheduler = EulerDiscreteScheduler.from_config(self.scheduler.config)
+        elif scheduler is not None:
+            raise CCDiffError(f"unknown scheduler {scheduler!r}", where="--scheduler", fix="choose euler")
+        if channels_last:
+            for name in (*self.TRAINED, "vae"):
+                part = getattr(self, name, None)
+                if isinstance(part, torch.nn.Module):
+                    part.to(memory_format=torch.channels_last)
+        if compile:
+            self.compile_blocks()
+
+    def initial_noise(self, generators: Sequence[torch.Generator | None], layout: LayoutBatch) -> Tensor:
+        """``(B, C, h, w)`` of unit variance, each picture's drawn from its own generator."""
+        shape = (1, self.unet.config.in_channels, *layout.latent_size)
+        return torch.cat([torch.randn(shape, generator=g) for g in generators])
 
     @torch.no_grad()
     def __call__(
@@ -370,8 +391,8 @@ class CCDiffPipeline(DiffusionPipeline):
         negative_prompt: str | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
-        gate_threshold: float | None = None,
-    ) -> CCDiffOutput:
+        **options: Any,
+    ) -> SceneOutput:
         """Generate one picture for each scene.
 
         Args:
@@ -382,7 +403,7 @@ class CCDiffPipeline(DiffusionPipeline):
             generator: one CPU generator for each picture (or one for all, drawn from in order).
             latents: ``(B, C, h, w)`` initial noise of unit variance, in place of ``generator``.
             output_type: "pil", "np" or "latent".
-            gate_threshold: see ``ConditioningConfig``.
+            options: of the method, see its pipeline's ``condition``.
 
         Raises:
             CCDiffError: see :meth:`layout_batch`; also a wrong number of generators.
@@ -394,48 +415,65 @@ class CCDiffPipeline(DiffusionPipeline):
             raise CCDiffError(f"output type {output_type!r}", fix="choose pil, np or latent")
         if steps < 1:
             raise CCDiffError(f"{steps} denoising steps", fix="ask for at least one")
-        batch = self.layout_batch(scenes, references)
-        size, device, dtype = batch.batch_size, self._execution_device, self.unet.dtype
-        generators = [generator] * size if isinstance(generator, torch.Generator) or generator is None else list(generator)
-        if len(generators) != size:
-            raise CCDiffError(f"{len(generators)} generators for {size} scenes", fix="give one generator for each scene")
-
-        tokens = self.resampler(batch)
-        hook = getattr(self.unet, "_hf_hook", None)  # model offload: the UNet's layers are used before its forward
-        if hook is not None:
-            hook.pre_forward(self.unet)
-        guided = scale != 1.0
-        context = prepare_context(self.unet, batch, tokens, guidance=guided, gate_threshold=gate_threshold)
-        text = batch.caption_tokens
-        if guided:
-            text = torch.cat([self._text(negative)[0].to(text).expand_as(text), text])
-
-        scheduler = self.scheduler
-        scheduler.set_timesteps(steps, device=device)
-        shape = (1, self.unet.config.in_channels, *batch.latent_size)
-        if latents is None:
-            latents = torch.cat([torch.randn(shape, generator=g) for g in generators])
-        elif latents.shape != (size, *shape[1:]):
-            raise CCDiffError(f"latents of shape {tuple(latents.shape)}, expected {(size, *shape[1:])}")
-        x = latents.to(device=device, dtype=torch.float32) * scheduler.init_noise_sigma
-        accepted = inspect.signature(scheduler.step).parameters
-        extra = {"generator": generators} if "generator" in accepted and generators[0] is not None else {}
-        with self.progress_bar(total=steps) as progress:
-            for i, t in enumerate(scheduler.timesteps):
-                model_input = scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t).to(dtype)
-                predicted = self.unet(
-                    model_input, t, encoder_hidden_states=text, cross_attention_kwargs={"conditioning": context}, return_dict=False
-                )[0].float()
-                if guided:
-                    unconditional, conditional = predicted.chunk(2)
-                    predicted = unconditional + scale * (conditional - unconditional)
-                x = scheduler.step(predicted, t, x, return_dict=False, **extra)[0]
-                if (i + 1) % getattr(scheduler, "order", 1) == 0 or i + 1 == len(scheduler.timesteps):
-                    progress.update()
+        layout = self.layout_batch(scenes, references)
+        generators = [generator] * len(scenes) if isinstance(generator, torch.Generator) or generator is None else list(generator)
+        if len(generators) != len(scenes):
+            raise CCDiffError(f"{len(generators)} generators for {len(scenes)} scenes", fix="give one generator for each scene")
+        x = self.sample(layout, self._text(negative)[0], generators, steps=steps, scale=scale, latents=latents, **options)
         images: Any = x
         if output_type != "latent":
             images = self.decode_latents(x).permute(0, 2, 3, 1).cpu().numpy()
             if output_type == "pil":
                 images = [Image.fromarray(picture) for picture in (images * 255).round().astype(np.uint8)]
         self.maybe_free_model_hooks()
-        return CCDiffOutput(images=images)
+        return SceneOutput(images=images)
+
+    def sample(
+        self,
+        layout: LayoutBatch,
+        empty: Tensor,
+        generators: Sequence[torch.Generator | None],
+        *,
+        steps: int,
+        scale: float,
+        latents: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """The denoising loop: ``(B, C, h, w)`` float32 latents.
+
+        Args:
+            empty: ``(1, L, D)`` text tokens of the unconditional branch.
+            latents: the initial noise in place of one drawn from ``generators``.
+        """
+        device, size, guided = self._execution_device, layout.batch_size, scale != 1.0
+        condition = self.condition(layout, empty, guided=guided, **options)
+        scheduler = self.scheduler
+        scheduler.set_timesteps(steps, device=device)
+        noise = self.initial_noise(generators, layout) if latents is None else latents
+        expected = (size, self.unet.config.in_channels, *layout.latent_size)
+        if noise.shape != expected:
+            raise CCDiffError(f"latents of shape {tuple(noise.shape)}, expected {expected}")
+        x = noise.to(device=device, dtype=torch.float32) * scheduler.init_noise_sigma
+        accepted = inspect.signature(scheduler.step).parameters
+        extra: dict[str, Any] = {"generator": list(generators)} if "generator" in accepted and generators[0] is not None else {}
+        if "eta" in accepted and "eta" in self.config:
+            extra["eta"] = self.config["eta"]
+        total = len(scheduler.timesteps)
+        with self.progress_bar(total=steps) as bar:
+            for i, t in enumerate(scheduler.timesteps):
+                rows = scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t).to(self.arithmetic)
+                predicted = self.predict(rows, t, condition, i / total)
+                if guided:
+                    unconditional, conditional = predicted.chunk(2)
+                    predicted = unconditional + scale * (conditional - unconditional)
+                x = scheduler.step(predicted, t, x, return_dict=False, **extra)[0]
+                if (i + 1) % getattr(scheduler, "order", 1) == 0 or i + 1 == total:
+                    bar.update()
+        return x
+
+
+def __getattr__(name: str) -> Any:
+    """Programs written for earlier versions find the one pipeline that there was here."""
+    if name == "CCDiffPipeline":
+        return importlib.import_module("ccdiff_cli.methods.ccdiff.pipeline").CCDiffPipeline
+    raise AttributeError(name)

@@ -36,6 +36,8 @@ from ..files import TEMPORARY_PREFIX
 from ..generator import generator_key, read_generator
 from ..layouts.llm import Writer
 from ..locks import LOCK, hold
+from ..methods import method_of
+from ..methods.method import REFERENCES
 from ..references import WORDS, ReferenceBank
 from ..startup import python_command, python_environment
 from .accept import accept_set
@@ -176,7 +178,10 @@ def synthesize(
     generator = {**read_generator(checkpoint), "key": generator_key(checkpoint)}
     source = open_layouts(layouts, split)
     cost = check_needs(out, source, split, n, int(generator["picture_size"]), format)
-    bank_folder = _bank_folder(references, source.root)
+    takes = method_of(generator, where=checkpoint).takes
+    if references is not None and REFERENCES not in takes:
+        raise CCDiffError("the generator's method takes no reference pictures", where="--references", fix="leave the option out")
+    bank_folder = _bank_folder(references, source.root) if REFERENCES in takes else None
     bank = ReferenceBank.read(bank_folder) if bank_folder is not None else None
     sampling = (generator.get("recipe") or {}).get("sampling", {})
 
@@ -389,7 +394,7 @@ def _summary(out: Path, plan: Plan) -> dict[str, Any]:
         "per_class": counts["per_class"],
         "objects_per_picture": {"min": min(per_picture), "mean": sum(per_picture) / len(per_picture), "max": max(per_picture)},
         "layouts": {**plan.header["identity"]["layouts"], **plan.header["layouts"]},
-        "references": "none: the set has no reference bank" if plan.jobs[0].references is None else "chosen from the bank",
+        "references": "none: no reference bank, or a method without" if plan.jobs[0].references is None else "chosen from the bank",
         "options": plan.options,
         "plan": plan.key,
     }

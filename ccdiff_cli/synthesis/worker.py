@@ -68,10 +68,11 @@ def load_pipeline(checkpoint: str, device: str, precision: str) -> Any:
     Raises:
         CCDiffError: a part is missing or damaged.
     """
-    from ..models.pipeline import CCDiffPipeline, check_weights  # diffusers is slow to import, and --dry-run does not need it
+    from ..methods import load_pipeline as load
+    from ..models.pipeline import check_weights  # diffusers is slow to import, and --dry-run does not need it
 
     try:
-        pipe: Any = CCDiffPipeline.from_pretrained(checkpoint, torch_dtype=PRECISIONS[precision])
+        pipe: Any = load(checkpoint, torch_dtype=PRECISIONS[precision])
     except CCDiffError:
         raise
     except Exception as error:  # a damaged file can end in nearly any error of the libraries that read it
@@ -387,24 +388,13 @@ def maker_of(plan: Plan, parts: Parts, device: str) -> Maker:
     options = plan.options
     references = references_of(ReferenceBank.read(parts.bank)) if parts.bank else {}
     pipe = pipeline_from(parts.pipeline)(parts.checkpoint, device, options["precision"])
-    _set_up(pipe, options)
+    if options["scheduler"] or options["channels_last"] or options["compile"]:
+        pipe.set_up(scheduler=options["scheduler"], channels_last=options["channels_last"], compile=options["compile"])
     judge = None
     if options["filter"] is not None:
         thresholds = plan.header["filter"]["thresholds"]
         judge = Judge(parts.detector, parts.clip or None, device, thresholds=thresholds, recall=options["filter"]["recall"])
     return Maker(plan, pipe, references, judge)
-
-
-def _set_up(pipe: Any, options: Mapping[str, Any]) -> None:
-    if options["scheduler"] == "euler":
-        from diffusers import EulerDiscreteScheduler
-
-        pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    if options["channels_last"]:
-        for part in (pipe.unet, pipe.vae):
-            part.to(memory_format=torch.channels_last)
-    if options["compile"]:
-        pipe.compile_blocks()
 
 
 def make_blocks(

@@ -26,9 +26,9 @@ from torch import nn
 from ..duplicates import alike_across, look_at_all
 from ..errors import CCDiffError
 from ..files import content_key, read_json, write_json
+from ..methods.recipe import AutoencoderConfig
 from ..models.autoencoder import TinyAutoencoder
 from ..pictures import SUFFIXES, open_picture, read_rgb, to_rgb
-from ..recipes import AutoencoderConfig
 from ..scene import Scene
 from .loop import Progress, batch_indices, run_stage, seed_of
 

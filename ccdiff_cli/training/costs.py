@@ -4,7 +4,7 @@ Notable here:
 
 * What a picture takes is counted, not guessed: the UNet runs once on the meta device, which computes shapes and nothing else, and the
   tensors that autograd would keep are added up.
-* What an object takes follows from the sizes of resampler and conditioning; measured at the tiny recipe it is a third more than the sum of
+* What an object takes the method says; measured at the tiny recipe it is a third more than the sum of
   the tensors kept (``MORE``), for what lives shortly.
 * Weights of parts from a source are read off their safetensors headers; of a hub name nothing is known before it is loaded.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,10 +22,10 @@ from diffusers import UNet2DConditionModel
 
 from ..bounds import amount, check_crowded, check_memory, free_memory
 from ..generator import SHIPPED, shipped_generator
-from ..models.conditioning import ConditioningConfig, conditioning_parameters
+from ..methods import Base, method_named
 from ..recipes import Recipe
 from ..scene import Scene
-from .parts import make_resampler, own_unet, with_conditioning
+from .parts import own_unet
 
 PROGRAM = 800e6
 """Bytes of the interpreter and its libraries."""
@@ -39,24 +40,27 @@ def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Pat
     ``crowd`` is the number of objects of its largest piece.  ``{}`` where a part is of a hub name, or not on this machine.
     """
     try:
-        unet, resampler, frozen = _parts_without_weights(recipe, Path(start) if start else None)
-    except (OSError, ValueError, KeyError, TypeError):  # said by what loads them
+        parts, frozen = _parts_without_weights(recipe, Path(start) if start else None)
+        kept = _kept_by(parts["unet"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError):  # said by what loads them
         return {}
     train = recipe.denoiser.train
-    whole = recipe.unet.train_all
-    trained = _count(resampler) + (_count(unet) if whole else sum(p.numel() for p in conditioning_parameters(unet)))
+    method = method_named(recipe.method)
+    every = sum(map(_count, parts.values()))
+    changed = {id(p): p.numel() for stage in method.stages for p in stage.trains(SimpleNamespace(**parts), recipe)}
+    trained = sum(changed.values())
     ema = 4 if train.ema_decay else 0
-    weights = trained * (_TRAINED + ema) + (0 if whole else (_count(unet) - trained) * _UNTRAINED) + frozen
+    weights = trained * (_TRAINED + ema) + (every - trained) * _UNTRAINED + frozen
     weights += trained * (12 + ema) * 2  # a checkpoint in memory, as tensors and as bytes
     width = 2 if train.precision == "bfloat16" else 4
-    picture = _kept_by(unet) * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0)
+    picture = kept * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0)
     crowd = _largest_piece([len(scene.instances) for scene in scenes], train.batch_size, recipe.denoiser.objects_at_once)
-    parts = {
+    need = {
         "weights": weights,
         "pictures": MORE * picture * train.batch_size,
-        "objects": MORE * crowd * _object_numbers(recipe, unet, resampler) * width,
+        "objects": MORE * crowd * method.numbers_of_object(recipe, parts) * width,
     }
-    return {**parts, "all": PROGRAM + sum(parts.values()), "crowd": crowd}
+    return {**need, "all": PROGRAM + sum(need.values()), "crowd": crowd}
 
 
 def check_training(recipe: Recipe, scenes: Sequence[Scene], *, where: str | Path, start: str | Path | None = None) -> str:
@@ -84,33 +88,41 @@ def check_training(recipe: Recipe, scenes: Sequence[Scene], *, where: str | Path
     return f"about {amount(need['all'])} a process ({parts}; at most {need['crowd']:,} objects at a time)"
 
 
-def _parts_without_weights(recipe: Recipe, start: Path | None) -> tuple[Any, Any, float]:
-    """UNet and resampler on the meta device, and the bytes of the parts that stay as they are."""
+def _parts_without_weights(recipe: Recipe, start: Path | None) -> tuple[dict[str, torch.nn.Module], float]:
+    """What the method builds, on the meta device, and the bytes of the parts that stay as they are."""
+    needs, auto, enc, unet = recipe.base(), recipe.autoencoder, recipe.encoders, recipe.unet
+    names = [n for n, need in (("vae", "vae"), ("text_encoder", "text"), ("image_encoder", "image"), ("unet", "unet")) if need in needs]
     if start:
-        folders = {name: start / name for name in ("vae", "text_encoder", "image_encoder", "unet")}
+        folders = {name: start / name for name in names}
     else:
-        auto, enc, unet = recipe.autoencoder, recipe.encoders, recipe.unet
         sources = {
-            "vae": (str(shipped_generator()), "vae") if auto.source == SHIPPED else (auto.source, auto.subfolder),
-            "text_encoder": (enc.text_source, enc.text_subfolder),
-            "image_encoder": (enc.image_source, None),
-            "unet": (unet.source, unet.subfolder),
+            "vae": (auto.source, auto.subfolder) if auto else (None, None),
+            "text_encoder": (enc.text_source, enc.text_subfolder) if enc else (None, None),
+            "image_encoder": (enc.image_source, None) if enc else (None, None),
+            "unet": (unet.source, unet.subfolder) if unet else (None, None),
         }
-        folders = {name: Path(source) / (sub or "") for name, (source, sub) in sources.items() if source}
+        folders = {
+            name: shipped_generator() / name if source == SHIPPED else Path(source) / (sub or "")
+            for name, (source, sub) in sources.items()
+            if source and name in names
+        }
     found = {name: _config_of(folder) for name, folder in folders.items()}
     vae, text, image = (found.get(name, {}) for name in ("vae", "text_encoder", "image_encoder"))
-    levels = len(vae.get("block_out_channels", (0,) * 4))  # our own shrinks by 8
-    side = recipe.picture_size // 2 ** (levels - 1)
-    channels = vae.get("latent_channels", recipe.autoencoder.latent_channels)
-    text_width = text.get("hidden_size", recipe.encoders.text_width)
-    image_width = image.get("hidden_size", recipe.encoders.image_width)
+    side, channels = recipe.picture_size, 3
+    if "vae" in needs and auto is not None:
+        side //= 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)  # our own shrinks by 8
+        channels = vae.get("latent_channels", auto.latent_channels)
+    text_width = text.get("hidden_size", enc.text_width if enc else 0) if "text" in needs else 0
+    image_width = image.get("hidden_size", enc.image_width if enc else 0) if "image" in needs else 0
+    parts: dict[str, Any] = {}
     with torch.device("meta"):
-        plain = UNet2DConditionModel.from_config(found["unet"]) if "unet" in found else own_unet(recipe, side, channels, text_width)
-        plain.register_to_config(sample_size=side)
-        conditioned = with_conditioning(plain, ConditioningConfig(**recipe.conditioning.model_dump()))
-        resampler = make_resampler(recipe, image_width, text_width)
+        if "unet" in needs and unet is not None:
+            plain = UNet2DConditionModel.from_config(found["unet"]) if "unet" in found else own_unet(unet, side, channels, text_width)
+            plain.register_to_config(sample_size=side)
+            parts["unet"] = plain
+        parts |= method_named(recipe.method).build(Base(recipe, (), (), side, channels, text_width, image_width, parts))
     frozen = sum(f.stat().st_size for name, folder in folders.items() if name != "unet" for f in folder.glob("*.safetensors"))
-    return conditioned, resampler, 2.0 * frozen  # files are in half precision as a rule
+    return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}, 2.0 * frozen  # half precision as a rule
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
@@ -145,14 +157,3 @@ def _largest_piece(objects: Sequence[int], batch: int, most: int) -> int:
     """The most objects that are worked on at once: the crowded pictures may meet in one batch."""
     crowded = sorted(objects, reverse=True)[:batch]
     return max(min(sum(crowded), most), max(crowded, default=0))
-
-
-def _object_numbers(recipe: Recipe, unet: Any, resampler: Any) -> float:
-    """Numbers kept of one object: its reference in the resampler, its tokens in every enhanced layer, its gates."""
-    r, enc = recipe.resampler, recipe.encoders
-    tokens = 257 if enc.image_source else (enc.image_size // enc.image_patch) ** 2 + 1
-    inner = r.heads * r.head_width
-    numbers = tokens * r.width + r.depth * (tokens + r.queries) * (2 * r.width + 3 * inner)
-    layers = [p for name, p in unet.named_parameters() if name.endswith("fusion.ea_obj.to_k.weight")]
-    numbers += sum((r.queries + 2) * (w.shape[1] + 2 * w.shape[0]) for w in layers)
-    return numbers + 6 * unet.config.sample_size**2

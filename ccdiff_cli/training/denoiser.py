@@ -1,36 +1,37 @@
-"""Training of the denoiser: the conditioning alone (as published) or the whole UNet, from cached frozen features.
+"""What a method's stages train on: items, cached frozen features, batches.
 
 What is notable: pictures of a batch hold any number of instances; a picture's references are drawn anew every time it is seen and never
 come from its own source; whole conditions are dropped for a share of the pictures, so that guidance has an unconditional branch that was
-trained; UNet, conditional generation module and resampler are one module to the loop, so their gradients are synchronised and clipped
-together.
+trained; only what the method takes of a scene is encoded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from diffusers.training_utils import compute_snr
-from torch import nn
 
-from ..models.conditioning import conditioning_parameters, prepare_context
+from ..methods import Stage
+from ..methods.method import REFERENCES
 from ..models.layout import LayoutBatch, boxes_of_scenes
-from ..models.pipeline import CCDiffPipeline
+from ..models.pipeline import ScenePipeline
 from ..prepare.captions import caption_of
 from ..recipes import Recipe
-from ..references import WORDS, ReferenceBank
+from ..references import WORDS
 from ..scene import SYMMETRIES, Scene, symmetric_pixels, symmetric_scene
 from .autoencoder import load_pixels, pixel_tensor
 from .cache import FeatureStore, build_store
-from .loop import Progress, batch_indices, run_stage, seed_of
+from .loop import batch_indices, run_stage, seed_of
+from .parts import Work
+
+BatchOf = Callable[[int, int, int, int], dict[str, Any]]
+"""(step, micro, rank, world) -> the batch; a function of these and the recipe's seed alone."""
 
 
 @dataclass
@@ -67,173 +68,95 @@ def repeats(scenes: Sequence[Scene], balance: float, *, seed: int) -> list[int]:
     return [int(f) + int(rng.random() < f % 1) for f in wanted]
 
 
-class DenoiserLoss(nn.Module):
-    """``forward(**piece of :meth:`parts`) -> loss``: everything that is trained, in one module."""
-
-    def __init__(self, pipe: CCDiffPipeline, recipe: Recipe) -> None:
-        super().__init__()
-        self.unet, self.resampler = pipe.unet, pipe.resampler
-        self.scheduler = pipe.scheduler
-        self.snr_gamma, self.object_weight = recipe.denoiser.snr_gamma, recipe.denoiser.object_weight
-        self.objects_at_once = recipe.denoiser.objects_at_once
-
-    def parts(self, batch: dict[str, Any]) -> list[tuple[float, dict[str, Any]]]:
-        """A batch of :func:`batch_source` in pieces of at most ``objects_at_once`` objects (a picture is never divided).
-
-        Noise and timesteps are drawn for the whole batch, on the CPU (the same numbers on every device), and what the loss divides by is
-        that of the whole batch, so gradients summed over the pieces are those of the batch up to rounding.
-
-        Returns:
-            (share of the batch's pictures, arguments of :meth:`forward`) of each piece.
-        """
-        latents, layout = batch["latents"], batch["layout"]
-        noise = torch.randn(latents.shape).to(latents)
-        steps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(latents),)).to(latents.device)
-        whole = {**batch, "noise": noise, "steps": steps, "mean_weight": self._weights(layout).mean()}
-        pieces = _pieces(layout.valid.sum(1).tolist(), self.objects_at_once)
-        if len(pieces) == 1:
-            return [(1.0, whole)]
-        rows = ("latents", "dropped", "noise", "steps")
-        return [
-            ((last - first) / len(latents), whole | {k: whole[k][first:last] for k in rows} | {"layout": layout.rows(first, last)})
-            for first, last in pieces
-        ]
-
-    def _weights(self, layout: LayoutBatch) -> torch.Tensor:
-        """What the error of each cell counts for, (B, h, w)."""
-        assert layout.regions is not None
-        return torch.where(layout.regions[:, :-1].any(1), self.object_weight, 1.0)
-
-    def forward(
-        self,
-        latents: torch.Tensor,
-        layout: LayoutBatch,
-        dropped: torch.Tensor,
-        empty_tokens: torch.Tensor,
-        noise: torch.Tensor,
-        steps: torch.Tensor,
-        mean_weight: torch.Tensor,
-    ) -> torch.Tensor:
-        schedule = self.scheduler
-        noisy = schedule.add_noise(latents, noise, steps)
-        context = prepare_context(self.unet, layout, self.resampler(layout), conditional=~dropped)
-        captions = torch.where(dropped[:, None, None], empty_tokens, layout.caption_tokens)
-        predicted = self.unet(noisy, steps, captions, cross_attention_kwargs={"conditioning": context}).sample.float()
-        kind = schedule.config.prediction_type
-        target = noise if kind == "epsilon" else schedule.get_velocity(latents, noise, steps)
-        error = (predicted - target).square().mean(1)
-        if self.object_weight != 1:
-            error = error * (self._weights(layout) / mean_weight)
-        error = error.mean((1, 2))
-        if self.snr_gamma:
-            snr = compute_snr(schedule, steps)
-            weight = snr.clamp(max=self.snr_gamma) / (snr if kind == "epsilon" else snr + 1)
-            error = error * weight
-        return error.mean()
-
-
-def _pieces(objects: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """Consecutive runs (first, last + 1) of pictures that hold at most ``most`` objects together, or are one picture."""
-    pieces, first, held = [], 0, 0
-    for k, count in enumerate(objects):
-        if k > first and held + count > most:
-            pieces.append((first, k))
-            first, held = k, 0
-        held += count
-    return [*pieces, (first, len(objects))]
-
-
 @dataclass
 class Features:
-    """The cached frozen features of a training set."""
+    """The cached frozen features of a training set; None: the method takes none of the kind."""
 
     latents: FeatureStore
-    texts: FeatureStore
-    pooled: FeatureStore
-    references: FeatureStore
+    texts: FeatureStore | None
+    pooled: FeatureStore | None
+    references: FeatureStore | None
 
 
-def cache_features(
-    pipe: CCDiffPipeline,
-    items: Sequence[TrainingItem],
-    scenes: Sequence[Scene],
-    classes: Sequence[str],
-    bank: ReferenceBank,
-    recipe: Recipe,
-    root: Path,
-    accelerator: Accelerator,
-    *,
-    encoders_key: str,
-    autoencoder_key: str,
-    set_key: str,
-    progress: Progress | None,
-) -> Features:
-    """Encode what is not in the cache yet: latents of every picture and symmetry, texts, reference tokens."""
-    by_name = {scene.file_name: scene for scene in scenes}
+def cache_features(work: Work, pipe: ScenePipeline, items: Sequence[TrainingItem], *, autoencoder_key: str, encoders_key: str) -> Features:
+    """Encode what is not in the cache yet: latents of every picture and symmetry; texts and reference tokens where they are taken."""
+    recipe, accelerator, classes = work.recipe, work.accelerator, list(work.prepared.classes)
+    by_name = {scene.file_name: scene for scene in work.scenes}
     keys = list(dict.fromkeys(item.latent for item in items))
+    exact = recipe.autoencoder is None or recipe.autoencoder.precision == "float32"
 
     def latents(indices: list[int]) -> torch.Tensor:
-        rows = []
-        for index in indices:
-            name, k = keys[index].rsplit("#", 1)
-            rows.append(symmetric_pixels(load_pixels(by_name[name]), int(k)))
-        pixels = pixel_tensor(rows).to(accelerator.device)
-        if recipe.autoencoder.precision == "float32":
+        pixels = pixel_tensor([_pixels(by_name, keys[index]) for index in indices]).to(accelerator.device)
+        if exact:
             return pipe.encode_latents(pixels)
         with torch.autocast(accelerator.device.type, torch.bfloat16):
             return pipe.encode_latents(pixels.contiguous(memory_format=torch.channels_last)).float()
 
-    texts = sorted({item.caption for item in items} | set(classes) | {recipe.sampling.negative_prompt, ""})
-    tokens = build_store(
-        root, "texts", texts, encoders_key, lambda part: pipe.encode_text([texts[i] for i in part])[0], accelerator,
-        batch_size=64, progress=progress,
-    )  # fmt: skip
-    pooled = build_store(
-        root, "texts-pooled", texts, encoders_key, lambda part: pipe.encode_text([texts[i] for i in part])[1], accelerator,
-        batch_size=64, progress=progress,
-    )  # fmt: skip
-    candidates = {reference.key: reference for reference in bank.candidates()}
-    names = sorted(candidates)
+    def store(kind: str, names: list[str], made_from: Any, encode: Callable[[list[int]], torch.Tensor], batch_size: int) -> FeatureStore:
+        return build_store(
+            work.folder / "cache", kind, names, made_from, encode, accelerator, batch_size=batch_size, progress=work.progress
+        )
 
-    def pictures_of(part: list[int]) -> torch.Tensor:
-        return pipe.encode_references([candidates[names[i]].image() for i in part])
-
-    references = build_store(
-        root, "references", names, encoders_key, pictures_of, accelerator, batch_size=64, progress=progress,
-    )  # fmt: skip
-    pictures = [autoencoder_key, set_key]  # names say nothing of what pictures hold
-    return Features(
-        build_store(root, "latents", keys, pictures, latents, accelerator, batch_size=16, progress=progress), tokens, pooled, references
-    )
+    tokens = pooled = references = None
+    if "text" in recipe.base():
+        texts = sorted({item.caption for item in items} | set(classes) | {recipe.sampling.negative_prompt, ""})
+        tokens = store("texts", texts, encoders_key, lambda part: pipe.encode_text([texts[i] for i in part])[0], 64)
+        pooled = store("texts-pooled", texts, encoders_key, lambda part: pipe.encode_text([texts[i] for i in part])[1], 64)
+    if REFERENCES in work.method.takes:
+        candidates = {reference.key: reference for reference in work.bank.candidates()}
+        names = sorted(candidates)
+        references = store(
+            "references", names, encoders_key, lambda part: pipe.encode_references([candidates[names[i]].image() for i in part]), 64
+        )
+    pictures = [autoencoder_key, work.prepared.key()]  # names say nothing of what pictures hold
+    return Features(store("latents", keys, pictures, latents, 16), tokens, pooled, references)
 
 
-def batch_source(
-    items: Sequence[TrainingItem], features: Features, classes: Sequence[str], bank: ReferenceBank, recipe: Recipe
-) -> Callable[[int, int, int, int], dict[str, Any]]:
-    """The function that makes the batch of a step; a function of its arguments and the recipe's seed alone."""
-    class_tokens, class_pooled = features.texts.tensor(classes), features.pooled.tensor(classes)
-    empty = features.texts.tensor([recipe.sampling.negative_prompt])
-    train, dropout = recipe.denoiser.train, recipe.denoiser.dropout
+def _pixels(scenes: dict[str, Scene], key: str) -> np.ndarray:
+    """The picture of a :class:`TrainingItem`'s ``latent``, in its orientation."""
+    name, k = key.rsplit("#", 1)
+    return symmetric_pixels(load_pixels(scenes[name]), int(k))
+
+
+def pixel_source(items: Sequence[TrainingItem], scenes: Sequence[Scene], stage: Stage, recipe: Recipe) -> BatchOf:
+    """Batches ``{"pixels": (B, 3, H, W) in [-1, 1]}`` for a stage that sees pictures."""
+    by_name, config = {scene.file_name: scene for scene in scenes}, stage.config(recipe)
 
     def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, Any]:
         indices = batch_indices(
-            len(items), step=step, micro=micro, rank=rank, world=world, config=train, seed=recipe.seed, stage="denoiser"
+            len(items), step=step, micro=micro, rank=rank, world=world, config=config, seed=recipe.seed, stage=stage.name
         )
-        rng = np.random.default_rng(seed_of(recipe.seed, "denoiser", "draw", step, micro, rank))
+        return {"pixels": pixel_tensor([_pixels(by_name, items[i].latent) for i in indices])}
+
+    return batch_of
+
+
+def batch_source(items: Sequence[TrainingItem], features: Features, work: Work, pipe: ScenePipeline, stage: Stage) -> BatchOf:
+    """Batches ``{"latents", "layout", "dropped", "empty_tokens"}`` for a stage that sees cached features."""
+    recipe, bank, classes = work.recipe, work.bank, pipe.known_classes or list(work.prepared.classes)
+    class_tokens, class_pooled = _texts(features, classes)
+    empty, _ = _texts(features, [recipe.sampling.negative_prompt])
+    config, dropout = stage.config(recipe), recipe.denoiser.dropout
+
+    def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, Any]:
+        indices = batch_indices(
+            len(items), step=step, micro=micro, rank=rank, world=world, config=config, seed=recipe.seed, stage=stage.name
+        )
+        rng = np.random.default_rng(seed_of(recipe.seed, stage.name, "draw", step, micro, rank))
         drawn = [items[i] for i in indices]
         dropped = rng.random(len(drawn)) < dropout.everything
         without = rng.random(len(drawn)) < dropout.references
         rows: dict[str, int] = {}
 
         def row(reference: Any, skip: bool) -> int:
-            if reference is None or skip or reference.key not in features.references:
+            if reference is None or skip or features.references is None or reference.key not in features.references:
                 return -1
             return rows.setdefault(reference.key, len(rows))
 
-        boxes = boxes_of_scenes([item.scene for item in drawn], list(classes))
+        boxes = boxes_of_scenes([item.scene for item in drawn], classes)
         instance_reference = torch.full(boxes.valid.shape, -1)
         background_reference = torch.full((len(drawn),), -1)
-        for b, item in enumerate(drawn):
+        for b, item in enumerate(drawn if features.references is not None else ()):
             # by words, backgrounds follow the caption of the set, as they always did; by embedding, the one that the generator is given
             asked = item.scene if recipe.retrieval == WORDS else item.scene.replace(caption=item.caption)
             chosen = bank.choose(asked, seed=int(rng.integers(2**31)), top_k=recipe.denoiser.top_k)
@@ -241,48 +164,64 @@ def batch_source(
             for n, reference in enumerate(chosen.instances):
                 instance_reference[b, n] = row(reference, skip)
             background_reference[b] = row(chosen.background, skip)
-        store = features.references
-        shape = store[next(iter(store.rows))].shape if store.rows else (1, recipe.encoders.image_width)
-        tokens = store.tensor(list(rows)) if rows else torch.zeros(0, *shape)
         captions = [item.caption for item in drawn]
+        caption_tokens, caption_pooled = _texts(features, captions)
         latents = features.latents.tensor([item.latent for item in drawn])
         scene = drawn[0].scene
         layout = LayoutBatch(
             hbb=boxes.hbb, obb=boxes.obb, valid=boxes.valid, class_index=boxes.class_index,
-            class_tokens=class_tokens, class_pooled=class_pooled,
-            caption_tokens=features.texts.tensor(captions), caption_pooled=features.pooled.tensor(captions),
-            features=tokens, instance_reference=instance_reference, background_reference=background_reference,
+            class_tokens=class_tokens, class_pooled=class_pooled, caption_tokens=caption_tokens, caption_pooled=caption_pooled,
+            features=_references(features.references, list(rows), recipe),
+            instance_reference=instance_reference, background_reference=background_reference,
             image_size=(scene.height, scene.width), latent_size=(int(latents.shape[-2]), int(latents.shape[-1])),
-        ).with_regions()  # fmt: skip
-        return {"latents": latents, "layout": layout, "dropped": torch.from_numpy(dropped), "empty_tokens": empty}
+            captions=tuple(captions), metadata=pipe.metadata_of([item.scene for item in drawn]),
+        )  # fmt: skip
+        return {"latents": latents, "layout": pipe.prepare_layout(layout), "dropped": torch.from_numpy(dropped), "empty_tokens": empty}
 
     return batch_of
 
 
-def train_denoiser(
-    pipe: CCDiffPipeline,
-    batch_of: Callable[[int, int, int, int], dict[str, Any]],
-    recipe: Recipe,
-    folder: Path,
-    accelerator: Accelerator,
+def _texts(features: Features, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens ``(n, L, D)`` and pooled ``(n, D)`` of texts; without width where the method reads none."""
+    if features.texts is None or features.pooled is None:
+        return torch.zeros(len(texts), 0, 0), torch.zeros(len(texts), 0)
+    return features.texts.tensor(texts), features.pooled.tensor(texts)
+
+
+def _references(store: FeatureStore | None, keys: list[str], recipe: Recipe) -> torch.Tensor:
+    """Image tokens ``(n, T, E)`` of references."""
+    if store is None:
+        return torch.zeros(0, 1, 0)
+    if keys:
+        return store.tensor(keys)
+    shape = store[next(iter(store.rows))].shape if store.rows else (1, recipe.encoders.image_width if recipe.encoders else 0)
+    return torch.zeros(0, *shape)
+
+
+def train_stage(
+    work: Work,
+    pipe: ScenePipeline,
+    stage: Stage,
+    batch_of: BatchOf,
     *,
     key: Any,
-    progress: Progress | None = None,
-    log: Any = None,
     sample: tuple[Callable[[int], None], Callable[[int], bool]] | None = None,
 ) -> list[float]:
-    """Run the denoiser stage on the pipeline's UNet and resampler, in place."""
-    pipe.unet.requires_grad_(recipe.unet.train_all)
-    for parameter in conditioning_parameters(pipe.unet):
+    """Run one of the method's stages on the pipeline's parts, in place; the losses."""
+    recipe, accelerator = work.recipe, work.accelerator
+    parts: list[Any] = [part for name, part in pipe.modules_of().items() if name in pipe.TRAINED]
+    for part in parts:
+        part.requires_grad_(False)
+        if recipe.denoiser.gradient_checkpointing:
+            with contextlib.suppress(AttributeError, ValueError):  # a part that has no such mode
+                part.enable_gradient_checkpointing()
+    for parameter in stage.trains(pipe, recipe):
         parameter.requires_grad_(True)
-    pipe.resampler.requires_grad_(True)
-    if recipe.denoiser.gradient_checkpointing:
-        pipe.unet.enable_gradient_checkpointing()
-    module = DenoiserLoss(pipe, recipe).to(accelerator.device).train()
+    module = stage.loss(pipe, recipe).to(accelerator.device).train()
     losses = run_stage(
-        "denoiser", module, batch_of, recipe.denoiser.train, folder, accelerator, seed=recipe.seed, key=key, progress=progress, log=log,
-        every=(recipe.denoiser.sample_every, *sample) if sample else None,
+        stage.name, module, batch_of, stage.config(recipe), work.folder / stage.name, accelerator, seed=recipe.seed, key=key,
+        progress=work.progress, log=work.write, every=(recipe.denoiser.sample_every, *sample) if sample else None,
     )  # fmt: skip
-    pipe.unet.eval().requires_grad_(False)
-    pipe.resampler.eval().requires_grad_(False)
+    for part in parts:
+        part.eval().requires_grad_(False)
     return losses

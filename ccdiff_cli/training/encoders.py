@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import BitImageProcessor, CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model, PreTrainedTokenizerFast
 
-from ..recipes import EncodersConfig
+from ..methods.recipe import EncodersConfig
 from .loop import Progress, batch_indices, run_stage, seed_of
 
 SPECIAL = ("<pad>", "<unk>", "<start>", "<end>")

@@ -27,7 +27,7 @@ from torch import nn
 
 from ..errors import CCDiffError
 from ..files import content_key, write_bytes, write_json
-from ..recipes import StageConfig
+from ..methods.recipe import StageConfig
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total): called after every unit of work."""

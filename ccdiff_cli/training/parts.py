@@ -1,49 +1,279 @@
-"""The trained parts of a generator as a recipe describes them: UNet, conditional generation module, resampler; with random weights."""
+"""The parts of a generator as a recipe describes them: shared ones loaded or trained, the method's own built on them.
+
+Notable: weights are drawn in one order under one seed (the plain UNet, then the method's own parts), so a recipe makes the same generator
+whatever was loaded or trained before.
+"""
 
 from __future__ import annotations
 
-from diffusers import UNet2DConditionModel
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from transformers import AutoImageProcessor, AutoTokenizer, BitImageProcessor, CLIPTextModel, Dinov2Model
+
+from ..dataset import PictureSet
 from ..errors import CCDiffError
-from ..models.conditioning import ConditionedUNet, ConditioningConfig
-from ..models.resamplers import CoResampler, DualResampler
-from ..recipes import Recipe
+from ..files import content_key
+from ..generator import SHIPPED, generator_key, shipped_generator
+from ..methods import Base, Method
+from ..methods.recipe import AutoencoderConfig, UNetConfig
+from ..models.autoencoder import PatchAutoencoder, TinyAutoencoder
+from ..models.pipeline import ScenePipeline
+from ..prepare.captions import caption_of
+from ..references import ReferenceBank
+from ..scene import SYMMETRIES, Scene, symmetric_scene
+from .autoencoder import load_pixels, normalise_latents, train_autoencoder
+from .encoders import resize_pixels, train_encoders
+from .loop import Progress, seed_of
+from .transplant import transplant
+from .vocabulary import extend_vocabulary, is_word_level, known_words, words_of
 
 
-def own_unet(recipe: Recipe, latent_side: int, latent_channels: int, text_width: int) -> UNet2DConditionModel:
-    """A plain UNet of the recipe's sizes, for square latents."""
-    attention = recipe.unet.attention or (True,) * len(recipe.unet.channels)
+@dataclass(frozen=True)
+class Work:
+    """One training: what every step of it needs.
+
+    Attributes:
+        scenes: of the train split; ``folder``: where the state of the training lies.
+        write: ``write(name, value, step)`` of a figure, for TensorBoard.
+    """
+
+    recipe: Any
+    method: Method
+    prepared: PictureSet
+    scenes: tuple[Scene, ...]
+    bank: ReferenceBank
+    folder: Path
+    accelerator: Accelerator
+    progress: Progress | None
+    write: Callable[[str, float, int], None]
+
+
+def build(work: Work, given: ScenePipeline | None = None) -> tuple[ScenePipeline, str, str]:
+    """The pipeline of a recipe, its own parts untrained (encoders: those of ``given``); with the keys of what cached features depend on."""
+    recipe, needs = work.recipe, work.recipe.base()
+    parts: dict[str, Any] = {}
+    autoencoder_key = content_key(["pixels", recipe.picture_size])
+    encoders_key = content_key(["no encoders"])
+    if "vae" in needs:
+        parts["vae"], autoencoder_key = _autoencoder(work)
+    if needs & {"text", "image"}:
+        found, encoders_key = _encoders(work, needs, given)
+        parts |= found
+    side, channels = recipe.picture_size, 3
+    if "vae" in parts:
+        side, channels = side // 2 ** (len(parts["vae"].config.block_out_channels) - 1), parts["vae"].config.latent_channels
+    widths = [parts[name].config.hidden_size if name in parts else 0 for name in ("text_encoder", "image_encoder")]
+    torch.manual_seed(seed_of(recipe.seed, "denoiser", "weights"))
+    if "unet" in needs:
+        parts["unet"] = (
+            _load(UNet2DConditionModel, *_place(recipe.unet.source, recipe.unet.subfolder, "unet"), "unet.source")
+            if recipe.unet.source
+            else own_unet(recipe.unet, side, channels, widths[0])
+        )
+    style = recipe.caption_style
+    captions = tuple(scene.caption if style == "stored" else caption_of(scene, style=style) for scene in work.scenes)
+    base = Base(recipe, tuple(work.prepared.classes), captions, side, channels, widths[0], widths[1], parts)
+    components = {**parts, **work.method.build(base)}
+    if (schedule := work.method.schedule(recipe, True)) is not None:
+        components["scheduler"] = schedule
+    sampling = recipe.sampling
+    make: Any = work.method.pipeline()
+    pipe: ScenePipeline = make(
+        **components, num_inference_steps=sampling.steps, guidance_scale=sampling.guidance_scale,
+        negative_prompt=sampling.negative_prompt, **work.method.options(recipe),
+    )  # fmt: skip
+    return pipe, autoencoder_key, encoders_key
+
+
+def _autoencoder(work: Work) -> tuple[Any, str]:
+    """The recipe's autoencoder, loaded or trained, and the key of what it depends on."""
+    recipe, prepared, auto, device = work.recipe, work.prepared, work.recipe.autoencoder, work.accelerator.device
+    key = content_key(["autoencoder", auto.model_dump(mode="json"), recipe.seed, prepared.key(), *_shipped(auto.source)])
+    if auto.source:
+        shown = work.scenes if recipe.unet is None or recipe.unet.source is None else ()  # the latents of a given UNet are what they are
+        return _load_autoencoder(auto.source, auto.subfolder, auto, device, shown, "autoencoder.source"), key
+    teacher = _teacher(auto, device, work.scenes) if auto.teacher else None
+    held_out = [scene for scene in prepared.scenes if scene.split != "train"]
+    vae = train_autoencoder(
+        work.scenes, auto, work.folder / "autoencoder", work.accelerator, seed=recipe.seed, key=key, teacher=teacher, held_out=held_out,
+        progress=work.progress, log=work.write,
+    )  # fmt: skip
+    return vae, key
+
+
+def _encoders(work: Work, needs: frozenset[str], given: Any = None) -> tuple[dict[str, Any], str]:
+    """Tokenizer and text encoder, image processor and image encoder, as far as they are needed, and the key of what they depend on."""
+    recipe, enc = work.recipe, work.recipe.encoders
+    data = None if enc.text_source else work.prepared.key()
+    key = content_key(["encoders", enc.model_dump(mode="json"), recipe.seed, recipe.caption_style, data, *_shipped(enc.text_source)])
+    names = [("tokenizer", "text"), ("text_encoder", "text"), ("feature_extractor", "image"), ("image_encoder", "image")]
+    parts: dict[str, Any] = {}
+    if given is not None:
+        parts = {name: getattr(given, name, None) for name, need in names if need in needs}
+        if missing := [name for name, part in parts.items() if part is None]:
+            raise CCDiffError(f"the generator to take from has no {missing[0]}", where="--from", fix="take another, or train from scratch")
+        return parts, key
+    if (enc.text_source is None and "text" in needs) or (enc.image_source is None and "image" in needs):
+        parts = dict(zip([name for name, _ in names], _own_encoders(work, key), strict=True))
+    if enc.text_source:
+        source, folder = _place(enc.text_source, enc.text_subfolder, "text_encoder")
+        parts["tokenizer"] = _load(AutoTokenizer, source, "tokenizer" if folder else None, "encoders.text_source")
+        parts["text_encoder"] = _load(CLIPTextModel, source, folder, "encoders.text_source")
+    if enc.image_source and "image" in needs:
+        source, folder = _place(enc.image_source, None, "image_encoder")
+        extractor = "feature_extractor" if enc.image_source == SHIPPED else None
+        parts["feature_extractor"] = _load(AutoImageProcessor, source, extractor, "encoders.image_source")
+        parts["image_encoder"] = _load(Dinov2Model, source, folder, "encoders.image_source")
+    if enc.text_source == SHIPPED:
+        taught = _Words(parts["tokenizer"], parts["text_encoder"])
+        learn_words(taught, work.prepared, work.scenes, recipe)
+        parts["tokenizer"] = taught.tokenizer
+        key = content_key([key, len(taught.tokenizer)])
+    return {name: parts[name] for name, need in names if need in needs}, key
+
+
+@dataclass
+class _Words:
+    tokenizer: Any
+    text_encoder: Any
+
+
+def _place(source: str, subfolder: str | None, part: str) -> tuple[str, str | None]:
+    """Where a part lies; ``tiny`` is the shipped generator."""
+    return (str(shipped_generator()), part) if source == SHIPPED else (source, subfolder)
+
+
+def _shipped(source: str | None) -> list[str]:
+    """What the shipped generator adds to a key."""
+    return [generator_key(shipped_generator())] if source == SHIPPED else []
+
+
+def own_unet(config: UNetConfig, latent_side: int, latent_channels: int, text_width: int) -> UNet2DConditionModel:
+    """A plain UNet of a recipe's sizes, for square latents."""
+    attention = config.attention or (True,) * len(config.channels)
     return UNet2DConditionModel(
         sample_size=latent_side,
         in_channels=latent_channels,
         out_channels=latent_channels,
-        layers_per_block=recipe.unet.layers_per_block,
-        block_out_channels=recipe.unet.channels,
+        layers_per_block=config.layers_per_block,
+        block_out_channels=config.channels,
         down_block_types=["CrossAttnDownBlock2D" if there else "DownBlock2D" for there in attention],
         up_block_types=["CrossAttnUpBlock2D" if there else "UpBlock2D" for there in reversed(attention)],
         cross_attention_dim=text_width,
-        attention_head_dim=recipe.unet.heads,
-        norm_num_groups=min(16, recipe.unet.channels[0]),
+        attention_head_dim=config.heads,
+        norm_num_groups=min(16, config.channels[0]),
     )
 
 
-def with_conditioning(unet: UNet2DConditionModel, config: ConditioningConfig) -> ConditionedUNet:
-    """A conditioned UNet with the weights of a plain one; its conditional generation module is new."""
-    arguments = {key: value for key, value in unet.config.items() if not key.startswith("_") and key != "conditioning"}
-    made = ConditionedUNet(conditioning=config.to_dict(), **arguments)
-    missing, surplus = made.load_state_dict(unet.state_dict(), strict=False)
-    if surplus or [key for key in missing if ".processor.fusion." not in key]:
-        raise CCDiffError(f"the UNet's weights do not fit: missing {missing[:3]}, surplus {surplus[:3]}", where="recipe key unet.source")
-    return made
+def learn_words(pipe: Any, prepared: PictureSet, scenes: tuple[Scene, ...], recipe: Any) -> list[str]:
+    """Add the words of the set, and those that later sets may have, to a text encoder of our own; the new words of the set.
+
+    Raises:
+        CCDiffError: the text encoder has a fixed vocabulary, which lacks a word of a class.
+    """
+    if is_word_level(pipe.tokenizer):
+        style = "plain" if recipe.caption_style == "stored" else recipe.caption_style
+        texts = [*prepared.classes, *(s.caption for s in scenes), *(caption_of(s, style=style) for s in scenes)]
+        met = {word for text in texts for word in words_of(text)}
+        pipe.tokenizer, new = extend_vocabulary(pipe.tokenizer, pipe.text_encoder, {*met, *known_words()})
+        return sorted(met & set(new))
+    unknown = pipe.tokenizer.unk_token_id
+    for name in prepared.classes:
+        if unknown not in (pipe.tokenizer.eos_token_id, None) and unknown in pipe.tokenizer(name)["input_ids"]:
+            raise CCDiffError(
+                f"the generator to start from does not know a word of the class {name!r}",
+                where=prepared.root,
+                fix="train from scratch (no --from), or rename the class",
+            )
+    return []
 
 
-def make_resampler(recipe: Recipe, image_width: int, text_width: int) -> CoResampler | DualResampler:
-    """The resampler of the recipe's variant, between an image encoder and a text encoder of these widths."""
-    r = recipe.resampler
-    sizes = {
-        "dim": r.width, "depth": r.depth, "dim_head": r.head_width, "embedding_dim": image_width,
-        "output_dim": text_width, "ff_mult": r.ff_mult, "point_width": recipe.conditioning.point_width,
-    }  # fmt: skip
-    if recipe.conditioning.variant == "ccdiff++":
-        return CoResampler(heads=r.heads, num_queries=r.queries, **sizes)
-    return DualResampler(num_queries=(2 * r.queries, r.queries, r.queries), **sizes)
+def transplanted(pipe: ScenePipeline, given: ScenePipeline) -> dict[str, Any]:
+    """Take the inner levels of the UNet and the other trained parts of ``given``; how many tensors were copied, which are new."""
+    told = {}
+    for name in pipe.TRAINED:
+        mine, theirs = getattr(pipe, name), getattr(given, name, None)
+        if theirs is None:
+            continue
+        levels = [len(part.config.get("block_out_channels", ())) for part in (mine, theirs)]
+        names = transplant(mine, theirs, shift=levels[1] - levels[0])
+        told[name] = {"copied": len(names["copied"]), "in part": names["in part"], "new": names["new"]}
+    return {"transplant": told}
+
+
+def _load_autoencoder(
+    source: str, subfolder: str | None, auto: AutoencoderConfig, device: torch.device, scenes: Sequence[Scene], key: str
+) -> Any:
+    """An autoencoder by folder or name; the latents of an ``AutoencoderTiny`` are normalised on ``scenes``, unless there are none."""
+    source, subfolder = _place(source, subfolder, "vae")
+    kind = _load_config(source, subfolder).get("_class_name")
+    if kind == "AutoencoderTiny":
+        vae = TinyAutoencoder.of(_load(AutoencoderTiny, source, subfolder, key)).eval().requires_grad_(False).to(device)
+        if scenes:
+            normalise_latents(vae, scenes, auto.whitening, device)
+        return vae
+    own = {"TinyAutoencoder": TinyAutoencoder, "PatchAutoencoder": PatchAutoencoder}
+    return _load(own.get(str(kind), AutoencoderKL), source, subfolder, key)
+
+
+def _teacher(auto: AutoencoderConfig, device: torch.device, scenes: Sequence[Scene]) -> TinyAutoencoder:
+    teacher = _load_autoencoder(str(auto.teacher), None, auto, device, scenes, "autoencoder.teacher")
+    channels = teacher.config.latent_channels
+    if not isinstance(teacher, TinyAutoencoder) or channels != auto.latent_channels:
+        raise CCDiffError(
+            f"the teacher is a {type(teacher).__name__} of {channels} channels, expected an AutoencoderTiny of {auto.latent_channels}",
+            where="recipe key autoencoder.teacher",
+            fix="set autoencoder.latent_channels to the teacher's, or name another teacher",
+        )
+    return teacher.eval().requires_grad_(False).to(device)
+
+
+def _load_config(source: str, subfolder: str | None) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = AutoencoderKL.load_config(source, subfolder=subfolder)
+    except Exception:  # loading it says what is wrong
+        return {}
+    return found
+
+
+def _own_encoders(work: Work, key: str) -> tuple[Any, CLIPTextModel, BitImageProcessor, Dinov2Model]:
+    recipe, prepared, scenes, enc = work.recipe, work.prepared, work.scenes, work.recipe.encoders
+    style = "plain" if recipe.caption_style == "stored" else recipe.caption_style
+    captions = [scene.caption if recipe.caption_style == "stored" else caption_of(scene, style=style) for scene in scenes]
+    turns = range(0, SYMMETRIES, SYMMETRIES // recipe.denoiser.symmetries)
+    texts = [caption_of(symmetric_scene(scene, k), style=style) for scene in scenes for k in turns]
+    crops = [
+        (resize_pixels(np.asarray(r.image()), enc.image_size), prepared.classes.index(r.category))
+        for r in work.bank.candidates()
+        if r.kind == "instance"
+    ]
+    if not crops:
+        raise CCDiffError("the set's reference bank has no object crops to train the encoders on", where=prepared.root)
+    pictures = [resize_pixels(load_pixels(scene), enc.image_size) for scene in scenes]
+    return train_encoders(
+        enc, crops=crops, pictures=pictures, captions=captions, class_names=list(prepared.classes),
+        texts=[*captions, *texts, *prepared.classes, recipe.sampling.negative_prompt, *known_words()],
+        folder=work.folder / "encoders", accelerator=work.accelerator, seed=recipe.seed, key=key, progress=work.progress, log=work.write,
+    )  # fmt: skip
+
+
+def _load(cls: Any, source: str, subfolder: str | None, key: str) -> Any:
+    """``cls.from_pretrained`` of a folder or hub name, safetensors only; CCDiffError naming the recipe key when it fails."""
+    kwargs: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
+    if hasattr(cls, "config_class") or issubclass(cls, (AutoencoderKL, AutoencoderTiny, UNet2DConditionModel)):
+        kwargs["use_safetensors"] = True
+    try:
+        return cls.from_pretrained(source, **kwargs)
+    except Exception as error:
+        raise CCDiffError(
+            f"cannot load {cls.__name__} from {source!r}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            where=f"recipe key {key}",
+            fix="give a folder in the diffusers / transformers layout with safetensors weights, or a hub name when the network is there",
+        ) from error

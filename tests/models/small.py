@@ -12,9 +12,9 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BitImageProcessor, CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model, PreTrainedTokenizerFast
 
+from ccdiff_cli.methods.ccdiff.pipeline import CCDiffPipeline
 from ccdiff_cli.models.conditioning import ConditionedUNet, ConditioningConfig, install_conditioning
 from ccdiff_cli.models.layout import LayoutBatch
-from ccdiff_cli.models.pipeline import CCDiffPipeline
 from ccdiff_cli.models.resamplers import CoResampler, DualResampler
 from ccdiff_cli.scene import Instance, Scene
 

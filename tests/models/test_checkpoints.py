@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from ccdiff_cli.cli import main
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.models.checkpoints import RESAMPLER_FILE, UNET_FILE, export_checkpoint, import_checkpoint
-from ccdiff_cli.models.pipeline import PUBLISHED_NEGATIVE_PROMPT, CCDiffPipeline
+from ccdiff_cli.methods.ccdiff.checkpoints import RESAMPLER_FILE, UNET_FILE, export_checkpoint, import_checkpoint
+from ccdiff_cli.methods.ccdiff.pipeline import CCDiffPipeline
+from ccdiff_cli.models.pipeline import PUBLISHED_NEGATIVE_PROMPT
 
 from .small import UNET, make_image_encoder, make_resampler, make_scenes, make_text_encoder, make_tokenizer, make_unet, make_vae
 

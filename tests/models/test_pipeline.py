@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, EulerDiscr
 from PIL import Image
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.models.pipeline import CCDiffPipeline
+from ccdiff_cli.methods.ccdiff.pipeline import CCDiffPipeline
 from ccdiff_cli.scene import Instance
 
 from .small import DrawnReferences, make_pipeline, make_scenes

@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from ccdiff_cli.methods.loss import DenoiserLoss, _pieces
 from ccdiff_cli.models.layout import LayoutBatch
 from ccdiff_cli.recipes import Recipe, load_recipe
-from ccdiff_cli.training.denoiser import DenoiserLoss, _pieces
 from tests.models.small import TEXT, TOKENS, make_batch, make_pipeline
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.generator import read_generator
+from ccdiff_cli.methods.ccdiff.pipeline import CCDiffPipeline
 from ccdiff_cli.models.autoencoder import TinyAutoencoder
-from ccdiff_cli.models.pipeline import CCDiffPipeline
 from ccdiff_cli.recipes import Recipe, load_recipe
 from ccdiff_cli.references import ReferenceBank
 from ccdiff_cli.training import plan, train

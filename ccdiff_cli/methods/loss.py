@@ -1,0 +1,99 @@
+"""The loss of methods that denoise: noise or velocity at a random time, of the condition as it is or dropped.
+
+What is notable: all that is trained is one module to the loop, so its gradients are synchronised and clipped together; the condition and
+the network's pass are those of sampling (``ScenePipeline.condition``, ``predict``), so nothing is written twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.training_utils import compute_snr
+from torch import nn
+
+from ..models.layout import LayoutBatch
+from ..models.pipeline import ScenePipeline
+from .recipe import Recipe
+
+
+class DenoiserLoss(nn.Module):
+    """``forward(**piece of :meth:`parts`) -> loss``: everything that is trained, in one module, named as in the pipeline."""
+
+    def __init__(self, pipe: ScenePipeline, recipe: Recipe) -> None:
+        super().__init__()
+        for name in pipe.TRAINED:
+            setattr(self, name, getattr(pipe, name))
+        self.pipe = pipe
+        self.scheduler = pipe.scheduler
+        self.snr_gamma, self.object_weight = recipe.denoiser.snr_gamma, recipe.denoiser.object_weight
+        self.objects_at_once = recipe.denoiser.objects_at_once
+
+    def parts(self, batch: dict[str, Any]) -> list[tuple[float, dict[str, Any]]]:
+        """A batch of ``training.denoiser.batch_source`` in pieces of at most ``objects_at_once`` objects (a picture is never divided).
+
+        Noise and timesteps are drawn for the whole batch, on the CPU (the same numbers on every device), and what the loss divides by is
+        that of the whole batch, so gradients summed over the pieces are those of the batch up to rounding.
+
+        Returns:
+            (share of the batch's pictures, arguments of :meth:`forward`) of each piece.
+        """
+        latents, layout = batch["latents"], batch["layout"]
+        if self.object_weight != 1:
+            layout = layout.with_regions()
+            batch = {**batch, "layout": layout}
+        noise = torch.randn(latents.shape).to(latents)
+        steps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(latents),)).to(latents.device)
+        whole = {**batch, "noise": noise, "steps": steps, "mean_weight": self._weights(layout).mean()}
+        pieces = _pieces(layout.valid.sum(1).tolist(), self.objects_at_once)
+        if len(pieces) == 1:
+            return [(1.0, whole)]
+        rows = ("latents", "dropped", "noise", "steps")
+        return [
+            ((last - first) / len(latents), whole | {k: whole[k][first:last] for k in rows} | {"layout": layout.rows(first, last)})
+            for first, last in pieces
+        ]
+
+    def _weights(self, layout: LayoutBatch) -> torch.Tensor:
+        """What the error of each cell counts for, (B, h, w), or one number for all."""
+        if layout.regions is None or self.object_weight == 1:
+            return torch.ones(())
+        return torch.where(layout.regions[:, :-1].any(1), self.object_weight, 1.0)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        layout: LayoutBatch,
+        dropped: torch.Tensor,
+        empty_tokens: torch.Tensor,
+        noise: torch.Tensor,
+        steps: torch.Tensor,
+        mean_weight: torch.Tensor,
+    ) -> torch.Tensor:
+        schedule = self.scheduler
+        noisy = schedule.add_noise(latents, noise, steps)
+        condition = self.pipe.condition(layout, empty_tokens, dropped=dropped)
+        predicted = self.pipe.predict(noisy, steps, condition)
+        kind = schedule.config.prediction_type
+        target = noise if kind == "epsilon" else schedule.get_velocity(latents, noise, steps)
+        error = (predicted - target).square().mean(1)
+        if self.object_weight != 1:
+            error = error * (self._weights(layout) / mean_weight)
+        error = error.mean((1, 2))
+        if self.snr_gamma:
+            snr = compute_snr(schedule, steps)
+            weight = snr.clamp(max=self.snr_gamma) / (snr if kind == "epsilon" else snr + 1)
+            error = error * weight
+        return error.mean()
+
+
+def _pieces(objects: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Consecutive runs (first, last + 1) of pictures that hold at most ``most`` objects together, or are one picture."""
+    pieces, first, held = [], 0, 0
+    for k, count in enumerate(objects):
+        if k > first and held + count > most:
+            pieces.append((first, k))
+            first, held = k, 0
+        held += count
+    return [*pieces, (first, len(objects))]

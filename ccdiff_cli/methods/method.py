@@ -1,0 +1,156 @@
+"""What a method says, and nothing else.  Light: a method's ``__init__`` imports no torch; its functions import what they need.
+
+Training, plan, workers, filter, export, evaluation and trainability read these fields and call these functions; none of them
+knows which method it serves.  How the condition enters, and what the unconditional branch is, stands in the method's pipeline
+(``ScenePipeline.condition`` and ``predict``), which training and sampling share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import CCDiffError
+from .recipe import Recipe, StageConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..models.pipeline import ScenePipeline
+
+CAPTION, CLASS_TEXT, CLASS_INDEX, HBB, OBB = "caption", "class text", "class index", "hbb", "obb"
+REFERENCES, METADATA, MASKS = "references", "metadata", "masks"
+TAKES = (CAPTION, CLASS_TEXT, CLASS_INDEX, HBB, OBB, REFERENCES, METADATA, MASKS)
+"""What a method may take of a scene."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a method's own parts stand on; also given with every part on torch's meta device, where only sizes are asked for.
+
+    Attributes:
+        classes: of the set; ``captions``: of its training pictures, as they are trained on (() where only sizes are asked for).
+        latent_side, latent_channels: of the grid that the VAE makes (the picture itself where there is no VAE).
+        text_width, image_width: of the encoders' tokens; 0 where there is none.
+        parts: the shared parts that ``recipe.base()`` asks for, loaded or trained: "vae", "tokenizer", "text_encoder",
+            "feature_extractor", "image_encoder", and "unet", a plain ``UNet2DConditionModel``.
+    """
+
+    recipe: Any
+    classes: tuple[str, ...]
+    captions: tuple[str, ...]
+    latent_side: int
+    latent_channels: int
+    text_width: int
+    image_width: int
+    parts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a method's training.
+
+    Attributes:
+        name: of its folder under ``G/train``, its seeds and its progress.
+        config: its section of the recipe.
+        trains: the parameters that it changes; all others are frozen.
+        loss: the module that the loop trains: ``module(**batch) -> scalar``, with ``parts(batch)`` where batches may be worked off in
+            pieces (see ``training.loop.run_stage``).
+        sees: "features": batches of ``training.denoiser.batch_source`` (latents, layout, dropped, empty_tokens); "pixels": batches
+            ``{"pixels": (B, 3, H, W) in [-1, 1]}``, for a tokenizer of pictures, trained before features are cached.
+    """
+
+    name: str
+    config: Callable[[Any], StageConfig]
+    trains: Callable[[Any, Any], Iterable[nn.Parameter]]
+    loss: Callable[[Any, Any], nn.Module]
+    sees: Literal["features", "pixels"] = "features"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What ``ccdiff import-checkpoint`` was given beside the released checkpoint.
+
+    Attributes:
+        stable_diffusion: a Stable Diffusion folder in the diffusers layout; ``image_encoder``: one of an image encoder.
+        head_width: of attentions whose weights do not show it.
+        classes: names of the checkpoint's classes, in its order, where its weights know them by number alone.
+        method: the method as it was asked for; None: it was not.
+    """
+
+    stable_diffusion: Path | None = None
+    image_encoder: Path | None = None
+    head_width: int = 64
+    classes: tuple[str, ...] = ()
+    method: str | None = None
+
+    def base(self) -> Path:
+        """The Stable Diffusion folder.
+
+        Raises:
+            CCDiffError: it was not given.
+        """
+        if self.stable_diffusion is None:
+            raise CCDiffError(
+                "a Stable Diffusion folder is needed beside the checkpoint",
+                where="--stable-diffusion",
+                fix="give it in the diffusers layout",
+            )
+        return self.stable_diffusion
+
+
+def stable_diffusion_schedule(recipe: Recipe, training: bool) -> Any:
+    """The noise schedule of Stable Diffusion 1.x, as a scheduler for training or as the recipe samples."""
+    from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+
+    schedule: dict[str, Any] = {
+        "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "prediction_type": recipe.denoiser.prediction,
+    }  # fmt: skip
+    if training:
+        return DDPMScheduler(**schedule, clip_sample=False)
+    if recipe.sampling.scheduler == "euler":
+        return EulerDiscreteScheduler(**schedule, timestep_spacing="leading", steps_offset=1)
+    return DPMSolverMultistepScheduler(**schedule, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing")
+
+
+def _nothing(recipe: Any) -> dict[str, Any]:
+    return {}
+
+
+def _none(recipe: Any, parts: Mapping[str, Any]) -> float:
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to make pictures from scenes.
+
+    Attributes:
+        name: its key in ``METHODS``, in recipes and in ``ccdiff.json``; ``title``: its name for people.
+        takes: of :data:`TAKES`; what it does not take is neither planned nor encoded.
+        recipe: its recipe model.
+        pipeline: gives the class of its pipeline.
+        build: the components that it makes itself or puts in place of shared ones, with random weights.
+        stages: its own stages of training, in order; the last one is said to be the generator's.
+        schedule: a diffusers scheduler for training or for sampling (None: it has none).
+        options: further arguments of its pipeline, saved with the generator.
+        import_checkpoint: ``(released folder or file, generator folder, Given) -> description``; None: nothing was released.
+        export_checkpoint: ``(generator folder, folder) -> files written`` in the released form.
+        numbers_of_object: how many numbers training keeps of one object, for the estimate of memory.
+    """
+
+    name: str
+    title: str
+    takes: frozenset[str]
+    recipe: type[Recipe]
+    pipeline: Callable[[], type[ScenePipeline]]
+    build: Callable[[Base], dict[str, Any]]
+    stages: tuple[Stage, ...]
+    schedule: Callable[[Any, bool], Any] = stable_diffusion_schedule
+    options: Callable[[Any], dict[str, Any]] = _nothing
+    import_checkpoint: Callable[[Path, Path, Given], dict[str, Any]] | None = None
+    export_checkpoint: Callable[[Path, Path], list[Path]] | None = None
+    numbers_of_object: Callable[[Any, Mapping[str, Any]], float] = _none

@@ -1,0 +1,207 @@
+"""What a recipe says, as typed objects: the sections that methods share.  ``recipes`` finds and reads the files.
+
+A part with a ``source`` (a diffusers / transformers folder or hub name) is loaded and stays frozen; a part without one is built small from
+the sizes given here and trained by us.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from typing_extensions import Self
+
+DEFAULT_METHOD = "ccdiff++"
+"""Of recipes that do not say."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class StageConfig(Section):
+    """One stage of gradient descent (AdamW, betas 0.9 / 0.999)."""
+
+    steps: int = Field(gt=0, description="optimizer steps")
+    batch_size: int = Field(gt=0, description="pictures per process and forward pass")
+    accumulation: int = Field(1, gt=0, description="forward passes per optimizer step")
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up from 0")
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="after warm-up: constant, cosine to a twentieth, or constant and linear to 0 over the last 30 %"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the exponential moving average of the weights; 0: none")
+    checkpoint_every: int = Field(500, gt=0, description="steps between checkpoints that training resumes from")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: automatic mixed precision")
+
+
+class AutoencoderConfig(Section):
+    """The latent autoencoder: a diffusers ``AutoencoderKL`` or ``AutoencoderTiny`` from a source, or our own ``TinyAutoencoder``."""
+
+    source: str | None = Field(
+        None, description="folder or hub name of an AutoencoderKL or AutoencoderTiny; tiny: the shipped model's; none: our own, trained"
+    )
+    subfolder: str | None = Field(None, description="sub-folder of the source that holds it")
+    teacher: str | None = Field(
+        None, description="folder or hub name of an AutoencoderTiny of as many channels that our own learns to copy; none: pictures alone"
+    )
+    pictures: tuple[str, ...] = Field(
+        (), description="folders of pictures without labels that our own is trained on, too; copies of val and test pictures are left out"
+    )
+    width: int = Field(64, gt=0, description="channels of every layer of our own")
+    latent_channels: int = Field(16, gt=0, description="channels of the latent")
+    whitening: float = Field(1.0, ge=0, le=1, description="1: every channel of the latent has the same deviation; 0: their own ratio")
+    crop: int = Field(64, gt=0, description="side of the random training crops, pixels")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the encoding of the training pictures")
+    latent_noise: float = Field(
+        0.0, ge=0, description="deviation of the noise on the latents that our own decoder is trained on: it learns to forgive the denoiser"
+    )
+    train: StageConfig | None = Field(None, description="required without a source")
+
+
+class EncodersConfig(Section):
+    """Text encoder (``CLIPTextModel``) and image encoder of the reference pictures (``Dinov2Model``)."""
+
+    text_source: str | None = Field(None, description="folder or hub name with tokenizer and text encoder; none: our own")
+    text_subfolder: str | None = Field(None, description="sub-folder of the text encoder (the tokenizer's is `tokenizer`)")
+    image_source: str | None = Field(None, description="folder or hub name of a Dinov2Model; none: our own")
+    text_width: int = Field(96, gt=0, description="width of our text encoder")
+    text_layers: int = Field(2, gt=0, description="layers of our text encoder")
+    max_words: int = Field(64, gt=1, description="longest caption in words, our text encoder")
+    image_width: int = Field(96, gt=0, description="width of our image encoder")
+    image_layers: int = Field(3, gt=0, description="layers of our image encoder")
+    image_patch: int = Field(8, gt=0, description="side of a patch, pixels, our image encoder")
+    image_size: int = Field(48, gt=0, description="side the references are resized to, pixels, our image encoder")
+    train: StageConfig | None = Field(None, description="required when text or image encoder is our own (contrastive training)")
+
+
+class UNetConfig(Section):
+    """The denoiser (diffusers ``UNet2DConditionModel``)."""
+
+    source: str | None = Field(None, description="folder or hub name; none: our own, trained from scratch")
+    subfolder: str | None = Field(None, description="sub-folder of the source")
+    channels: tuple[int, ...] = Field((64, 128, 160), description="channels per resolution")
+    attention: tuple[bool, ...] | None = Field(None, description="whether a resolution has attention; none: all have")
+    layers_per_block: int = Field(1, gt=0, description="residual blocks per resolution")
+    heads: int = Field(4, gt=0, description="attention heads")
+    train_all: bool = Field(True, description="train the whole UNet; false: only the conditioning, as published")
+
+
+class DropoutConfig(Section):
+    """Probabilities, per picture and step, of training without some condition; guidance needs the first."""
+
+    everything: float = Field(0.1, ge=0, le=1, description="no caption and no layout: the unconditional branch")
+    references: float = Field(0.1, ge=0, le=1, description="no reference pictures: synthesis works without a bank")
+
+
+class DenoiserConfig(Section):
+    """Training of the denoiser."""
+
+    train: StageConfig
+    prediction: Literal["epsilon", "v_prediction"] = Field("epsilon", description="what the UNet predicts")
+    snr_gamma: float = Field(0.0, ge=0, description="min-SNR loss weighting (5 is usual); 0: none, as published")
+    symmetries: Literal[1, 2, 4, 8] = Field(
+        8, description="how many of the 8 flips and quarter turns of a picture to train on; 1 as published"
+    )
+    balance: float = Field(
+        0.0, ge=0, le=1, description="pictures of classes seen in less than this share of the set are repeated; 0: never, as published"
+    )
+    object_weight: float = Field(1.0, gt=0, description="loss of a cell that objects cover over that of one they do not; 1 as published")
+    objects_at_once: int = Field(
+        4000, gt=0, description="a batch with more objects is worked off in pieces (a picture is never divided): bounds the memory"
+    )
+    gradient_checkpointing: bool = Field(False, description="less memory, more time")
+    dropout: DropoutConfig = DropoutConfig()
+    top_k: int = Field(8, gt=0, description="references are drawn from the k best; 1: always the best, as published")
+    sample_every: int = Field(1000, gt=0, description="steps between validation pictures")
+
+
+class SamplingConfig(Section):
+    """How `ccdiff synthesize` samples from the generator unless told otherwise."""
+
+    scheduler: Literal["dpmsolver++", "euler"] = Field("dpmsolver++", description="DPM-Solver++ 2M, or Euler as published")
+    steps: int = Field(20, gt=0, description="denoising steps (50 as published)")
+    guidance_scale: float = Field(7.5, ge=1, description="classifier-free guidance; 1: none")
+    negative_prompt: str = Field("", description="caption of the unconditional branch")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the generator's arithmetic")
+    channels_last: bool = Field(False, description="the memory layout that GPUs like better")
+    compile: bool = Field(False, description="compile the repeated blocks of the denoiser: minutes at the start, then faster")
+
+
+class Recipe(Section):
+    """Everything that makes a generator, but the data.  A method's recipe is a subclass with a section of its own settings."""
+
+    name: str
+    description: str = ""
+    seed: int = Field(0, ge=0, lt=2**31)
+    method: str = Field(DEFAULT_METHOD, description="what the generator is: a name of `methods.METHODS`")
+    picture_size: int = Field(gt=0, description="side of the pictures, pixels; the prepared set must have it")
+    caption_style: Literal["plain", "short", "stored"] = Field(
+        "plain", description="how scenes are put into words; stored: the captions of the prepared set"
+    )
+    retrieval: str = Field(
+        "words",
+        min_length=1,
+        description="how backgrounds are found: by the words of captions, by our own encoders, or by a CLIP (folder or hub name)",
+    )
+    autoencoder: AutoencoderConfig | None = None
+    encoders: EncodersConfig | None = None
+    unet: UNetConfig | None = None
+    denoiser: DenoiserConfig
+    sampling: SamplingConfig = SamplingConfig()
+
+    def base(self) -> frozenset[str]:
+        """The shared parts that this recipe's generator stands on, of "vae", "text", "image" and "unet"."""
+        return frozenset()
+
+    def named(self) -> dict[str, str]:
+        """What ``ccdiff.json`` says of the method beside the recipe."""
+        return {"method": self.method}
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        if self.retrieval == "words":  # generators made before the key was there have the same identity as now
+            del values["retrieval"]
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        base = self.base()
+        auto, enc, unet = self.autoencoder, self.encoders, self.unet
+        for part, key, section in (
+            ("vae", "autoencoder", auto),
+            ("text", "encoders", enc),
+            ("image", "encoders", enc),
+            ("unet", "unet", unet),
+        ):
+            if part in base and section is None:
+                raise ValueError(f"{key}: the method {self.method} needs this section")
+        if auto is not None and auto.source is None and auto.train is None:
+            raise ValueError("autoencoder: give `source`, or `train` to train our own")
+        if enc is not None:
+            own = ("text" in base and enc.text_source is None) or ("image" in base and enc.image_source is None)
+            if own and enc.train is None:
+                raise ValueError("encoders: give both sources, or `train` to train our own")
+        if unet is not None and unet.source is None and not unet.train_all:
+            raise ValueError("unet.train_all: an own UNet has random weights, it must be trained: set it to true")
+        if unet is not None and unet.attention is not None and len(unet.attention) != len(unet.channels):
+            raise ValueError(f"unet.attention: {len(unet.attention)} values for {len(unet.channels)} resolutions")
+        if self.caption_style == "stored" and self.denoiser.symmetries > 1:
+            raise ValueError("denoiser.symmetries: stored captions name positions that a flip would make wrong: set it to 1")
+        if unet is not None and unet.source is None and enc is not None and enc.text_source is None and enc.text_width % 8:
+            raise ValueError("encoders.text_width: must be a multiple of 8")
+        return self
+
+
+class LatentRecipe(Recipe):
+    """The recipe of a method that denoises latents under a text, as Stable Diffusion does: autoencoder, text encoder and UNet."""
+
+    autoencoder: AutoencoderConfig
+    encoders: EncodersConfig
+    unet: UNetConfig
+
+    def base(self) -> frozenset[str]:
+        return frozenset({"vae", "text", "unet"})

@@ -1,0 +1,362 @@
+"""One training: from a recipe and a prepared set to a generator folder.
+
+Stages: our own VAE and encoders where the recipe names no source, the method's tokenizer of pictures where it has one, the cache of
+frozen features, the method's own stages.  Each resumes from its newest checkpoint under ``G/train/``; the generator itself
+(a diffusers pipeline folder plus ``ccdiff.json``, written last) appears when the last stage is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from diffusers.utils import logging as diffusers_logging
+from PIL import Image
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from .. import __version__
+from ..dataset import PictureSet, read_set, versions
+from ..drawing import contact_sheet, draw_scene
+from ..errors import CCDiffError, os_errors
+from ..files import atomic_write, content_key, write_json
+from ..generator import GENERATOR_FILE, Generator, changed_files, generator_key, part_hashes, read_generator
+from ..locks import locked
+from ..methods import Stage, load_pipeline, method_named, method_of
+from ..methods.method import REFERENCES
+from ..models.pipeline import ScenePipeline
+from ..prepare.captions import caption_of
+from ..recipes import Recipe
+from ..references import WORDS, ReferenceBank
+from ..retrieval import OWN, EmbeddingSimilarity, open_similarity
+from ..scene import Scene
+from ..stored import checked
+from .autoencoder import load_pixels
+from .costs import check_training
+from .denoiser import batch_source, cache_features, pixel_source, train_stage, training_items
+from .loop import Progress, seed_of
+from .parts import Work, build, learn_words, transplanted
+
+log = logging.getLogger(__name__)
+
+
+@locked("train")
+def train(
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    *,
+    start: str | Path | None = None,
+    transplanted: bool = False,
+    progress: Progress | None = None,
+    cpu: bool = False,
+) -> dict[str, Any]:
+    """Train a generator, or finish one that was interrupted.
+
+    Args:
+        recipe: what to train (see ``recipes.load_recipe``).
+        data: a prepared set whose pictures are ``recipe.picture_size`` squares.
+        out: the generator folder; training state lies in ``out/train``.
+        start: a generator folder to go on from: its VAE and encoders are kept, its denoiser is trained further.
+        transplanted: of ``start`` only the encoders, the resampler and the inner levels of the UNet are taken (see ``transplant``);
+            autoencoder and UNet are the recipe's, whose latents and widths may be others.
+        cpu: do not use a GPU.
+
+    Returns:
+        what ``out/ccdiff.json`` holds.
+
+    Raises:
+        CCDiffError: the set does not fit the recipe, a source cannot be loaded, the folder belongs to another training.
+    """
+    out = Path(out)
+    prepared = read_set(data)
+    scenes = prepared.split("train")
+    _check_set(prepared, scenes, recipe)
+    if start:
+        _check_start(start, recipe, transplanted)
+    start_key = generator_key(start) if start else None
+    identity: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "data": prepared.key(), "start": start_key}
+    if transplanted:
+        if not start:
+            raise CCDiffError("a transplant without a generator to take from", where="--transplant", fix="give --from GENERATOR too")
+        identity["transplant"] = True
+    if (done := _finished(out, content_key(identity), prepared)) is not None:
+        return done
+    check_training(recipe, scenes, where=prepared.root, start=None if transplanted else start)
+    folder = out / "train"
+    with os_errors(out, "make the folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    if not accelerator.is_main_process:
+        progress = None
+    set_seed(recipe.seed)
+    method, bank = method_named(recipe.method), ReferenceBank.read(prepared.root)
+    with _tensorboard(folder / "logs", accelerator) as write:
+        work = Work(recipe, method, prepared, scenes, bank, folder, accelerator, progress, write)
+        if REFERENCES in method.takes and recipe.retrieval not in (WORDS, OWN):  # before hours of training: it may not be there
+            bank.similarity = _similarity(work)
+        given = load_pipeline(str(start)) if start else None
+        pipe, told, keys = _assemble(work, given, start_key, transplanted)
+        losses = _train_stages(work, pipe, identity, keys)
+    description = {
+        "format": "ccdiff generator 1",
+        "identity": content_key(identity),
+        **recipe.named(),
+        "picture_size": recipe.picture_size,
+        "classes": list(prepared.classes),
+        "recipe": recipe.model_dump(mode="json"),
+        "data": {"key": prepared.key(), "pictures": len(scenes), "sources": sorted({scene.source for scene in scenes})},
+        "steps": method.stages[-1].config(recipe).steps,
+        "final_loss": float(np.mean(losses[-100:])),
+        "versions": versions(),
+        "ccdiff": __version__,
+        **told,
+    }
+    if accelerator.is_main_process:
+        set_schedule(work, pipe, training=False)
+        save_generator(pipe, out, description)
+    accelerator.wait_for_everyone()
+    return description
+
+
+def _assemble(
+    work: Work, given: ScenePipeline | None, start_key: str | None, as_transplant: bool
+) -> tuple[ScenePipeline, dict[str, Any], tuple[str, str]]:
+    """The pipeline to train, what is said of where it started, and the keys of its frozen parts (autoencoder, encoders)."""
+    told: dict[str, Any] = {}
+    new_words: list[str] = []
+    if given is not None:
+        new_words = learn_words(given, work.prepared, work.scenes, work.recipe) if "text" in work.recipe.base() else []
+        told = {"start": {"generator": start_key, "new words": new_words}}
+    if given is not None and not as_transplant:
+        pipe, autoencoder_key, encoders_key = given, str(start_key), ""
+    else:
+        pipe, autoencoder_key, encoders_key = build(work, given)
+        if given is not None:
+            told["start"] |= transplanted(pipe, given)
+    if given is not None:
+        encoders_key = content_key([start_key, len(pipe.tokenizer) if "text" in work.recipe.base() else 0])
+    return pipe, told, (autoencoder_key, encoders_key)
+
+
+def _train_stages(work: Work, pipe: ScenePipeline, identity: dict[str, Any], keys: tuple[str, str]) -> list[float]:
+    """Train the method's stages, one after the other, in place; the losses of the last."""
+    recipe, method, bank, accelerator = work.recipe, work.method, work.bank, work.accelerator
+    for name, part in pipe.modules_of().items():
+        part.requires_grad_(False)
+        if name not in pipe.TRAINED:
+            part.eval().to(accelerator.device)
+    items = training_items(work.scenes, recipe)
+    if REFERENCES in method.takes and recipe.retrieval == OWN:
+        bank.similarity = _similarity(work, pipe)
+    if isinstance(bank.similarity, EmbeddingSimilarity):
+        bank.similarity.remember([item.caption for item in items], work.progress)
+    autoencoder_key, encoders_key = keys
+    losses: list[float] = []
+    features = None
+    for stage in method.stages:
+        sample = None
+        if stage.sees == "pixels":
+            batch_of = pixel_source(items, work.scenes, stage, recipe)
+            autoencoder_key = content_key([autoencoder_key, stage.name, identity])
+        else:
+            if features is None:
+                features = cache_features(work, pipe, items, autoencoder_key=autoencoder_key, encoders_key=encoders_key)
+            batch_of = batch_source(items, features, work, pipe, stage)
+            sample = _samples(work, pipe, stage)
+        set_schedule(work, pipe, training=True)
+        losses = train_stage(work, pipe, stage, batch_of, key=identity, sample=sample)
+    return losses
+
+
+def _samples(work: Work, pipe: ScenePipeline, stage: Stage) -> tuple[Callable[[int], None], Callable[[int], bool]]:
+    """How validation pictures of a step are made, and whether they are there."""
+
+    def sheet(step: int) -> Path:
+        return work.folder / "samples" / f"step-{step:08d}.png"
+
+    return lambda step: _validation_pictures(work, pipe, sheet(step)), lambda step: sheet(step).is_file()
+
+
+def _similarity(work: Work, pipe: ScenePipeline | None = None) -> EmbeddingSimilarity:
+    with work.accelerator.main_process_first():  # the first writes the index, the others read it
+        return open_similarity(
+            work.recipe.retrieval, work.prepared, pipe=pipe, style=work.recipe.caption_style, where="recipe key retrieval",
+            device=str(work.accelerator.device), progress=work.progress,
+        )  # fmt: skip
+
+
+def set_schedule(work: Work, pipe: ScenePipeline, *, training: bool) -> None:
+    """Give the pipeline the method's scheduler for training or for sampling, where it has one."""
+    if (schedule := work.method.schedule(work.recipe, training)) is not None:
+        pipe.register_modules(scheduler=schedule)
+
+
+def _check_start(start: str | Path, recipe: Recipe, as_transplant: bool) -> None:
+    """Whether a training can go on from a generator: a transplant from any, else from one of its own method."""
+    found = method_of(read_generator(start), where=start)
+    if not as_transplant and found.name != recipe.method:
+        raise CCDiffError(
+            f"the generator to start from is of the method {found.name}, recipe {recipe.name!r} is of {recipe.method}",
+            where=start,
+            fix="take a recipe of the generator's method, or --transplant what the two share",
+        )
+
+
+def _finished(out: Path, identity: str, prepared: PictureSet) -> dict[str, Any] | None:
+    """The generator where it is finished and whole; None where it is still to be trained, or to be made whole again.
+
+    Raises:
+        CCDiffError: the folder holds the generator of another training.
+    """
+    if not (out / GENERATOR_FILE).is_file():
+        return None
+    try:
+        found = read_generator(out)
+    except CCDiffError:
+        if not (out / "train").is_dir():
+            raise
+        return None  # its checkpoints say whose they are
+    if found.get("identity") != identity:
+        edited = (found.get("data") or {}).get("key") in prepared.ancestors()
+        what = "the set was edited since the generator was trained" if edited else "a generator of another recipe or data set lies there"
+        raise CCDiffError(what, where=out, fix="choose another --out folder, or delete this one")
+    wrong = changed_files(out)
+    if not wrong:
+        return found
+    log.warning("%s: %s: it is made again from the training's last checkpoint", out, "; ".join(wrong[:3]))
+    return None
+
+
+def plan(recipe: Recipe, data: str | Path, *, start: str | Path | None = None, transplanted: bool = False) -> dict[str, Any]:
+    """What :func:`train` would do: stages, steps, pictures seen; raises the same errors before anything is written."""
+    prepared = read_set(data)
+    scenes = prepared.split("train")
+    _check_set(prepared, scenes, recipe)
+    if start:
+        _check_start(start, recipe, transplanted)
+    needs = recipe.base()
+    stages: dict[str, Any] = {}
+    if recipe.autoencoder is not None and "vae" in needs and (transplanted or not start):
+        stages["autoencoder"] = None if recipe.autoencoder.source else recipe.autoencoder.train
+    if recipe.encoders is not None and needs & {"text", "image"} and not start:
+        stages["encoders"] = recipe.encoders.train
+    stages |= {stage.name: stage.config(recipe) for stage in method_named(recipe.method).stages}
+    memory = check_training(recipe, scenes, where=prepared.root, start=None if transplanted else start)
+    described: dict[str, Any] = {"recipe": recipe.name, "training pictures": len(scenes), "classes": ", ".join(prepared.classes)}
+    for name, stage in stages.items():
+        if stage is None:
+            described[name] = "loaded, frozen"
+        else:
+            seen = stage.steps * stage.batch_size * stage.accumulation
+            described[name] = f"{stage.steps} steps, {seen} pictures a process ({seen / len(scenes):.1f} epochs)"
+    return described | {"memory": memory}
+
+
+def save_generator(pipe: ScenePipeline, out: Path, description: dict[str, Any]) -> None:
+    """Write a generator folder in half precision: parts first, ``ccdiff.json`` last."""
+    partial = out / ".partial-generator"
+    with os_errors(out, "write the generator"):
+        shutil.rmtree(partial, ignore_errors=True)
+        parts = list(pipe.modules_of().values())
+        dtypes = [next(p.parameters()).dtype for p in parts]
+        diffusers_logging.set_verbosity_error()  # it warns of half precision, which is what is wanted here
+        transformers_logging.disable_progress_bar()
+        for part in parts:
+            part.to("cpu", torch.float16)
+        if isinstance(tokenizer := getattr(pipe, "tokenizer", None), PreTrainedTokenizerBase):
+            # its file holds how it was last called, which is another way in a run that found all texts encoded
+            tokenizer("", padding=False, truncation=False)
+        pipe.save_pretrained(partial, safe_serialization=True)
+        for part, dtype in zip(parts, dtypes, strict=True):
+            part.to(dtype=dtype)
+        for entry in sorted(partial.iterdir()):
+            target = out / entry.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(entry, target)
+        partial.rmdir()
+    description["files"] = {name: digest for name, digest in part_hashes(out).items() if name != GENERATOR_FILE}
+    checked(Generator, description, where=out / GENERATOR_FILE)
+    write_json(out / GENERATOR_FILE, description)
+
+
+def _check_set(prepared: PictureSet, scenes: tuple[Scene, ...], recipe: Recipe) -> None:
+    if not scenes:
+        raise CCDiffError(
+            "the set has no pictures in its train split", where=prepared.root, fix="check the splits given to `ccdiff prepare`"
+        )
+    size = recipe.picture_size
+    for scene in scenes:
+        if (scene.width, scene.height) != (size, size):
+            raise CCDiffError(
+                f"{scene.file_name} is {scene.width}x{scene.height} px; recipe {recipe.name!r} trains on {size}x{size}",
+                where=prepared.root,
+                fix=f"prepare the set again with --size {size} (and --tile for large pictures)",
+            )
+
+
+class _tensorboard:
+    """A TensorBoard writer on the main process, as a function ``write(name, value, step)``."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
+        self.folder, self.main = folder, accelerator.is_main_process
+        self.writer: Any = None
+
+    def __enter__(self) -> Callable[[str, float, int], None]:
+        if self.main:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder))
+
+        def write(name: str, value: float, step: int) -> None:
+            if self.writer is not None:
+                self.writer.add_scalar(name, value, step)
+
+        return write
+
+    def __exit__(self, *_: Any) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+@torch.no_grad()
+def _validation_pictures(work: Work, pipe: Any, path: Path, count: int = 16) -> None:
+    """Pictures of ``count`` validation layouts with their boxes, real above synthetic; the same layouts and noise every time."""
+    prepared, bank, recipe = work.prepared, work.bank, work.recipe
+    pool = prepared.split("val") or prepared.split("train")
+    chosen = [pool[i] for i in np.linspace(0, len(pool) - 1, min(count, len(pool))).astype(int)]
+    style = recipe.caption_style
+    scenes = [s if style == "stored" else s.replace(caption=caption_of(s, style=style)) for s in chosen]
+    training_schedule = getattr(pipe, "scheduler", None)
+    pipe.set_progress_bar_config(disable=True)
+    modes = [(m, m.training) for m in (getattr(pipe, name) for name in pipe.TRAINED)]
+    for module, _ in modes:
+        module.eval()
+    set_schedule(work, pipe, training=False)
+    images = pipe(
+        scenes,
+        references=[bank.choose(scene, seed=k, top_k=recipe.denoiser.top_k) for k, scene in enumerate(scenes)]
+        if REFERENCES in work.method.takes
+        else None,
+        generator=[torch.Generator().manual_seed(seed_of(recipe.seed, "validation", k)) for k in range(len(scenes))],
+    ).images
+    if training_schedule is not None:
+        pipe.register_modules(scheduler=training_schedule)
+    for module, mode in modes:
+        module.train(mode)
+    tiles = []
+    for scene, image in zip(scenes, images, strict=True):
+        real = Image.fromarray(load_pixels(scene))
+        tiles += [real, draw_scene(image, scene), image]
+    sheet = contact_sheet(tiles, columns=12)
+    with atomic_write(path) as stream:
+        sheet.save(stream, format="PNG")
