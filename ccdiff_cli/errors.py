@@ -91,3 +91,7 @@ def markdown_code(text: Any) -> str:
 
 def _harmless(character: str) -> bool:
     return character.isprintable() or character in JOINERS or unicodedata.category(character) == "Zs"
+
+
+class UnreadablePicture(CCDiffError):
+    """A picture that exists but does not decode."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from .comparison import check_classes, read_added
 from .dataset import PictureSet, read_set, versions
 from .detectors import DetectorConfig, Progress, fit, seconds_per_step, training_key
 from .detectors.store import write_detections
@@ -33,7 +34,6 @@ from .metrics.distances import compare, mean_interval, nearest
 from .metrics.features import Extractor, cached, features_of, find_extractor
 from .metrics.published import published_quality
 from .scene import ClassList, Scene
-from .trainability import _check_classes, _read_added
 from .trainability.adherence import swap_labels
 from .trainability.config import SYNTHETIC, load_detector_config
 from .trainability.published import published_rows
@@ -182,8 +182,8 @@ def _read_sets(real: str | Path, synthetic: Sequence[str | Path], floor: str | P
         name = name if names.count(name) == 1 and name != REAL else str(folder)
         if name in sets:
             raise CCDiffError("the set is given twice", where=folder, fix="name every set once")
-        sets[name] = _read_added(folder, "synthetic" if folder != floor else "floor")
-    _check_classes(sets | {"real": sets[REAL]})
+        sets[name] = read_added(folder, "synthetic" if folder != floor else "floor")
+    check_classes(sets | {"real": sets[REAL]})
     return sets
 
 

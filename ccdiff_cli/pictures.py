@@ -30,7 +30,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from .errors import CCDiffError
+from .errors import CCDiffError, UnreadablePicture
 from .files import open_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".j2k")
@@ -67,10 +67,6 @@ _UNREADABLE = (
     UnidentifiedImageError,
     Image.DecompressionBombError,
 )
-
-
-class UnreadablePicture(CCDiffError):
-    """A picture that exists but does not decode."""
 
 
 @dataclass(frozen=True)

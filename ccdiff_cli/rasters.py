@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CCDiffError
+from .errors import CCDiffError, UnreadablePicture
 from .files import open_file
-from .pictures import UnreadablePicture
 
 DRIVERS = {
     b"II*\0": "GTiff", b"MM\0*": "GTiff", b"II+\0": "GTiff", b"MM\0+": "GTiff", b"\x89PNG": "PNG",

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ..comparison import check_classes, read_added
 from ..dataset import PictureSet, read_set
 from ..detectors import Detections, DetectorConfig, Progress, seconds_per_step
 from ..errors import CCDiffError
@@ -104,14 +105,14 @@ def eval_trainability(
             failed (the others are finished first, and kept), ...
     """
     out = Path(out)
-    sets = {"real": read_set(real), SYNTHETIC: _read_added(synthetic, SYNTHETIC)}
+    sets = {"real": read_set(real), SYNTHETIC: read_added(synthetic, SYNTHETIC)}
     for name, root in (others or {}).items():
         if name in ("real", "floor", *KINDS):
             raise CCDiffError(f"{name!r} cannot name an other set", fix="choose another name: --other NAME=SET")
-        sets[name] = _read_added(root, name)
+        sets[name] = read_added(root, name)
     if floor is not None:
-        sets["floor"] = _read_added(floor, "floor")
-    _check_classes(sets)
+        sets["floor"] = read_added(floor, "floor")
+    check_classes(sets)
     train, test = sets["real"].split("train"), sets["real"].split("test")
     _check_splits(sets, train, test)
     config = _experiment(config, seeds, others or {}).with_steps(len(train))
@@ -325,27 +326,6 @@ def _one_class_after_the_other(scenes: Sequence[Scene], objects: Sequence[Sequen
         placed.append((turn[category], k, i, j))
         turn[category] += 1
     return [(i, j) for _, _, i, j in sorted(placed)]
-
-
-def _read_added(root: str | Path, name: str) -> PictureSet:
-    made = read_set(root)
-    if not made.split("train"):
-        raise CCDiffError(f"the {name} set holds no training pictures", where=root, fix="run `ccdiff synthesize` first")
-    return made
-
-
-def _check_classes(sets: Mapping[str, PictureSet]) -> None:
-    real = sets["real"]
-    for name, other in sets.items():
-        if set(other.classes) != set(real.classes):
-            lacking = [c for c in real.classes if c not in other.classes]
-            surplus = [c for c in other.classes if c not in real.classes]
-            what = [f"lacks {', '.join(lacking)}"] * bool(lacking) + [f"has {', '.join(surplus)} besides"] * bool(surplus)
-            raise CCDiffError(
-                f"the classes differ: the {name} set {' and '.join(what)}",
-                where=other.root,
-                fix=f"use a generator trained on the classes of {real.root}",
-            )
 
 
 def _check_splits(sets: Mapping[str, PictureSet], train: Sequence[Scene], test: Sequence[Scene]) -> None:
