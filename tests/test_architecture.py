@@ -61,12 +61,16 @@ def test_every_room_is_drawn_once() -> None:
 
 def test_no_arrow_runs_upwards_and_none_in_a_circle() -> None:
     height = {room: k for k, layer in enumerate(layers()) for room in layer}
-    wrong = [f"{here} -> {there} ({where})" for (here, there), where in arrows().items() if here in height and height[there] >= height[here]]
+    wrong = [
+        f"{here} -> {there} ({where})" for (here, there), where in arrows().items() if here in height and height[there] >= height[here]
+    ]
     assert not wrong, "\n".join(wrong)
 
 
 SERVING = ("training", "synthesis", "detectors", "trainability", "layouts", "report", "evaluation", "retrieval", "demo", "generator")
-NAMES = re.compile(r"cc-?diff\+\+|cc-diff\b|ccdiffp|migc|gligen|aerogen|layout-?diffusion|diffusionsat|txt2img|\bmhn\b|conditionedunet|resampler", re.I)
+NAMES = re.compile(
+    r"cc-?diff\+\+|cc-diff\b|ccdiffp|migc|gligen|aerogen|layout-?diffusion|diffusionsat|txt2img|\bmhn\b|conditionedunet|resampler", re.I
+)
 TABLES = {"trainability/published.py", "report/evaluation.py"}
 """What the papers printed, row by row."""
 
