@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from transformers import AutoImageProcessor, AutoTokenizer, BitImageProcessor, CLIPTextModel, Dinov2Model
+from transformers.utils import logging as transformers_logging
 
 from ..dataset import PictureSet
 from ..errors import CCDiffError
@@ -77,6 +79,7 @@ def build(work: Work, given: ScenePipeline | None = None) -> tuple[ScenePipeline
             if recipe.unet.source
             else own_unet(recipe.unet, side, channels, widths[0])
         )
+        _check_unet(parts["unet"], channels, widths[0])
     style = recipe.caption_style
     captions = tuple(scene.caption if style == "stored" else caption_of(scene, style=style) for scene in work.scenes)
     base = Base(recipe, tuple(work.prepared.classes), captions, side, channels, widths[0], widths[1], parts)
@@ -90,6 +93,17 @@ def build(work: Work, given: ScenePipeline | None = None) -> tuple[ScenePipeline
         negative_prompt=sampling.negative_prompt, **work.method.options(recipe),
     )  # fmt: skip
     return pipe, autoencoder_key, encoders_key
+
+
+def _check_unet(unet: UNet2DConditionModel, channels: int, text_width: int) -> None:
+    """Whether a given UNet belongs to the other parts."""
+    for what, expected, key in (("latents", channels, "in_channels"), ("texts", text_width, "cross_attention_dim")):
+        if unet.config[key] != expected:
+            raise CCDiffError(
+                f"the UNet takes {what} of width {unet.config[key]}, the other parts give {expected}",
+                where="recipe key unet.source",
+                fix="take autoencoder, text encoder and UNet of one model, or leave unet.source out",
+            )
 
 
 def _autoencoder(work: Work) -> tuple[Any, str]:
@@ -269,6 +283,8 @@ def _load(cls: Any, source: str, subfolder: str | None, key: str) -> Any:
     kwargs: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
     if hasattr(cls, "config_class") or issubclass(cls, (AutoencoderKL, AutoencoderTiny, UNet2DConditionModel)):
         kwargs["use_safetensors"] = True
+    diffusers_logging.set_verbosity_error()  # of the shipped UNet, its conditioning is not used, and that is what is wanted
+    transformers_logging.disable_progress_bar()
     try:
         return cls.from_pretrained(source, **kwargs)
     except Exception as error:
