@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ..errors import CCDiffError
 from ..files import inside
@@ -126,6 +125,8 @@ def _merged(boxes: list[Instance], turned: list[Instance], raw: RawSet, *, both:
 
 def match_boxes(a: list[Instance], b: list[Instance], min_iou: float = MIN_IOU) -> dict[int, int]:
     """Index in ``a`` -> index in ``b`` of the same object: one to one, same class, greatest total IoU of the HBBs."""
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     matched: dict[int, int] = {}
     for category in sorted({i.category for i in a} & {i.category for i in b}):
         rows = [k for k, i in enumerate(a) if i.category == category]
@@ -147,6 +148,8 @@ def _match_rest(
     of one pixel, two objects whose classes were exchanged in one of the files).  Then by class and number: both files count as many
     objects of every class, so a leftover pair is one object, but an OBB that lies apart from it tells nothing about its orientation.
     """
+    from scipy.optimize import linear_sum_assignment
+
     rows = [k for k in range(len(boxes)) if k not in partner]
     taken = set(partner.values())
     columns = [k for k in range(len(turned)) if k not in taken]

@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ..errors import CCDiffError
 from ..geometry import hbb_iou, hbb_of, min_area_corners
@@ -120,6 +119,8 @@ def _read_masks(path: Path, classes: ClassMap, faults: Faults) -> dict[str, list
 
 
 def _with_masks(boxes: list[Instance], masks: list[tuple[str, tuple[tuple[float, ...], ...]]], raw: RawSet) -> tuple[Instance, ...]:
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     matched: dict[int, int] = {}
     if boxes and masks:
         iou = hbb_iou(np.array([b.hbb for b in boxes]), np.array([hbb_of([v for p in m[1] for v in p]) for m in masks]))

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial import cKDTree
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from ..geometry import clip, clip_hbb, corners_inside, corners_to_le90, hbb_of, le90_to_corners, polygon, visible_hbbs
 from ..scene import Instance, Scene
@@ -124,7 +124,7 @@ class Sampler:
             table, pictures = np.array(found), np.array(member[name])
             order = np.argsort(table[:, 0], kind="stable")
             scores = np.empty(len(order))
-            scores[order] = norm.ppf((np.arange(len(order)) + 0.5) / len(order))
+            scores[order] = ndtri((np.arange(len(order)) + 0.5) / len(order))
             self.correlation[name] = _intraclass(scores, pictures)
             for number in np.unique(pictures).tolist():
                 level.setdefault(number, {})[name] = float(scores[pictures == number].mean())
@@ -230,7 +230,7 @@ class Sampler:
         """The real object that lends its shape and its border, and the sides of the new one, pixels."""
         objects, rho = self.objects[name], self.correlation[name]
         last = len(objects.size) - 1
-        rank = float(norm.cdf(effect + math.sqrt(1 - rho) * float(rng.normal()))) * last
+        rank = float(ndtr(effect + math.sqrt(1 - rho) * float(rng.normal()))) * last
         side = float(np.interp(rank, np.arange(last + 1), objects.size)) * unit * math.exp(SIZE_JITTER * float(rng.normal()))
         reach = max(1, round(WINDOW * last))
         near = np.arange(max(0, round(rank) - reach), min(last, round(rank) + reach) + 1)

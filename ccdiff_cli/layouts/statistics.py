@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
-from scipy.stats import wasserstein_distance
 
 from ..dataset import PictureSet
 from ..geometry import corners_to_le90
@@ -195,6 +194,8 @@ def _variation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _wasserstein(a: np.ndarray, b: np.ndarray) -> float:
+    from scipy.stats import wasserstein_distance  # slow to import
+
     return float(wasserstein_distance(a, b)) if len(a) and len(b) else math.nan
 
 
