@@ -93,6 +93,24 @@ def raster_header(path: str | Path) -> RasterHeader:
         )
 
 
+def named_crs(wkt: str, transform: Sequence[float], height: int) -> tuple[str, float | None]:
+    """A coordinate reference system as ``RasterHeader.crs`` has it, and metres a pixel; "" where the text is none.
+
+    Without the extra the text is taken as it stands.
+    """
+    if not installed():
+        return wkt, None
+    from rasterio.crs import CRS
+    from rasterio.errors import RasterioError
+
+    try:
+        crs = CRS.from_wkt(wkt)
+    except (RasterioError, ValueError):
+        return "", None
+    number = crs.to_epsg()
+    return f"EPSG:{number}" if number else wkt, _gsd(crs, transform, height)
+
+
 def read_values(path: str | Path, bands: Sequence[int], *, pixels: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
     """A raster from top to bottom: yields (first row, (rows, width, bands) values of the file's kind).
 

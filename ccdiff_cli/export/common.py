@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from ..files import write_bytes
-from ..geometry import corners_inside, hbb_of, quadrilateral_inside
+from ..geometry import corners_inside, quadrilateral_inside, visible_hbbs
 from ..scene import ClassList, Corners, Instance, Scene
 
 REACHING_OUT = "horizontal boxes reaching out of the picture"
@@ -123,7 +125,7 @@ def count_kept(job: Job, scene: Scene, writer: Writer) -> None:
         PROVENANCE: bool(scene.provenance),
         ORIENTATIONS: sum(i.oriented for i in unit),
         UNKNOWN: sum(not i.oriented for i in unit),
-        OTHER_HBB: sum(not _same_hbb(i) for i in unit),
+        OTHER_HBB: sum(not _same_hbb(i, scene) for i in unit),
         DIFFICULT: sum(i.difficult for i in unit),
         MASKS: sum(bool(i.mask) for i in unit),
         EXTRA: sum(bool(i.extra) for i in unit),
@@ -132,8 +134,10 @@ def count_kept(job: Job, scene: Scene, writer: Writer) -> None:
     job.lost.update({what: int(count) for what, count in found.items() if what not in (*writer.apart, *writer.holds)})
 
 
-def _same_hbb(instance: Instance) -> bool:
-    return all(abs(a - b) < 0.05 for a, b in zip(hbb_of(instance.corners), instance.hbb, strict=True))
+def _same_hbb(instance: Instance, scene: Scene) -> bool:
+    """Whether the HBB is that of what is visible of the OBB."""
+    (seen,) = visible_hbbs(np.array([instance.corners]), (0, 0, scene.width, scene.height)).tolist()
+    return all(abs(a - b) < 0.05 for a, b in zip(seen, instance.hbb, strict=True))
 
 
 def decimal(value: float) -> str:

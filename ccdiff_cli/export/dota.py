@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..dataset import SPLITS
+from ..errors import CCDiffError
 from ..scene import Scene
 from .common import DIFFICULT, ORIENTATIONS, Job, Writer, decimal, no_labels, stem_of, write_classes, write_label
 
+NAME_BYTES = 255
+"""The longest file name that file systems take."""
 _RESERVED = re.compile(r'[<>:"/\\|?*]')
 
 
@@ -69,6 +72,13 @@ def _finish_task1(job: Job, scenes: Sequence[Scene]) -> str:
 
     The score is what an object's ``extra`` has as ``score``, else 1.
     """
+    for name in job.classes:
+        if len(file := f"Task1_{file_word(name)}.txt".encode()) > NAME_BYTES:
+            raise CCDiffError(
+                f"the class {name[:40]!r}... makes a file name of {len(file)} bytes; file systems take {NAME_BYTES}",
+                where="--format dota-task1",
+                fix="prepare the set with shorter class names (--classes FILE with lines `name = shorter`)",
+            )
     lines: dict[str, list[str]] = {name: [] for name in job.classes}
     for scene in scenes:
         for instance in scene.instances:

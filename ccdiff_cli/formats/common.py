@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from ..scene import Instance, Scene
 from .dota import tile_source
 from .raw import SPLIT_WORDS, RawSet, read_split_lists
 
+ELLIPSE_POINTS = 32
 MAX_MASK_PIXELS, MAX_RUNS = 25_000_000, 100_000
 """The largest bitmap of one object that is unpacked, and the most runs of pixels in its rows."""
 _OUTLINES = "outlines of more or fewer than four corners, with the minimum-area rectangle as OBB"
@@ -96,6 +98,14 @@ def of_outline(category: str, ring: Sequence[float], raw: RawSet, *, where: str,
         return Instance.from_corners(category, points, **more)
     raw.notes[_OUTLINES] += 1
     return Instance.from_corners(category, min_area_corners(points), hbb_of(points), mask=(tuple(points),), **more)
+
+
+def ellipse_outline(centre: tuple[float, float], radii: tuple[float, float], turn: float = 0.0) -> tuple[float, ...]:
+    """Points of an ellipse, its first axis turned (radians, from the x axis towards the y axis)."""
+    cos, sin = math.cos(turn), math.sin(turn)
+    angles = [2 * math.pi * k / ELLIPSE_POINTS for k in range(ELLIPSE_POINTS)]
+    round_it = [(radii[0] * math.cos(a), radii[1] * math.sin(a)) for a in angles]
+    return tuple(v for x, y in round_it for v in (centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos))
 
 
 def of_bitmap(category: str, bitmap: np.ndarray, offset: tuple[int, int], *, where: str, **more: Any) -> Instance:

@@ -30,12 +30,11 @@ from ..errors import CCDiffError
 from ..geometry import le90_to_corners
 from ..scene import ClassList, Instance
 from .classes import ClassMap, clean_name, over
-from .common import MAX_MASK_PIXELS, Labelled, add_scenes, declared, of_bitmap, of_outline
+from .common import MAX_MASK_PIXELS, Labelled, add_scenes, declared, ellipse_outline, of_bitmap, of_outline
 from .raw import SPLIT_WORDS, Faults, PictureFinder, RawSet, files_below, first_files, flag, number, read_head, turned_box
 from .voc import parse_xml
 
 MAX_XML_BYTES = 1_000_000_000
-ELLIPSE_POINTS = 32
 _BEGINS = re.compile(rb"<annotations[\s>].*?<(version|meta|image|track)[\s>/]", re.DOTALL)
 _SHAPES = ("box", "polygon", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton", "tag")
 _GROUPS = ("iscrowd", "is_crowd", "crowd")
@@ -208,9 +207,7 @@ def _ellipse(category: str, shape: Element, raw: RawSet, where: str, more: dict[
     turn = math.radians(_rotation(shape, where))
     cos, sin = math.cos(turn), math.sin(turn)
     half = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
-    angles = [2 * math.pi * k / ELLIPSE_POINTS for k in range(ELLIPSE_POINTS)]
-    round_it = [(abs(rx) * math.cos(a), abs(ry) * math.sin(a)) for a in angles]
-    mask = tuple(v for x, y in round_it for v in (cx + x * cos - y * sin, cy + x * sin + y * cos))
+    mask = ellipse_outline((cx, cy), (abs(rx), abs(ry)), turn)
     hbb = (cx - half[0], cy - half[1], cx + half[0], cy + half[1])
     corners = le90_to_corners((cx, cy, 2 * abs(rx), 2 * abs(ry), turn))
     return Instance.from_corners(category, corners, hbb, mask=(mask,), **more)

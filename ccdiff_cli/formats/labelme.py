@@ -7,7 +7,8 @@ Followed: labelme's ``label_file.py`` and its examples (5.x), the user guide of 
 * ``rectangle``: two opposite corners in any order, or four; an HBB.  ``rotation``: four corners as they are turned, the OBB; ``direction``
   (radians, what the program shows) repeats them and goes to ``extra``.  ``polygon``: an outline (see ``common``).  ``mask``: the bitmap
   that stands in the shape, at its box.
-* ``circle``, ``line``, ``linestrip``, ``point``, ``points`` and every other kind are left out, counted by kind.
+* ``circle``: its centre and a point on it; its square as HBB, 32 points of it as mask.
+* ``line``, ``linestrip``, ``point``, ``points`` and every other kind are left out, counted by kind.
 * An object is difficult where ``difficult``, or a flag or attribute of that name, says so.
 * The class list is ``classes.txt`` or ``labels.txt`` where the folder has one (labelme's ``__ignore__`` and ``_background_`` are no
   classes), else the labels found, sorted.
@@ -20,6 +21,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,18 @@ from ..geometry import hbb_of
 from ..pictures import opened
 from ..scene import ClassList, Instance
 from .classes import ClassMap, clean_name, over, read_class_file
-from .common import MAX_MASK_PIXELS, Labelled, add_scenes, declared, of_bitmap, of_outline, plain_value, read_tail, split_of_folders
+from .common import (
+    MAX_MASK_PIXELS,
+    Labelled,
+    add_scenes,
+    declared,
+    ellipse_outline,
+    of_bitmap,
+    of_outline,
+    plain_value,
+    read_tail,
+    split_of_folders,
+)
 from .raw import (
     Faults,
     MissingPicture,
@@ -198,6 +211,14 @@ def _polygon(category: str, points: Sequence[float], shape: Mapping[str, Any], r
     return of_outline(category, points, raw, where=where, **more)
 
 
+def _circle(category: str, points: Sequence[float], shape: Mapping[str, Any], raw: RawSet, where: str, more: Any) -> Instance:
+    if len(points) != 4:
+        raise CCDiffError(f"a circle of {len(points) // 2} points, expected its centre and a point on it", where=where)
+    cx, cy, x, y = points
+    r = math.hypot(x - cx, y - cy)
+    return Instance.from_hbb(category, (cx - r, cy - r, cx + r, cy + r), mask=(ellipse_outline((cx, cy), (r, r)),), **more)
+
+
 def _mask(category: str, points: Sequence[float], shape: Mapping[str, Any], raw: RawSet, where: str, more: Any) -> Instance:
     """labelme's mask: a picture of its box, whose two corners are the first and last pixel of it."""
     if len(points) != 4:
@@ -216,7 +237,7 @@ def _mask(category: str, points: Sequence[float], shape: Mapping[str, Any], raw:
     return of_bitmap(category, bitmap, (round(x1), round(y1)), where=where, **more)
 
 
-_KINDS = {"rectangle": _rectangle, "rotation": _turned, "polygon": _polygon, "mask": _mask}
+_KINDS = {"rectangle": _rectangle, "rotation": _turned, "polygon": _polygon, "circle": _circle, "mask": _mask}
 
 
 def _difficult(shape: Mapping[str, Any], where: str) -> bool:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..pictures import Header, Reading, UnreadablePicture, open_picture, read_he
 from ..rasters import RasterHeader
 from ..scene import Instance, Scene
 from .windows import held_whole, read_value_bands
+from .world import World, world_of
 
 TURN, KEEP = "turn", "keep"
 SET, PICTURE, FIXED, NONE = "set", "picture", "fixed", "none"
@@ -106,11 +107,13 @@ def _stretch(text: str) -> tuple[str, tuple[float, float]]:
 
 @dataclass(frozen=True)
 class Found:
-    """What the headers of a picture say; ``whole``: it is large, and will be decoded whole, for its file has no bands."""
+    """What the headers of a picture say; ``whole``: it is large, and will be decoded whole, for its file has no bands; ``world``: what
+    files beside it say of its place."""
 
     header: Header
     raster: RasterHeader | None
     whole: bool
+    world: World | None = None
 
 
 def look(path: str) -> Found | str:
@@ -119,6 +122,13 @@ def look(path: str) -> Found | str:
     Raises:
         CCDiffError: it is missing, or takes the raster library, which is not installed.
     """
+    found = _look(path)
+    if isinstance(found, str) or (found.raster is not None and found.raster.crs):
+        return found
+    return replace(found, world=world_of(path, found.header.size[1]))
+
+
+def _look(path: str) -> Found | str:
     try:
         header = read_header(path)
         if header.plain:
@@ -178,6 +188,10 @@ def _masks(found: Found) -> int:
     """How many of a picture's bands are transparency, which nobody misses."""
     if found.header.plain:
         return int(found.header.mode in ("LA", "RGBA", "RGBa", "CMYK") or (found.header.mode == "RGBX" and found.header.format != "TIFF"))
+    return _alpha(found)
+
+
+def _alpha(found: Found) -> int:
     return len(found.raster.alpha) if found.raster is not None else 0
 
 
@@ -240,6 +254,10 @@ def settle(scenes: Sequence[Scene], found: Sequence[Found], options: PixelOption
         settled.scenes.append(scene.replace(width=real[0], height=real[1], reading=reading, provenance=provenance))
         if one.header.georeferenced and one.raster is None and one.header.format == "TIFF" and not rasters.installed():
             settled.notes[f"georeferenced pictures whose coordinates were not read ({rasters.INSTALL})"] += 1
+        elif one.world is not None and not one.world.crs:
+            settled.notes["pictures with a world file whose coordinate reference system nobody says (NAME.prj), passed over"] += 1
+        if one.header.format == "TIFF" and not options.bands and (one.header.mode in ("LA", "RGBA", "RGBa") or _alpha(one)):
+            settled.notes["TIFF pictures with a band marked as transparency, which is not read (--bands chooses it)"] += 1
     _judge(settled, options, len(scenes), stop)
     return settled
 
@@ -503,7 +521,7 @@ def _judge(settled: Settled, options: PixelOptions, pictures: int, stop: bool) -
 
 def _placed(found: Found, reading: Reading, scene: Scene) -> dict[str, Any]:
     """The picture's coordinate reference and metres a pixel, as far as the file tells them and the labels do not."""
-    raster = found.raster
+    raster = found.raster if found.raster is not None and found.raster.crs else found.world
     if raster is None or not raster.crs:
         return {}
     transform = raster.transform

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ccdiff_cli.detectors import mmcv_ops
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.export import export_set
+from ccdiff_cli.geometry import visible_hbbs
+from ccdiff_cli.prepare import prepare_dataset
 from ccdiff_cli.scene import ClassList, Instance
 from tests.export.sets import OUTSIDE, SLANTED, one_scene
 
@@ -83,3 +86,22 @@ def test_task1_keeps_scores_and_refuses_names_that_its_lines_or_files_cannot_hol
 def test_dashes_for_spaces_are_counted(tmp_path):
     made = one_scene(tmp_path / "set", ClassList(("ship", "storage tank", "small-vehicle")))
     assert export_set(made, tmp_path / "out", "dota").lost[SPACES] == 1
+
+
+def test_task1_refuses_a_class_whose_file_no_file_system_takes(tmp_path):
+    fits, too_long = "\u8239" * 81 + "ab", "\u8239" * 82  # 245 and 246 bytes
+    done = export_set(one_scene(tmp_path / "set", ClassList((fits,))), tmp_path / "out", "dota-task1")
+    assert (tmp_path / "out" / f"Task1_{fits}.txt").is_file() and done.pictures == 1
+    with pytest.raises(CCDiffError, match="file name of 256 bytes") as caught:
+        export_set(one_scene(tmp_path / "set2", ClassList((too_long,))), tmp_path / "out2", "dota-task1")
+    assert "shorter class names" in caught.value.fix and not list((tmp_path / "out2").glob("Task1*"))
+
+
+def test_the_hbb_of_a_box_that_reaches_beyond_is_no_other_hbb(tmp_path):
+    """Its HBB is that of the visible part, which every reader of ours makes of the corners again."""
+    (seen,) = visible_hbbs(np.array([OUTSIDE]), (0, 0, 96, 64)).tolist()
+    box = Instance.from_corners("ship", OUTSIDE, seen)
+    done = export_set(one_scene(tmp_path / "set", instances=(box,)), tmp_path / "out", "dota")
+    assert not any("horizontal boxes" in what for what in done.lost)
+    back = prepare_dataset(tmp_path / "out", tmp_path / "back")
+    assert back.scenes[0].instances[0].hbb == pytest.approx(seen, abs=2e-3)

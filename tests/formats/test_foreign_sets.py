@@ -106,6 +106,29 @@ def test_darknet(tmp_path, top):
     assert boxes(root) == boxes(base) == boxes(base / "obj.data") == right
 
 
+@pytest.mark.parametrize("prefix", ["data/", ""])
+@pytest.mark.parametrize(
+    "subsets",
+    [
+        {"train": ("train.txt", "obj_train_data", "train")},
+        {"train": ("Train.txt", "obj_Train_data", "train"), "valid": ("Validation.txt", "obj_Validation_data", "val")},
+        {"train": ("train.txt", "obj_train_data", "train"), "test": ("test.txt", "obj_test_data", "test")},
+        {"default": ("default.txt", "obj_default_data", "")},
+    ],
+)
+def test_yolo_1_1_as_cvat_exports_it(tmp_path, subsets, prefix):
+    described, right = "classes = 1\n", {}
+    for k, (key, (name, folder, split)) in enumerate(subsets.items()):
+        picture(tmp_path / "r" / folder / f"{k}.png", seed=k)
+        write(tmp_path / "r" / folder / f"{k}.txt", BOX)
+        write(tmp_path / "r" / name, f"{prefix}{folder}/{k}.png\n")
+        described += f"{key} = {prefix}{name}\n"
+        right[f"{k}.png"] = (split, [("ship", HBB)])
+    write(tmp_path / "r" / "obj.data", f"{described}names = {prefix}obj.names\nbackup = backup/\n")
+    write(tmp_path / "r" / "obj.names", "ship\n")
+    assert detect_format(tmp_path / "r") == "yolo" and boxes(tmp_path / "r") == right
+
+
 def test_lists_at_the_top_without_a_description(tmp_path):
     root = yolo(tmp_path / "r", "a", "b", "c")
     write(root / "train.txt", "C:\\sets\\mine\\images\\a.png\r\n")

@@ -3,11 +3,13 @@
 import base64
 import io
 import json
+import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ccdiff_cli.dataset import polygon_area
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.formats import detect_format, read_raw
 from tests.rawsets import labelme_file, picture
@@ -65,8 +67,16 @@ def test_masks_at_their_box(tmp_path):
             read_raw(one(tmp_path / "r", [{**shape("mask", [[10, 20], [17, 24]]), **change}]))
 
 
+def test_a_circle_is_its_square_and_its_outline(tmp_path):
+    (instance,) = read_raw(one(tmp_path / "r", [shape("circle", [[30, 40], [33, 44]])])).scenes[0].instances
+    assert instance.hbb == pytest.approx((25, 35, 35, 45)) and not instance.oriented and len(instance.mask[0]) == 64
+    assert polygon_area(instance.mask[0]) == pytest.approx(math.pi * 25, rel=0.01)
+    with pytest.raises(CCDiffError, match="a circle of 3 points"):
+        read_raw(one(tmp_path / "r2", [shape("circle", [[30, 40], [33, 44], [1, 1]])]))
+
+
 def test_what_is_left_out_is_counted_by_kind(tmp_path):
-    kinds = {"circle": 2, "line": 1, "linestrip": 1, "point": 3}
+    kinds = {"ellipse": 2, "line": 1, "linestrip": 1, "point": 3}
     shapes = [shape(kind, [[1, 2], [3, 4]], label="storage tank") for kind, n in kinds.items() for _ in range(n)]
     raw = read_raw(one(tmp_path / "r", [*shapes, shape("rectangle", [[1, 2], [3, 4]]), shape("rectangle", [[1, 2], [3, 4]], "__ignore__")]))
     assert raw.skipped == {
