@@ -154,3 +154,9 @@ class Method:
     import_checkpoint: Callable[[Path, Path, Given], dict[str, Any]] | None = None
     export_checkpoint: Callable[[Path, Path], list[Path]] | None = None
     numbers_of_object: Callable[[Any, Mapping[str, Any]], float] = _none
+
+    def of_boxes(self) -> str | None:
+        """What who uses its pictures must know of their labels; None where every box was given to it as it is."""
+        if not self.takes & {HBB, OBB}:
+            return f"{self.title} takes no boxes: nothing but the caption ties its pictures to their labels"
+        return None if OBB in self.takes else f"{self.title} takes horizontal boxes: an oriented one was drawn as its HBB"

@@ -9,6 +9,7 @@ import yaml
 
 from ..dataset import count_scenes
 from ..errors import markdown, markdown_code
+from ..methods import method_named
 from ..scene import Scene
 from .plan import Plan
 
@@ -37,13 +38,14 @@ def card(scenes: Sequence[Scene], plan: Plan, details: Mapping[str, Any]) -> str
         sort_keys=False,
     )
     generator, layouts = details["generator"], identity["layouts"]
+    made_by = method_named(generator["method"])
     per_class = "\n".join(f"| {markdown(name)} | {count:,} |" for name, count in counts["per_class"].items())
     splits = ", ".join(
         f"{markdown(name)} {c['pictures']:,} pictures with {c['objects']:,} objects" for name, c in counts["per_split"].items()
     )
     sampler = {"euler": "Euler"}.get(options["scheduler"], "the generator's own sampler")
     how = [
-        f"* Generator: {markdown_code(generator['recipe'] or 'imported')}, key `{generator['key']}`"
+        f"* Generator: {made_by.title}, {markdown_code(generator['recipe'] or 'imported')}, key `{generator['key']}`"
         + (f", trained for {generator['steps']:,} steps" if generator.get("steps") else "")
         + (f" on the set {markdown_code(generator['trained_on'])}" if generator.get("trained_on") else "")
         + f"; {options['steps']} denoising steps by {sampler}, guidance {options['guidance_scale']:g}, {options['precision']}.",
@@ -62,6 +64,8 @@ def card(scenes: Sequence[Scene], plan: Plan, details: Mapping[str, Any]) -> str
         "* Rare classes and rare appearances of the training set stay rare; its mistakes and gaps are inherited.",
         "* Train on it, do not test on it: a detector's score on these pictures says nothing of real ones.",
     ]
+    if generator.get("boxes"):
+        limits.insert(0, f"* **{generator['boxes']}.**")
     if options["shuffle_layouts"]:
         limits.insert(0, "* **This is a floor set**: its labels do not belong to its pictures on purpose. Never train on it.")
     sources = generator.get("sources")

@@ -19,6 +19,7 @@ from ..drawing import contact_sheet, draw_scene, legend
 from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, inside, sha256_file, write_bytes, write_text
 from ..geometry import area_inside, corners_inside
+from ..methods import method_of
 from ..pictures import picture_size, read_rgb
 from ..references import REFERENCES, problems_of_bank
 from ..scene import ClassList, Scene
@@ -63,6 +64,8 @@ def finish(out: Path, plan: Plan, generator: Mapping[str, Any], machine: Mapping
         progress("write", 0, 1)
     _remove_surplus(out, {scene.file_name for scene in scenes})
     write_contact_sheet(out / CONTACT_SHEET, scenes, plan.classes)
+    method = method_of(generator)
+    note = method.of_boxes()
     details: dict[str, Any] = {
         "plan": plan.key,
         **plan.header["identity"],
@@ -71,6 +74,8 @@ def finish(out: Path, plan: Plan, generator: Mapping[str, Any], machine: Mapping
             "trained_on": (generator.get("data") or {}).get("key"),
             "sources": (generator.get("data") or {}).get("sources"),
             "steps": generator.get("steps"),
+            "method": method.name,
+            **({"boxes": note} if note else {}),
         },
         "skipped_layouts": plan.header["layouts"],
         "environment": dict(machine),

@@ -33,7 +33,7 @@ COMMON: dict[str, Any] = {
     "denoiser.train.batch_size": 2,
     "denoiser.train.warmup_steps": 0,
     "denoiser.train.checkpoint_every": EVERY,
-    "denoiser.train.ema_decay": 0.5,
+    "denoiser.train.ema_decay": 0.0,
     "denoiser.symmetries": 1,
     "denoiser.balance": 0.0,
     "denoiser.sample_every": 100,
@@ -44,7 +44,7 @@ RECIPES = {"ccdiff++": "tiny"}
 """Where it is not called after the method."""
 SMALL: dict[str, dict[str, Any]] = {
     "ccdiff++": {**SHIPPED, "resampler.width": 32, "resampler.depth": 1},
-    "ccdiff": {**SHIPPED, "resampler.width": 32, "resampler.depth": 1},
+    "ccdiff": {"unet.source": None, "unet.channels": [16, 32], "conditioning.places": ["mid_block", "up_blocks.0"], "resampler.width": 32},
 }
 
 
@@ -90,7 +90,10 @@ def test_the_whole_chain(name: str, prepared: Path, judge: Detector, tmp_path: P
 
     export_set(tmp_path / "shared", tmp_path / "coco", "coco")
     made = read_set(tmp_path / "shared")
-    exported = json.loads(next((tmp_path / "coco").rglob("*.json")).read_text())
+    said_of = json.loads((tmp_path / "shared" / "manifest.json").read_text())["generator"]
+    assert said_of["method"] == name and said_of.get("boxes") == method.of_boxes()
+    assert method.title in (tmp_path / "shared" / "README.md").read_text()
+    exported = json.loads((tmp_path / "coco" / "annotations" / "instances_train.json").read_text())
     assert len(exported["annotations"]) == sum(len(scene.instances) for scene in made.scenes) > 0
     figure = layout_adherence(judge, made.split("train"), made.classes)["synthetic"]["mAP"]
     assert 0 <= figure <= 1
