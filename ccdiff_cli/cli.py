@@ -351,7 +351,9 @@ def synthesize(
     top_k: Annotated[
         int | None, typer.Option(help="Draw references from so many best ones; 1: the best, as published; as in training unless given.")
     ] = None,
-    published: Annotated[bool, typer.Option("--published", help="Sample as published: 50 steps of Euler, guidance 7.5.")] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Sample as its method was published (CC-Diff: 50 steps of Euler, guidance 7.5).")
+    ] = False,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; the generator's own unless given.")] = None,
     channels_last: Annotated[
         bool | None,
@@ -384,18 +386,21 @@ def synthesize(
     from .layouts.llm import writer_of
     from .synthesis import synthesize as run
 
+    sampling: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale}
     if published:
         if steps is not None or guidance_scale is not None:
             raise CCDiffError(
                 "--published says steps and guidance itself", where="--published", fix="leave --steps and --guidance-scale out"
             )
-        steps, guidance_scale = 50, 7.5
+        from .methods import published_sampling
+
+        sampling = published_sampling(_shipped(checkpoint))
     writer = writer_of(llm_url, llm_model, llm_captions)
     with progress_bars(quiet=as_json) as progress:
         made = run(
-            _shipped(checkpoint), layouts, out, n, seed=seed, batch_size=batch_size, steps=steps, guidance_scale=guidance_scale,
+            _shipped(checkpoint), layouts, out, n, seed=seed, batch_size=batch_size, **sampling,
             retrieval=retrieval, top_k=top_k,
-            scheduler="euler" if published else None, layout_source=layout_source, balance=balance, writer=writer,
+            layout_source=layout_source, balance=balance, writer=writer,
             shuffle_layouts=shuffle_layouts, val_share=val_share, filter=filter, filter_recall=filter_recall,
             filter_retries=filter_retries, filter_detector=filter_detector, filter_clip=filter_clip, precision=precision,
             channels_last=channels_last, compile=compile, format=format, num_processes=num_processes, part=_part(part), ray_actors=ray,

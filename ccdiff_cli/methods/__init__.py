@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS", "Base", "Given", "Method", "Stage",
-    "export_checkpoint", "import_checkpoint", "load_pipeline", "method_named", "method_of",
+    "export_checkpoint", "import_checkpoint", "load_pipeline", "method_named", "method_of", "published_sampling",
 ]  # fmt: skip
 
 METHODS: dict[str, Method] = {method.name: method for method in (CCDIFFPP, CCDIFF)}
@@ -52,6 +52,22 @@ def method_of(description: Mapping[str, Any], *, where: str | Path | None = None
     group = recipe.get("conditioning")
     earlier = (group.get("variant") if isinstance(group, Mapping) else None) or imported.get("model")
     return method_named(description.get("method") or recipe.get("method") or earlier or DEFAULT_METHOD, where=where)
+
+
+def published_sampling(folder: str | Path) -> dict[str, Any]:
+    """How the method of a generator was published to sample, as arguments of a synthesis.
+
+    Raises:
+        CCDiffError: no generator; its method was published with a sampler that a synthesis cannot be told to take.
+    """
+    method = method_of(read_generator(folder), where=folder)
+    if not method.published:
+        raise CCDiffError(
+            f"{method.title} has no published sampling to switch to",
+            where="--published",
+            fix="leave the option out, or set `sampling` in a recipe",
+        )
+    return dict(method.published)
 
 
 def load_pipeline(folder: str | Path, **kwargs: Any) -> ScenePipeline:

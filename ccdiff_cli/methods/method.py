@@ -8,7 +8,7 @@ knows which method it serves.  How the condition enters, and what the unconditio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,7 +35,8 @@ class Base:
         latent_side, latent_channels: of the grid that the VAE makes (the picture itself where there is no VAE).
         text_width, image_width: of the encoders' tokens; 0 where there is none.
         parts: the shared parts that ``recipe.base()`` asks for, loaded or trained: "vae", "tokenizer", "text_encoder",
-            "feature_extractor", "image_encoder", and "unet", a plain ``UNet2DConditionModel``.
+            "feature_extractor", "image_encoder", and "unet", a plain ``UNet2DConditionModel``.  Where only sizes are asked for:
+            the UNet, and the text encoder where its configuration is at hand.
     """
 
     recipe: Any
@@ -139,6 +140,8 @@ class Method:
         options: further arguments of its pipeline, saved with the generator.
         import_checkpoint: ``(released folder or file, generator folder, Given) -> description``; None: nothing was released.
         export_checkpoint: ``(generator folder, folder) -> files written`` in the released form.
+        schedulers: names that may stand in place of a generator's own in a synthesis (``ScenePipeline.set_up``).
+        published: the published sampling, as arguments of a synthesis; empty: not to be had by arguments alone.
         numbers_of_object: how many numbers training keeps of one object, for the estimate of memory.
     """
 
@@ -153,6 +156,8 @@ class Method:
     options: Callable[[Any], dict[str, Any]] = _nothing
     import_checkpoint: Callable[[Path, Path, Given], dict[str, Any]] | None = None
     export_checkpoint: Callable[[Path, Path], list[Path]] | None = None
+    schedulers: tuple[str, ...] = ("euler",)
+    published: Mapping[str, Any] = field(default_factory=dict)
     numbers_of_object: Callable[[Any, Mapping[str, Any]], float] = _none
 
     def of_boxes(self) -> str | None:

@@ -113,6 +113,9 @@ def write_generator(pipe: ScenePipeline, out: Path, description: dict[str, Any])
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         try:
+            if "method" in description:  # what a synthesis does unless told otherwise
+                names = {"steps": "num_inference_steps", "guidance_scale": "guidance_scale", "negative_prompt": "negative_prompt"}
+                description["recipe"] = {"sampling": {name: pipe.config[key] for name, key in names.items()}}
             pipe.save_pretrained(partial)
             write_json(partial / GENERATOR_FILE, description)
             if out.exists():

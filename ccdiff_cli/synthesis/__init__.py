@@ -132,7 +132,7 @@ def synthesize(
         n: number of pictures.
         batch_size: pictures per forward pass.  The result depends on it within floating point rounding, so it is part of the plan.
         steps, guidance_scale, negative_prompt: by default the recipe's.
-        scheduler: "euler" in place of the generator's own.
+        scheduler: a name of its method's ``schedulers`` ("euler") in place of the generator's own.
         layout_source: a key of ``layouts.SOURCES``; by default "augmented" wherever captions can be made anew, else "set".
         balance: one of ``layouts.BALANCES``.
         writer: the language model of source "llm".
@@ -169,16 +169,20 @@ def synthesize(
     out = Path(out)
     _check_options(
         n=n, batch_size=batch_size, steps=steps, top_k=top_k, guidance_scale=guidance_scale, precision=precision, threads=threads,
-        format=format, scheduler=scheduler, val_share=val_share, part=part, ray_actors=ray_actors,
+        format=format, val_share=val_share, part=part, ray_actors=ray_actors,
     )  # fmt: skip
     if shuffle_layouts and n < 2:
         raise CCDiffError("one picture has no other layout to be drawn from", where="--shuffle-layouts", fix="ask for at least two")
     if shuffle_layouts and filter is not None:
         raise CCDiffError("a floor set is not filtered: nothing would be left", where="--filter", fix="leave one of the two options out")
     generator = {**read_generator(checkpoint), "key": generator_key(checkpoint)}
+    method = method_of(generator, where=checkpoint)
+    takes = method.takes
+    if scheduler is not None and scheduler not in method.schedulers:
+        fix = f"choose {' or '.join(method.schedulers)}" if method.schedulers else "leave the option out"
+        raise CCDiffError(f"{method.title} does not sample by {scheduler!r}", where="--scheduler", fix=fix)
     source = open_layouts(layouts, split)
     cost = check_needs(out, source, split, n, int(generator["picture_size"]), format)
-    takes = method_of(generator, where=checkpoint).takes
     if references is not None and REFERENCES not in takes:
         raise CCDiffError("the generator's method takes no reference pictures", where="--references", fix="leave the option out")
     bank_folder = _bank_folder(references, source.root) if REFERENCES in takes else None
@@ -359,7 +363,7 @@ def _check_options(**given: Any) -> None:
             raise CCDiffError(f"{name} is {given[name]}, expected at least 1", where=f"--{name.replace('_', '-')}")
     if given["guidance_scale"] is not None and not 1 <= given["guidance_scale"] < 1e3:
         raise CCDiffError(f"the guidance scale is {given['guidance_scale']}, expected at least 1 (1: none)", where="--guidance-scale")
-    for name, known in (("precision", (None, *PRECISIONS)), ("format", FORMATS), ("scheduler", (None, "euler"))):
+    for name, known in (("precision", (None, *PRECISIONS)), ("format", FORMATS)):
         if given[name] not in known:
             raise CCDiffError(f"unknown {name} {given[name]!r}", where=f"--{name}", fix=f"choose {', '.join(k for k in known if k)}")
     if not 0 <= given["val_share"] < 1:

@@ -43,7 +43,7 @@ def card(scenes: Sequence[Scene], plan: Plan, details: Mapping[str, Any]) -> str
     splits = ", ".join(
         f"{markdown(name)} {c['pictures']:,} pictures with {c['objects']:,} objects" for name, c in counts["per_split"].items()
     )
-    sampler = {"euler": "Euler"}.get(options["scheduler"], "the generator's own sampler")
+    sampler = options["scheduler"].capitalize() if options["scheduler"] else "the generator's own sampler"
     how = [
         f"* Generator: {made_by.title}, {markdown_code(generator['recipe'] or 'imported')}, key `{generator['key']}`"
         + (f", trained for {generator['steps']:,} steps" if generator.get("steps") else "")

@@ -54,7 +54,7 @@ class _Options(Stored):
     steps: Annotated[int, Field(strict=True, ge=1, le=10**6)]
     guidance_scale: Number
     negative_prompt: Text
-    scheduler: Literal["euler"] | None = None
+    scheduler: Text | None = None
     precision: Literal["float32", "bfloat16", "float16"]
     channels_last: Flag = False
     compile: Flag = False

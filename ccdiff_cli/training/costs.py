@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..bounds import amount, check_crowded, check_memory, free_memory
 from ..generator import SHIPPED, shipped_generator
@@ -42,7 +43,7 @@ def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Pat
     try:
         parts, frozen = _parts_without_weights(recipe, Path(start) if start else None)
         kept = _kept_by(parts["unet"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError):  # said by what loads them
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError, AttributeError):  # said by what loads them
         return {}
     train = recipe.denoiser.train
     method = method_named(recipe.method)
@@ -120,9 +121,12 @@ def _parts_without_weights(recipe: Recipe, start: Path | None) -> tuple[dict[str
             plain = UNet2DConditionModel.from_config(found["unet"]) if "unet" in found else own_unet(unet, side, channels, text_width)
             plain.register_to_config(sample_size=side)
             parts["unet"] = plain
+        if text:
+            parts["text_encoder"] = CLIPTextModel(CLIPTextConfig.from_dict(text))
         parts |= method_named(recipe.method).build(Base(recipe, (), (), side, channels, text_width, image_width, parts))
     frozen = sum(f.stat().st_size for name, folder in folders.items() if name != "unet" for f in folder.glob("*.safetensors"))
-    return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}, 2.0 * frozen  # half precision as a rule
+    made = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module) and name not in folders.keys() - {"unet"}}
+    return made, 2.0 * frozen  # files are in half precision as a rule
 
 
 def _config_of(folder: Path) -> dict[str, Any]:

@@ -144,6 +144,9 @@ def _assemble(
             told["start"] |= transplanted(pipe, given)
     if given is not None:
         encoders_key = content_key([start_key, len(pipe.tokenizer) if "text" in work.recipe.base() else 0])
+    if named := work.recipe.named():  # what a method has of its own may say how texts and pictures are encoded
+        sections = {k: v for k, v in work.recipe.model_dump(mode="json").items() if k not in Recipe.model_fields}
+        autoencoder_key, encoders_key = (content_key([key, named, sections]) for key in (autoencoder_key, encoders_key))
     return pipe, told, (autoencoder_key, encoders_key)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import shutil
@@ -13,7 +14,7 @@ import pytest
 
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.generator import shipped_generator
-from ccdiff_cli.methods import METHODS, export_checkpoint, import_checkpoint, load_pipeline, method_of
+from ccdiff_cli.methods import METHODS, export_checkpoint, import_checkpoint, load_pipeline, method_of, published_sampling
 from ccdiff_cli.methods.method import TAKES
 from ccdiff_cli.methods.recipe import Recipe
 from ccdiff_cli.recipes import load_recipe, recipe_of
@@ -126,3 +127,20 @@ def test_a_generator_of_another_method_is_no_start(tmp_path: Path) -> None:
         _check_start(shipped_generator(), load_recipe("ccdiff-tiny"), False)
     _check_start(shipped_generator(), load_recipe("ccdiff-tiny"), True)
     _check_start(shipped_generator(), load_recipe("tiny"), False)
+
+
+def test_sampling_that_the_method_does_not_know_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    from ccdiff_cli.synthesis import synthesize
+
+    assert published_sampling(shipped_generator()) == {"steps": 50, "guidance_scale": 7.5, "scheduler": "euler"}
+    with pytest.raises(CCDiffError, match="does not sample by 'heun'"):
+        synthesize(shipped_generator(), tmp_path, tmp_path / "s", 2, scheduler="heun")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("takes", "words"), [({"caption"}, "takes no boxes"), ({"hbb", "caption"}, "drawn as its HBB"), ({"obb"}, None), ({"hbb", "obb"}, None)]
+)
+def test_what_is_said_of_boxes(takes: set[str], words: str | None) -> None:
+    said = dataclasses.replace(METHODS["ccdiff"], takes=frozenset(takes)).of_boxes()
+    assert said is None if words is None else said is not None and words in said and said.startswith("CC-Diff takes")

@@ -162,6 +162,7 @@ CCDIFFPP = Method(
     stages=(Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trained, loss=_loss),),
     import_checkpoint=_import,
     export_checkpoint=_export,
+    published={"steps": 50, "guidance_scale": 7.5, "scheduler": "euler"},
     numbers_of_object=numbers_of_object,
 )
 CCDIFF = dataclasses.replace(CCDIFFPP, name="ccdiff", title="CC-Diff")
