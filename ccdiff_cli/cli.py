@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -24,6 +25,17 @@ app = typer.Typer(
     "\n\n"
     "The chain: **prepare** → **train** → **synthesize** → **export** / **eval-trainability**. Try `ccdiff demo` first.",
 )
+
+MOST_PIXELS, MOST_PROCESSES, MOST_SEED = 65_500, 1024, 2**63 - 1
+"""Bounds of options: the longest side that JPEG holds; more would be a slip of the hand."""
+
+
+def _finite(value: float | None) -> float | None:
+    """The bounds of an option let NaN through."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output; no progress bars.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write. An interrupted run is finished by the same command.")]
@@ -85,9 +97,13 @@ def prepare(
             "webdataset or metadata; recognised from the folder unless given."
         ),
     ] = None,
-    tile: Annotated[int | None, typer.Option(help="Cut tiles of this side, source pixels; whole pictures unless given.")] = None,
-    overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles, source pixels.")] = 0,
-    size: Annotated[int | None, typer.Option(help="Resize every tile or picture to a square of this side, pixels.")] = None,
+    tile: Annotated[
+        int | None, typer.Option(min=8, max=MOST_PIXELS, help="Cut tiles of this side, source pixels; whole pictures unless given.")
+    ] = None,
+    overlap: Annotated[int, typer.Option(min=0, max=MOST_PIXELS, help="Overlap of neighbouring tiles, source pixels.")] = 0,
+    size: Annotated[
+        int | None, typer.Option(min=8, max=MOST_PIXELS, help="Resize every tile or picture to a square of this side, pixels.")
+    ] = None,
     splits: Annotated[Path | None, typer.Option(help="Folder with train.txt, val.txt, test.txt; the data set's own unless given.")] = None,
     classes: Annotated[
         str | None,
@@ -96,8 +112,12 @@ def prepare(
             "or a known list: dior, vhr10, dota10, dota15, dota20, hrsc, hrsc2, hrsc3, fair1m, fair1m5, sodaa, visdrone."
         ),
     ] = None,
-    keep_share: Annotated[float, typer.Option(help="An object is kept where at least this share of it is inside the tile.")] = 0.7,
-    difficult_share: Annotated[float, typer.Option(help="Down to this share it is kept as difficult; below, left out and counted.")] = 0.2,
+    keep_share: Annotated[
+        float, typer.Option(min=0, max=1, callback=_finite, help="An object is kept where at least this share of it is inside the tile.")
+    ] = 0.7,
+    difficult_share: Annotated[
+        float, typer.Option(min=0, max=1, callback=_finite, help="Down to this share it is kept as difficult; below, left out and counted.")
+    ] = 0.2,
     keep_empty: Annotated[bool, typer.Option(help="Keep pictures and tiles without objects (test scenes need them).")] = False,
     keep_partial: Annotated[
         bool, typer.Option("--keep-partial/--drop-partial", help="Keep or drop tiles in which every object is difficult.")
@@ -163,8 +183,10 @@ def prepare(
         bool, typer.Option(help="Stop at the first broken label, missing or broken picture, instead of leaving it out and counting it.")
     ] = False,
     voc_origin: VocOrigin = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; one per core, at most 8, unless given.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the split by picture, where the data set has none.")] = 0,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PROCESSES, help="Worker processes; one per core, at most 8, unless given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the split by picture, where the data set has none.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Turn a data set into a prepared set: pictures, COCO labels with OBB, captions, reference bank, manifest."""
@@ -211,7 +233,9 @@ def merge_tiles(
             "(`--format geojson --out ships.geojson`)."
         ),
     ] = "coco",
-    iou: Annotated[float, typer.Option(help="Detections of one class that overlap more than this are one object.")] = 0.5,
+    iou: Annotated[
+        float, typer.Option(min=0, max=1, callback=_finite, help="Detections of one class that overlap more than this are one object.")
+    ] = 0.5,
     as_json: Json = False,
 ) -> None:
     """Bring detections on tiles back to the scenes that the tiles were cut from, each object once."""
@@ -274,7 +298,8 @@ def layout(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("runs/layouts"),
     source: Annotated[str, typer.Option("--source", "-s", help=SOURCE_HELP)] = "augmented",
     n: Annotated[
-        int | None, typer.Option("--n", "-n", min=1, help="How many layouts: 60, or to compare as many as half of the set, unless given.")
+        int | None,
+        typer.Option("--n", "-n", min=1, max=10**15, help="How many layouts: 60, or to compare as many as half of the set, unless given."),
     ] = None,
     split: Annotated[str, typer.Option(help="The split that layouts come from.")] = "train",
     balance: Annotated[str, typer.Option(help=BALANCE_HELP)] = "none",
@@ -284,7 +309,7 @@ def layout(
     llm_url: LlmUrl = None,
     llm_model: LlmModel = None,
     llm_captions: LlmCaptions = None,
-    seed: Annotated[int, typer.Option(help="Seed of the layouts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the layouts.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Show the layouts of a source as pictures and in numbers; nothing is synthesized."""
@@ -312,7 +337,7 @@ def layout(
 
 @app.command(epilog="Example: ccdiff synthesize --n 20000 --checkpoint runs/generator --layouts runs/vhr10 --out runs/synthetic")
 def synthesize(
-    n: Annotated[int, typer.Option("--n", "-n", min=1, help="How many pictures.")],
+    n: Annotated[int, typer.Option("--n", "-n", min=1, max=10**15, help="How many pictures.")],
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", "-c", help="A generator folder, or the shipped model: tiny (./tiny: a folder).")
     ],
@@ -333,14 +358,18 @@ def synthesize(
             "`objects`: the labels of missing objects are left out, or `pictures`: the picture is."
         ),
     ] = None,
-    filter_recall: Annotated[float, typer.Option(help="Thresholds: what this share of the real validation objects pass.")] = 0.9,
-    filter_retries: Annotated[int, typer.Option(help="How often a rejected picture is made again.")] = 2,
+    filter_recall: Annotated[
+        float, typer.Option(min=0, max=1, callback=_finite, help="Thresholds: what this share of the real validation objects pass.")
+    ] = 0.9,
+    filter_retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a rejected picture is made again.")] = 2,
     filter_detector: Annotated[
         Path | None, typer.Option(help="Folder of a trained detector; one is trained and kept in ~/.cache/ccdiff unless given.")
     ] = None,
     filter_clip: Annotated[Path | None, typer.Option(help="Folder of a transformers CLIP model that judges the crops, too.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps; the generator's own unless given.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; the generator's own unless given.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; the generator's own unless given.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=1, max=1000, callback=_finite, help="Classifier-free guidance; the generator's own unless given.")
+    ] = None,
     retrieval: Annotated[
         str | None,
         typer.Option(
@@ -349,7 +378,10 @@ def synthesize(
         ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Draw references from so many best ones; 1: the best, as published; as in training unless given.")
+        int | None,
+        typer.Option(
+            min=1, max=10**6, help="Draw references from so many best ones; 1: the best, as published; as in training unless given."
+        ),
     ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Sample as its method was published (CC-Diff: 50 steps of Euler, guidance 7.5).")
@@ -367,17 +399,25 @@ def synthesize(
         ),
     ] = None,
     format: Annotated[str, typer.Option("--format", "-f", help="Of the pictures: png, jpeg (quality 95) or webp (lossless).")] = "png",
-    val_share: Annotated[float, typer.Option(help="Share of the real pictures whose layouts go to a val split.")] = 0.0,
-    batch_size: Annotated[int, typer.Option(help="Pictures per forward pass.")] = 8,
+    val_share: Annotated[
+        float, typer.Option(min=0, max=1, callback=_finite, help="Share of the real pictures whose layouts go to a val split.")
+    ] = 0.0,
+    batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Pictures per forward pass.")] = 8,
     num_processes: Annotated[
-        int | None, typer.Option(help="Worker processes on this machine; one per GPU, or per core, unless given.")
+        int | None,
+        typer.Option(min=1, max=MOST_PROCESSES, help="Worker processes on this machine; one per GPU, or per core, unless given."),
     ] = None,
     part: Annotated[
         str | None,
         typer.Option(help="I/N: make every N-th block from the I-th on (0/8 to 7/8), beside other machines; see docs/cluster.md."),
     ] = None,
-    ray: Annotated[int | None, typer.Option(help="Make the pictures by so many Ray actors (one a GPU); see docs/cluster.md.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the set; picture k depends on it, on k and on the plan alone.")] = 0,
+    ray: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_PROCESSES, help="Make the pictures by so many Ray actors (one a GPU); see docs/cluster.md."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed of the set; picture k depends on it, on k and on the plan alone.")
+    ] = 0,
     dry_run: Annotated[bool, typer.Option(help="Write nothing; show the plan, and how long it takes by a timed batch.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -463,7 +503,9 @@ def export(
         str | None,
         typer.Option(help="Encode pictures as png, jpeg or webp; those that are it already, and all unless given, stay as they are."),
     ] = None,
-    quality: Annotated[int | None, typer.Option(help="Of jpeg (95 unless given) or webp (lossless unless given), 1 to 100.")] = None,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Of jpeg (95 unless given) or webp (lossless unless given), 1 to 100.")
+    ] = None,
     voc_origin: Annotated[
         int, typer.Option(help="VOC alone. 1: pixels counted from 1, the last one inside the box, as the devkit; 0: edges from 0.")
     ] = 1,
@@ -521,7 +563,9 @@ def eval_trainability(
         Path | None, typer.Option(help="For the leak check: the prepared set the generator was trained on, where it is not --real.")
     ] = None,
     allow_leaks: Annotated[bool, typer.Option(help="Go on although test pictures leaked into training; the report says so.")] = False,
-    processes: Annotated[int | None, typer.Option(min=1, help="Trainings at a time; one a GPU, or one on a CPU, unless given.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PROCESSES, help="Trainings at a time; one a GPU, or one on a CPU, unless given.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and its cost; train nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -569,10 +613,10 @@ def evaluate(
     share: Annotated[
         Path | None, typer.Option(help="Output folder of eval-trainability on the same set: its detector is not trained again.")
     ] = None,
-    bootstrap: Annotated[int, typer.Option(min=0, help="Bootstrap samples behind the intervals; 0: none.")] = 100,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 32,
+    bootstrap: Annotated[int, typer.Option(min=0, max=100_000, help="Bootstrap samples behind the intervals; 0: none.")] = 100,
+    batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="Pictures per forward pass.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the detector's training, the draws and the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the detector's training, the draws and the bootstrap.")] = 0,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and its cost; write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -601,7 +645,7 @@ def evaluate(
 @app.command(epilog="Example: ccdiff demo --out runs/demo")
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; run again to continue.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything.")] = 0,
     as_json: Json = False,
 ) -> None:
     """The whole chain in minutes, without network: drawn pictures, a short training, synthesis, export, detector, report."""
@@ -668,7 +712,7 @@ def inspect(
     classes: Annotated[str | None, typer.Option(help="Class file of a raw data set, as for `prepare`.")] = None,
     voc_origin: VocOrigin = None,
     source_pattern: SourcePattern = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many pictures the page shows.")] = 24,
+    samples: Annotated[int, typer.Option(min=1, max=10_000, help="How many pictures the page shows.")] = 24,
     as_json: Json = False,
 ) -> None:
     """Look a set through: counts, sizes, angles, suspicious boxes, pictures in two splits, drawn samples on one page."""

@@ -94,12 +94,20 @@ def tell(error: BaseException, *, as_json: bool = False) -> int:
         told = _without_keys("".join(traceback.format_exception(error)).rstrip())
         _say(f"{told}\nthis is a bug of ccdiff: please report it with the lines above")
         return BUG
+    found = CCDiffError(shortened(found.what), where=shortened(found.where or "") or None, fix=shortened(found.fix or "") or None)
     if as_json:
         with contextlib.suppress(OSError):
             print_json({"error": found.what, "where": found.where, "fix": found.fix})
     head = f"{found.where}: {found.what}" if found.where else found.what
     _say(f"error: {visible(head, lines=False)}" + (f"\n  fix: {visible(found.fix, lines=False)}" if found.fix else ""))
     return BAD_INPUT
+
+
+def shortened(text: str, most: int = 3000) -> str:
+    """A text of which no more than its ends are shown where an option or a file holds thousands of characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} [... {len(text) - most:,} characters ...] {text[-most // 2 :]}"
 
 
 def _without_keys(text: str) -> str:

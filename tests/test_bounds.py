@@ -100,7 +100,7 @@ def test_more_pictures_than_memory_holds_are_refused_before_the_first_is_planned
 def test_other_numbers_without_bound(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "ask for fewer layouts" in refusal(["layout", str(prepared), "--n", "10000000000000", "--out", str(tmp_path / "l")], capsys)
     said = refusal(
-        ["train", "--data", str(prepared), "--out", str(tmp_path / "g"), "--dry-run", "--set", "denoiser.train.batch_size=1000000"], capsys
+        ["train", "--data", str(prepared), "--out", str(tmp_path / "g"), "--dry-run", "--set", "denoiser.train.batch_size=60000"], capsys
     )
     assert "lower denoiser.train.batch_size" in said and "fit" in said
     assert not (tmp_path / "g").exists()
@@ -110,3 +110,77 @@ def test_the_plan_of_a_training_names_its_memory(prepared: Path, tmp_path: Path)
     done = CliRunner().invoke(app, ["train", "--data", str(prepared), "--out", str(tmp_path / "g"), "--dry-run", "--json"])
     assert done.exit_code == 0, done.output
     assert "a process" in json.loads(done.output)["memory"]
+
+
+# ------------------------------------------------------------------------------------------------------------- options and keys
+
+ODD = ("-1", "1" + "0" * 20, "9" * 5000, "nan", "inf", "-inf", "1e400", "x" * 100_000, "")
+SETS = ["--real", "no", "--synthetic", "no", "--out", "o"]
+NUMBERS = {
+    "prepare": (["no", "--out", "o"], ("--tile", "--overlap", "--size", "--keep-share", "--difficult-share", "--processes")),
+    "layout": (["no"], ("--n", "--seed")),
+    "synthesize": (
+        ["--n", "2", "-c", "tiny", "-l", "no", "--out", "o"],
+        (
+            "--n", "--filter-recall", "--filter-retries", "--steps", "--guidance-scale", "--top-k", "--val-share", "--batch-size",
+            "--num-processes", "--ray", "--seed", "--part",
+        ),
+    ),
+    "evaluate": (SETS, ("--bootstrap", "--batch-size")),
+    "eval-trainability": (SETS, ("--processes", "--fractions", "--seeds", "--arm=synthetic")),
+    "inspect": (["no"], ("--samples",)),
+    "merge-tiles": (["no", "--data", "no", "--out", "o"], ("--iou",)),
+    "export": (["no", "--format", "coco", "--out", "o"], ("--quality",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("verb", "option"), [(verb, option) for verb, (_, options) in NUMBERS.items() for option in options])
+def test_numbers_that_are_none_name_their_option(verb: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for value in ODD:
+        said = refusal([verb, *NUMBERS[verb][0], f"{option}={value}"], capsys)
+        named = option.partition("=")[0]
+        assert said.startswith("error: ") and len(said) < 8000, said[:300]
+        assert named in said or f"{named.lstrip('-')}" in said, (value[:20], said[:300])
+
+
+@pytest.mark.parametrize("value", [-1, 10**16, 10**5000 // 10**4800, float("nan"), float("inf"), "x" * 100_000, [], {}])
+def test_keys_that_are_none_name_themselves(value: Any) -> None:
+    from ccdiff_cli.detectors import DetectorConfig
+    from ccdiff_cli.trainability.config import load_experiment
+
+    for key in ("steps", "batch_size", "learning_rate", "checkpoint_every", "weight_decay", "accumulation"):
+        with pytest.raises(CCDiffError, match=f"denoiser.train.{key}: "):
+            load_recipe("tiny", {f"denoiser.train.{key}": value})
+    for key in ("picture_size", "seed", "resampler.width", "unet.heads", "sampling.steps", "sampling.guidance_scale", "encoders.max_words"):
+        with pytest.raises(CCDiffError, match=f"{key}: "):
+            load_recipe("tiny", {key: value})
+    for key in ("steps", "batch", "lr", "workers", "input_size", "anchor_ratios", "anchor_sizes", "proposals"):
+        if value == [] and key.startswith("anchor"):
+            continue
+        with pytest.raises(CCDiffError, match=f"{key}"):
+            load_experiment(None, {f"detector.{key}": [value] * 4 if key.startswith("anchor") else value})
+    for key in ("fractions", "seeds", "samples", "draw", "epochs"):
+        with pytest.raises(CCDiffError, match=f"{key}"):
+            load_experiment(None, {key: value})
+    assert DetectorConfig().steps == 500
+
+
+def test_every_number_of_a_recipe_has_bounds() -> None:
+    """Both sides: what has none goes on until memory, or the reader's patience, ends."""
+    from annotated_types import Ge, Gt, Le, Lt
+    from pydantic import BaseModel
+
+    from ccdiff_cli.detectors import DetectorConfig
+    from ccdiff_cli.methods import METHODS
+
+    def check(model: type[BaseModel]) -> None:
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                check(field.annotation)
+            elif field.annotation in (int, float):
+                kinds = {type(m) for m in field.metadata}
+                assert kinds & {Ge, Gt} and kinds & {Le, Lt}, f"{model.__name__}.{name}"
+
+    for method in METHODS.values():
+        check(method.recipe)
+    check(DetectorConfig)

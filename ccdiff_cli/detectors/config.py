@@ -8,7 +8,7 @@ same number whatever the size of its set.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -56,27 +56,29 @@ class DetectorConfig(BaseModel):
     input_size: int = Field(
         192, ge=32, le=4096, description="Pictures are resized: their shorter side gets this many pixels. Published: 800."
     )
-    anchor_sizes: tuple[int, ...] = Field(
+    anchor_sizes: tuple[Annotated[int, Field(gt=0, le=65_500)], ...] = Field(
         (16, 32, 64, 128),
         min_length=4,
         max_length=5,
         description="Anchor side per pyramid level (strides 4, 8, 16, 32 and, with resnet50, 64; retinanet: 8 to 128), pixels of the "
         "resized picture.",
     )
-    anchor_ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="Height / width of the anchors.")
+    anchor_ratios: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = Field(
+        (0.5, 1.0, 2.0), min_length=1, max_length=16, description="Height / width of the anchors."
+    )
     proposals: int = Field(200, ge=10, le=10000, description="Region proposals kept per picture after suppression. Published: 1000.")
     roi_samples: int = Field(64, ge=8, le=4096, description="Proposals per picture that train the box head. Published: 512.")
-    steps: int = Field(500, ge=1, description="Optimizer steps of one training: the same for every arm.")
-    batch: int = Field(8, ge=1, description="Pictures per step.")
+    steps: int = Field(500, ge=1, le=10**9, description="Optimizer steps of one training: the same for every arm.")
+    batch: int = Field(8, ge=1, le=65_536, description="Pictures per step.")
     optimizer: Literal["sgd", "adamw"] = Field("adamw", description="Optimizer; sgd has momentum 0.9, as published.")
-    lr: float = Field(0.001, gt=0, description="Peak learning rate. Published: 0.02 (faster-rcnn: sgd, batch 16).")
-    weight_decay: float = Field(0.01, ge=0, description="Weight decay. Published: 0.0001 (sgd).")
-    warmup_steps: int = Field(50, ge=0, description="Steps of linear warmup.")
+    lr: float = Field(0.001, gt=0, le=10, description="Peak learning rate. Published: 0.02 (faster-rcnn: sgd, batch 16).")
+    weight_decay: float = Field(0.01, ge=0, le=10, description="Weight decay. Published: 0.0001 (sgd).")
+    warmup_steps: int = Field(50, ge=0, le=10**9, description="Steps of linear warmup.")
     schedule: Literal["cosine", "step", "flat-cosine"] = Field(
         "cosine",
         description="cosine: to zero; step (1x): a tenth at 8/12 and at 11/12 of the steps; flat-cosine: to 1/20 in the second half.",
     )
-    clip_gradient: float = Field(10.0, gt=0, description="Largest gradient norm.")
+    clip_gradient: float = Field(10.0, gt=0, le=1e9, description="Largest gradient norm.")
     augment: Literal["turns", "flip", "none"] = Field(
         "turns", description="turns: flips and quarter turns (aerial pictures have no up); flip: left-right only, as published; none."
     )
@@ -89,8 +91,8 @@ class DetectorConfig(BaseModel):
     )
     detections_per_picture: int = Field(300, ge=1, le=1000, description="Most detections kept per picture; aerial scenes are dense.")
     device: str = Field("auto", description="auto (cuda where there is one), cpu, cuda, cuda:1, ...")
-    workers: int = Field(0, ge=0, description="Processes that load pictures; any number gives the same result.")
-    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints, from which a stopped training goes on.")
+    workers: int = Field(0, ge=0, le=256, description="Processes that load pictures; any number gives the same result.")
+    checkpoint_every: int = Field(100, ge=1, le=10**9, description="Steps between checkpoints, from which a stopped training goes on.")
 
     @model_validator(mode="before")
     @classmethod
@@ -125,8 +127,6 @@ class DetectorConfig(BaseModel):
         if self.kind == "fcos" and (self.fpn_channels % 32 or self.fpn_channels < 64):
             raise ValueError(f"fpn_channels ({self.fpn_channels}) must be 64, 96, ... for fcos, whose head normalises 32 groups")
         if "anchor_sizes" in SETTINGS[self.kind]:
-            if any(size <= 0 for size in self.anchor_sizes) or any(ratio <= 0 for ratio in self.anchor_ratios):
-                raise ValueError("anchor_sizes and anchor_ratios must be positive")
             levels = 5 if self.kind == "retinanet" or self.backbone == "resnet50" else 4
             if len(self.anchor_sizes) != levels:
                 raise ValueError(f"anchor_sizes needs one size per level: {levels} for {self.kind} with {self.backbone}")

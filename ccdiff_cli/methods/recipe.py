@@ -6,13 +6,18 @@ the sizes given here and trained by us.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
 DEFAULT_METHOD = "ccdiff++"
 """Of recipes that do not say."""
+
+
+MOST_STEPS, MOST_WIDTH = 10**9, 16_384
+"""Bounds far beyond what anybody trains: a number above them is a slip of the hand, which would only end in an error of memory later."""
+Channels = Annotated[int, Field(gt=0, le=MOST_WIDTH)]
 
 
 class Section(BaseModel):
@@ -22,18 +27,18 @@ class Section(BaseModel):
 class StageConfig(Section):
     """One stage of gradient descent (AdamW, betas 0.9 / 0.999)."""
 
-    steps: int = Field(gt=0, description="optimizer steps")
-    batch_size: int = Field(gt=0, description="pictures per process and forward pass")
-    accumulation: int = Field(1, gt=0, description="forward passes per optimizer step")
-    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up from 0")
+    steps: int = Field(gt=0, le=MOST_STEPS, description="optimizer steps")
+    batch_size: int = Field(gt=0, le=65_536, description="pictures per process and forward pass")
+    accumulation: int = Field(1, gt=0, le=65_536, description="forward passes per optimizer step")
+    learning_rate: float = Field(1e-4, gt=0, le=10, description="peak learning rate")
+    warmup_steps: int = Field(0, ge=0, le=MOST_STEPS, description="steps of linear warm-up from 0")
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="after warm-up: constant, cosine to a twentieth, or constant and linear to 0 over the last 30 %"
     )
-    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
-    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW weight decay")
+    gradient_clip: float = Field(1.0, gt=0, le=1e9, description="largest norm of the gradient")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the exponential moving average of the weights; 0: none")
-    checkpoint_every: int = Field(500, gt=0, description="steps between checkpoints that training resumes from")
+    checkpoint_every: int = Field(500, gt=0, le=MOST_STEPS, description="steps between checkpoints that training resumes from")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: automatic mixed precision")
 
 
@@ -50,13 +55,16 @@ class AutoencoderConfig(Section):
     pictures: tuple[str, ...] = Field(
         (), description="folders of pictures without labels that our own is trained on, too; copies of val and test pictures are left out"
     )
-    width: int = Field(64, gt=0, description="channels of every layer of our own")
-    latent_channels: int = Field(16, gt=0, description="channels of the latent")
+    width: int = Field(64, gt=0, le=MOST_WIDTH, description="channels of every layer of our own")
+    latent_channels: int = Field(16, gt=0, le=1024, description="channels of the latent")
     whitening: float = Field(1.0, ge=0, le=1, description="1: every channel of the latent has the same deviation; 0: their own ratio")
-    crop: int = Field(64, gt=0, description="side of the random training crops, pixels")
+    crop: int = Field(64, gt=0, le=8192, description="side of the random training crops, pixels")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the encoding of the training pictures")
     latent_noise: float = Field(
-        0.0, ge=0, description="deviation of the noise on the latents that our own decoder is trained on: it learns to forgive the denoiser"
+        0.0,
+        ge=0,
+        le=100,
+        description="deviation of the noise on the latents that our own decoder is trained on: it learns to forgive the denoiser",
     )
     train: StageConfig | None = Field(None, description="required without a source")
 
@@ -67,13 +75,13 @@ class EncodersConfig(Section):
     text_source: str | None = Field(None, description="folder or hub name with tokenizer and text encoder; none: our own")
     text_subfolder: str | None = Field(None, description="sub-folder of the text encoder (the tokenizer's is `tokenizer`)")
     image_source: str | None = Field(None, description="folder or hub name of a Dinov2Model; none: our own")
-    text_width: int = Field(96, gt=0, description="width of our text encoder")
-    text_layers: int = Field(2, gt=0, description="layers of our text encoder")
-    max_words: int = Field(64, gt=1, description="longest caption in words, our text encoder")
-    image_width: int = Field(96, gt=0, description="width of our image encoder")
-    image_layers: int = Field(3, gt=0, description="layers of our image encoder")
-    image_patch: int = Field(8, gt=0, description="side of a patch, pixels, our image encoder")
-    image_size: int = Field(48, gt=0, description="side the references are resized to, pixels, our image encoder")
+    text_width: int = Field(96, gt=0, le=MOST_WIDTH, description="width of our text encoder")
+    text_layers: int = Field(2, gt=0, le=200, description="layers of our text encoder")
+    max_words: int = Field(64, gt=1, le=4096, description="longest caption in words, our text encoder")
+    image_width: int = Field(96, gt=0, le=MOST_WIDTH, description="width of our image encoder")
+    image_layers: int = Field(3, gt=0, le=200, description="layers of our image encoder")
+    image_patch: int = Field(8, gt=0, le=1024, description="side of a patch, pixels, our image encoder")
+    image_size: int = Field(48, gt=0, le=4096, description="side the references are resized to, pixels, our image encoder")
     train: StageConfig | None = Field(None, description="required when text or image encoder is our own (contrastive training)")
 
 
@@ -82,10 +90,10 @@ class UNetConfig(Section):
 
     source: str | None = Field(None, description="folder or hub name; none: our own, trained from scratch")
     subfolder: str | None = Field(None, description="sub-folder of the source")
-    channels: tuple[int, ...] = Field((64, 128, 160), description="channels per resolution")
-    attention: tuple[bool, ...] | None = Field(None, description="whether a resolution has attention; none: all have")
-    layers_per_block: int = Field(1, gt=0, description="residual blocks per resolution")
-    heads: int = Field(4, gt=0, description="attention heads")
+    channels: tuple[Channels, ...] = Field((64, 128, 160), min_length=1, max_length=8, description="channels per resolution")
+    attention: tuple[bool, ...] | None = Field(None, max_length=8, description="whether a resolution has attention; none: all have")
+    layers_per_block: int = Field(1, gt=0, le=32, description="residual blocks per resolution")
+    heads: int = Field(4, gt=0, le=256, description="attention heads")
     train_all: bool = Field(True, description="train the whole UNet; false: only the conditioning, as published")
 
 
@@ -101,29 +109,34 @@ class DenoiserConfig(Section):
 
     train: StageConfig
     prediction: Literal["epsilon", "v_prediction"] = Field("epsilon", description="what the UNet predicts")
-    snr_gamma: float = Field(0.0, ge=0, description="min-SNR loss weighting (5 is usual); 0: none, as published")
+    snr_gamma: float = Field(0.0, ge=0, le=1e6, description="min-SNR loss weighting (5 is usual); 0: none, as published")
     symmetries: Literal[1, 2, 4, 8] = Field(
         8, description="how many of the 8 flips and quarter turns of a picture to train on; 1 as published"
     )
     balance: float = Field(
         0.0, ge=0, le=1, description="pictures of classes seen in less than this share of the set are repeated; 0: never, as published"
     )
-    object_weight: float = Field(1.0, gt=0, description="loss of a cell that objects cover over that of one they do not; 1 as published")
+    object_weight: float = Field(
+        1.0, gt=0, le=1e6, description="loss of a cell that objects cover over that of one they do not; 1 as published"
+    )
     objects_at_once: int = Field(
-        4000, gt=0, description="a batch with more objects is worked off in pieces (a picture is never divided): bounds the memory"
+        4000,
+        gt=0,
+        le=10**9,
+        description="a batch with more objects is worked off in pieces (a picture is never divided): bounds the memory",
     )
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
     dropout: DropoutConfig = DropoutConfig()
-    top_k: int = Field(8, gt=0, description="references are drawn from the k best; 1: always the best, as published")
-    sample_every: int = Field(1000, gt=0, description="steps between validation pictures")
+    top_k: int = Field(8, gt=0, le=10**6, description="references are drawn from the k best; 1: always the best, as published")
+    sample_every: int = Field(1000, gt=0, le=MOST_STEPS, description="steps between validation pictures")
 
 
 class SamplingConfig(Section):
     """How `ccdiff synthesize` samples from the generator unless told otherwise."""
 
     scheduler: Literal["dpmsolver++", "euler"] = Field("dpmsolver++", description="DPM-Solver++ 2M, or Euler as published")
-    steps: int = Field(20, gt=0, description="denoising steps (50 as published)")
-    guidance_scale: float = Field(7.5, ge=1, description="classifier-free guidance; 1: none")
+    steps: int = Field(20, gt=0, le=1000, description="denoising steps (50 as published)")
+    guidance_scale: float = Field(7.5, ge=1, le=1000, description="classifier-free guidance; 1: none")
     negative_prompt: str = Field("", description="caption of the unconditional branch")
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the generator's arithmetic")
     channels_last: bool = Field(False, description="the memory layout that GPUs like better")
@@ -133,11 +146,11 @@ class SamplingConfig(Section):
 class Recipe(Section):
     """Everything that makes a generator, but the data.  A method's recipe is a subclass with a section of its own settings."""
 
-    name: str
-    description: str = ""
+    name: str = Field(max_length=200)
+    description: str = Field("", max_length=10_000)
     seed: int = Field(0, ge=0, lt=2**31)
     method: str = Field(DEFAULT_METHOD, description="what the generator is: a name of `methods.METHODS`")
-    picture_size: int = Field(gt=0, description="side of the pictures, pixels; the prepared set must have it")
+    picture_size: int = Field(gt=0, le=8192, description="side of the pictures, pixels; the prepared set must have it")
     caption_style: Literal["plain", "short", "stored"] = Field(
         "plain", description="how scenes are put into words; stored: the captions of the prepared set"
     )

@@ -37,7 +37,8 @@ def _listed(value: Any) -> Any:
 
 
 Ratio = Annotated[float, Field(gt=0, le=1000)] | Literal["all"]
-Ratios = Annotated[tuple[Ratio, ...], BeforeValidator(_listed), Field(min_length=1)]
+Ratios = Annotated[tuple[Ratio, ...], BeforeValidator(_listed), Field(min_length=1, max_length=100)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class ExperimentConfig(BaseModel):
@@ -53,10 +54,16 @@ class ExperimentConfig(BaseModel):
         "other set. real is always there.",
     )
     fractions: Annotated[tuple[float, ...], BeforeValidator(_listed)] = Field(
-        (100.0,), min_length=1, description="Percent of the real training split, by source picture; a smaller one lies within a larger one."
+        (100.0,),
+        min_length=1,
+        max_length=100,
+        description="Percent of the real training split, by source picture; a smaller one lies within a larger one.",
     )
-    seeds: Annotated[tuple[int, ...], BeforeValidator(_listed)] = Field(
-        (0, 1, 2), min_length=1, description="Seeds of the trainings, the same for every arm: gains are taken seed by seed."
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed)] = Field(
+        (0, 1, 2),
+        min_length=1,
+        max_length=1000,
+        description="Seeds of the trainings, the same for every arm: gains are taken seed by seed.",
     )
     match: Literal["steps", "epochs"] = Field(
         "steps",
@@ -64,7 +71,10 @@ class ExperimentConfig(BaseModel):
         "published, so an arm with twice the pictures is trained twice as long.",
     )
     epochs: float | None = Field(
-        None, gt=0, description="Steps of a training as epochs of the whole real training split; takes the place of detector.steps."
+        None,
+        gt=0,
+        le=10**6,
+        description="Steps of a training as epochs of the whole real training split; takes the place of detector.steps.",
     )
     pretrain_share: float = Field(0.5, gt=0, lt=1, description="Share of the steps that the arm pretrain spends on synthetic pictures.")
     draw: int = Field(0, ge=0, lt=2**31, description="Seed of what is drawn once: fractions, parts of a set, pasted objects.")
@@ -84,7 +94,7 @@ class ExperimentConfig(BaseModel):
     @field_validator("seeds")
     @classmethod
     def _different(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(values)) != len(values) or min(values) < 0:
+        if len(set(values)) != len(values):
             raise ValueError("expected different whole numbers from 0, for example [0, 1, 2]")
         return values
 

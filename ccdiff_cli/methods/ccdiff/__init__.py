@@ -26,23 +26,25 @@ if TYPE_CHECKING:
 class ResamplerConfig(Section):
     """Co-Resampler (CC-Diff++) or Dual Resampler (CC-Diff)."""
 
-    width: int = Field(1280, gt=0, description="inner width")
-    depth: int = Field(4, gt=0, description="layers")
-    head_width: int = Field(64, gt=0, description="width of an attention head")
-    heads: int = Field(16, gt=0, description="attention heads")
-    queries: int = Field(8, gt=0, description="learned queries of each group")
-    ff_mult: int = Field(4, gt=0, description="width of the feed-forward layers over the inner width")
+    width: int = Field(1280, gt=0, le=16_384, description="inner width")
+    depth: int = Field(4, gt=0, le=200, description="layers")
+    head_width: int = Field(64, gt=0, le=1024, description="width of an attention head")
+    heads: int = Field(16, gt=0, le=256, description="attention heads")
+    queries: int = Field(8, gt=0, le=1024, description="learned queries of each group")
+    ff_mult: int = Field(4, gt=0, le=64, description="width of the feed-forward layers over the inner width")
 
 
 class ConditioningRecipe(Section):
     """The conditional generation module."""
 
     variant: Literal["ccdiff++", "ccdiff"] = Field("ccdiff++", description="CC-Diff++ (2025) or its predecessor")
-    places: tuple[str, ...] = Field(("mid_block", "up_blocks.1"), description="parts of the UNet whose cross-attention gets the module")
+    places: tuple[str, ...] = Field(
+        ("mid_block", "up_blocks.1"), max_length=32, description="parts of the UNet whose cross-attention gets the module"
+    )
     gate: Literal["hbb", "obb"] = Field("hbb", description="soft ellipse inscribed in the HBB (as published) or in the OBB")
     gate_centred: bool = Field(False, description="sample the ellipse at the cells' centres; as published: at their corners")
-    gate_min_cells: float = Field(0.0, ge=0, description="widen ellipses to so many latent cells, for small objects")
-    point_width: int = Field(512, gt=0, description="hidden width of the PointNet of the box corners (512 as published)")
+    gate_min_cells: float = Field(0.0, ge=0, le=1000, description="widen ellipses to so many latent cells, for small objects")
+    point_width: int = Field(512, gt=0, le=16_384, description="hidden width of the PointNet of the box corners (512 as published)")
 
 
 class CCDiffRecipe(LatentRecipe):
