@@ -1,7 +1,7 @@
 """The same picture, or pieces of one scene, in several splits: what is measured on one would have been seen in the other.
 
 Pictures are the same where their files are, byte for byte, or where they decode to the same pixels (another format, other metadata).
-Pictures that only look alike are ``inspect``'s to find.
+Pictures that only look alike are ``inspect``'s to find; those that show nothing (one colour: the rims of scenes) are not compared.
 
 * Of pictures with the same size in two splits the pixels are hashed; of a JPEG among JPEGs those of an eighth of its size, which costs a
   fifth of the time.  Pictures of more than 32 million pixels are compared by their bytes alone.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import CCDiffError
-from ..pictures import UnreadablePicture, open_picture, read_rgb
+from ..pictures import Reading, UnreadablePicture, is_flat, open_picture, read_rgb
 from ..scene import Scene
 from .windows import WHOLE
 
@@ -119,7 +119,19 @@ def _copies(scenes: Sequence[Scene], hashes: Mapping[str, str], mapped: Map) -> 
         for k, digest in zip(order, mapped(_pixel_hash, asked, "comparing pictures"), strict=True):
             if digest:
                 by_pixels[digest].append(k)
-    return _joined(len(scenes), [*by_bytes, *(g for g in by_pixels.values() if len(g) > 1)])
+    groups = _joined(len(scenes), [*by_bytes, *(g for g in by_pixels.values() if len(g) > 1)])
+    first = [scenes[group[0]] for group in groups]
+    plain = mapped(_shows_nothing, [(str(s.path), s.reading, s.width * s.height) for s in first], "comparing pictures") if first else ()
+    return [group for group, nothing in zip(groups, plain, strict=True) if not nothing]
+
+
+def _shows_nothing(asked: tuple[str, Reading | None, int]) -> bool:
+    """Whether a picture has no contrast: the black rims of two scenes are no copies of one another."""
+    path, reading, pixels = asked
+    try:
+        return pixels <= WHOLE and is_flat(read_rgb(path, reading))
+    except UnreadablePicture:
+        return False
 
 
 def _pixel_hash(asked: tuple[str, bool]) -> str:

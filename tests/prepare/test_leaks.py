@@ -199,3 +199,20 @@ def test_copies_are_found_by_their_pixels_and_jpegs_by_their_reduced_ones(tmp_pa
     assert (root / "images/train/a.jpg").read_bytes() != (root / "images/test/b.jpg").read_bytes()
     data = prepare_dataset(root, tmp_path / "set", leaks="move")
     assert splits_of(read_set(tmp_path / "set")) == splits_of(data) and splits_of(data)["a"] == "test"
+
+
+def test_blank_rims_join_no_scenes(tmp_path):
+    """Every scene has a black piece, byte for byte the same: they are no copies, so scenes still get splits of their own."""
+    stems = [f"s{k}__1__{x}___0" for k in range(10) for x in (0, 32)]
+    root = unsplit(tmp_path / "raw", stems, range(20))
+    for k in range(10):
+        Image.new("RGB", SIZE).save(root / "images" / f"s{k}__1__32___0.png")
+    data = prepare_dataset(root, tmp_path / "set")
+    assert Counter(s.split for s in data.scenes) == {"train": 14, "val": 2, "test": 4}
+    assert all(len({s.split for s in data.scenes if s.source == f"s{k}"}) == 1 for k in range(10))
+    given = yolo(
+        tmp_path / "given", [("train", "a", 1, ".png"), ("val", "b", 2, ".png"), ("train", "c", 3, ".png"), ("val", "d", 4, ".png")]
+    )
+    for name in ("train/c", "val/d"):
+        Image.new("RGB", SIZE).save(given / "images" / f"{name}.png")
+    assert not prepare_dataset(given, tmp_path / "set2", leaks="refuse").manifest["changes"]
