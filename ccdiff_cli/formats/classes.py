@@ -178,7 +178,8 @@ class ClassMap:
             raise UnknownClass(
                 f"unknown class {spelling!r:.80}",
                 where=where,
-                fix=f"known classes: {some(self.classes)}; give a class file with a line '{spelling} = NAME' to map it",
+                fix=f"known classes: {some(self.classes)}; give a class file (--classes) that lists all classes, one a line, or has a line "
+                f"'{spelling} = NAME' to map it",
             )
         return known
 

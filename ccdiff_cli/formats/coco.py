@@ -70,7 +70,12 @@ def read_coco(root: Path, classes: ClassMap | None = None, faults: Faults | None
     if not files:
         raise CCDiffError("no COCO file (a JSON object with images, annotations and categories)", where=root)
     folder = root if root.is_dir() else root.parent
-    loaded = _with_boxes([(path, _lists(path)) for path in files], notes := Counter[str]())
+    loaded = [(path, _lists(path)) for path in files]
+    if not any(
+        _holds(coco) in ("instances", "keypoints") for _, coco in loaded
+    ):  # at the top lies what a download holds beside the objects
+        loaded += [(path, _lists(path)) for path in _split_files(root) if path not in files]
+    loaded = _with_boxes(loaded, notes := Counter[str]())
     table = _Categories(loaded, notes)
     names = over(classes, lambda: ClassMap.of(ClassList(tuple(table.names))))
     raw = RawSet("coco", names.classes, [], notes=notes)
@@ -107,9 +112,11 @@ def _files(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     found = [p for folder in (root, child(root, "annotations")) for p in listed(folder, ".json") if _looks_like_coco(p)]
-    if found:
-        return found
-    splits = sorted(p for p in root.iterdir() if p.is_dir() and p.name.lower() in SPLIT_WORDS)
+    return found or _split_files(root)
+
+
+def _split_files(root: Path) -> list[Path]:
+    splits = sorted(p for p in root.iterdir() if p.is_dir() and p.name.lower() in SPLIT_WORDS) if root.is_dir() else []
     return [p for folder in splits for p in listed(folder, ".json") if _looks_like_coco(p)]
 
 
@@ -312,7 +319,7 @@ def _read_one(
             if key is None:
                 raise CCDiffError(f"no picture has the id {annotation['image_id']!r:.60}", where=where)
             category = _category(annotation["category_id"], categories, where=where)
-            instance = _instance(annotation, category, raw, where=where)
+            instance = _instance(annotation, category, images[key], raw, where=where)
             if instance is not None:
                 instances[key].append(instance)
     scenes = []
@@ -378,8 +385,9 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def _instance(annotation: Mapping[str, Any], category: str, raw: RawSet, *, where: str) -> Instance | None:
+def _instance(annotation: Mapping[str, Any], category: str, image: Mapping[str, Any], raw: RawSet, *, where: str) -> Instance | None:
     outlines = _outlines(annotation.get("segmentation"), where=where)
+    _check_rle(annotation, outlines, image, where=where)
     mask = _rings(annotation.get("mask", []), "mask", where=where)
     four = isinstance(annotation.get("segmentation"), list) and len(outlines) == 1 and len(outlines[0]) == 8  # not of an RLE
     corners = outlines[0] if four else None
@@ -449,6 +457,23 @@ def _outlines(segmentation: Any, *, where: str) -> tuple[tuple[float, ...], ...]
     if isinstance(segmentation, Mapping):
         return _outlines_of_rle(segmentation, where=where) if segmentation else ()
     return _rings(segmentation or [], "segmentation", where=where)
+
+
+def _check_rle(annotation: Mapping[str, Any], outlines: Sequence[Sequence[float]], image: Mapping[str, Any], *, where: str) -> None:
+    """An RLE counts the pixels of its picture: of another size it lies elsewhere in it, unless the box says that it does not."""
+    segmentation = annotation.get("segmentation")
+    if not isinstance(segmentation, Mapping) or not outlines:
+        return
+    height, width = (int(v) for v in segmentation["size"])
+    declared = [int(image.get(k) or 0) for k in ("width", "height")]
+    if min(declared) <= 0 or declared == [width, height]:
+        return
+    if annotation.get("bbox"):
+        x, y, w, h = _row(annotation["bbox"], 4, "bbox: expected x, y, width, height", where=where)
+        if np.allclose(hbb_of([v for ring in outlines for v in ring]), (x, y, x + w, y + h), atol=1.5):
+            return
+    fix = "RLE gives height and width, in this order; make the mask anew for the picture"
+    raise CCDiffError(f"RLE mask of {width} x {height} pixels in a picture of {declared[0]} x {declared[1]}", where=where, fix=fix)
 
 
 def _rings(polygons: Any, what: str, *, where: str) -> tuple[tuple[float, ...], ...]:

@@ -47,6 +47,8 @@ _SPLIT_FOLDERS = {"train": "train", "trainval": "train", "val": "val", "valid": 
 _HEADER = re.compile(r"([A-Za-z][A-Za-z _]*):(.*)")
 _VERSION = re.compile(r"v(1\.0|1\.5|2\.0)(?!\d)", re.IGNORECASE)
 _FLAG = re.compile(r"[0-9]{1,3}|true|false|yes|no", re.IGNORECASE)
+_COMMAS = re.compile(r"((?:[-+.\deE]+\s*,\s*){8})(.+?)(?:\s*,\s*(\w+))?")
+"""A line that separates by commas: corners, class, flag."""
 _TILE_NAMES = (re.compile(r"(.+?)__[\d.]+__-?\d+___-?\d+"), re.compile(r"(.+)__x\d+_y\d+"))
 
 
@@ -209,6 +211,8 @@ def _read_labels(path: Path, names: ClassMap, spellings: set[str], raw: RawSet, 
     instances: list[Instance] = []
     provenance: dict[str, Any] = {}
     for line_number, line in enumerate(read_text(path).splitlines(), start=1):
+        if commas := _COMMAS.fullmatch(line.strip()):
+            line = f"{commas.group(1).replace(',', ' ')} {commas.group(2)} {commas.group(3) or ''}"
         fields = line.split()
         if not fields:
             continue

@@ -194,3 +194,17 @@ def test_litter_named_as_a_picture_is_passed_over_with_its_objects(tmp_path):
     assert [(s.file_name, len(s.instances)) for s in raw.scenes] == [("a.png", 1)]
     assert raw.skipped["files that macOS or Windows left, named as pictures"] == 1
     assert raw.skipped["objects of files that macOS or Windows left"] == 1
+
+
+def test_an_rle_of_another_size_than_its_picture_is_broken_unless_the_box_agrees(tmp_path):
+    """96 x 64 pixels: the same runs for 64 x 96 lie elsewhere, in columns of another height."""
+    bitmap = np.zeros((64, 96), np.uint8)
+    bitmap[10:15, 20:25] = 1
+    right = {"size": [64, 96], "counts": rle.encode(np.asfortranarray(bitmap))["counts"].decode()}
+    assert only(coco(tmp_path / "a", [annotation(bbox=[20, 10, 5, 5], segmentation=right)])).hbb == (20, 10, 25, 15)
+    wrong = {**right, "size": [96, 64]}
+    with pytest.raises(CCDiffError, match="RLE mask of 64 x 96 pixels in a picture of 96 x 64"):
+        read_raw(coco(tmp_path / "b", [annotation(bbox=[20, 10, 5, 5], segmentation=wrong)]))
+    taller = {"size": [70, 96], "counts": rle.encode(np.asfortranarray(np.pad(bitmap, ((0, 6), (0, 0)))))["counts"].decode()}
+    found = only(coco(tmp_path / "c", [annotation(bbox=[20, 10, 5, 5], segmentation=taller)]))
+    assert found.hbb == (20, 10, 25, 15) and sorted(found.corners) == [10, 10, 15, 15, 20, 20, 25, 25]

@@ -258,3 +258,25 @@ def test_published_samples():
     raw = read_raw(Path(os.environ["CCDIFF_SHARED"]) / "data" / "samples" / "DOTA", strict=False)
     assert {s.source: len(s.instances) for s in raw.scenes} == {"P0248": 47, "P0706": 536, "P1888": 64}
     assert raw.skipped == {"pictures that are missing": 5} and raw.scenes[0].provenance["gsd"] == 0.272604708179
+
+
+@pytest.mark.parametrize(
+    ("line", "category", "difficult"),
+    [("1,1,20,1,20,9,1,9,ship,0", "ship", False), ("1, 1, 20, 1, 20, 9, 1, 9, ship, 1", "ship", True),
+     ("1.5,1.5,20,1.5,20,9,1.5,9,storage tank", "storage tank", False), ("1,1,20,1,20,9,1,9,large-vehicle 1", "large vehicle", True)],
+)  # fmt: skip
+def test_commas_between_the_fields(tmp_path, line, category, difficult):
+    picture(tmp_path / "r" / "images" / "a.png")
+    (tmp_path / "r" / "labelTxt").mkdir()
+    (tmp_path / "r" / "labelTxt" / "a.txt").write_text(f"imagesource:x\ngsd:null\n{line}\n")
+    ((instance,),) = (s.instances for s in read_raw(tmp_path / "r").scenes)
+    assert (instance.category, instance.difficult) == (category, difficult) and instance.hbb[2:] == (20, 9)
+
+
+def test_an_unknown_class_says_how_to_list_ones_own(tmp_path):
+    picture(tmp_path / "r" / "images" / "a.png")
+    (tmp_path / "r" / "labelTxt").mkdir()
+    (tmp_path / "r" / "labelTxt" / "a.txt").write_text("1 1 20 1 20 9 1 9 ship 0\n30 1 40 1 40 9 30 9 insulator 0\n")
+    with pytest.raises(CCDiffError, match="unknown class 'insulator'") as caught:
+        read_raw(tmp_path / "r")
+    assert "lists all classes, one a line" in caught.value.fix and "insulator = NAME" in caught.value.fix

@@ -484,6 +484,16 @@ def test_what_a_download_of_coco_holds_beside_the_instances(tmp_path):
     assert len(boxes(root)) == 1  # the keypoints have boxes, too
 
 
+def test_captions_above_the_folders_of_splits(tmp_path):
+    """Roboflow's folders, and captions at the top: the objects are looked for where they are."""
+    for split in ("train", "valid"):
+        coco_file(tmp_path / "r" / split, "_annotations.coco.json", folder=".")
+    coco_file(tmp_path / "r", "captions.json", folder=".", annotations=[{"id": 1, "image_id": 1, "caption": "a ship"}])
+    raw = read_raw(tmp_path / "r")
+    assert {s.split for s in raw.scenes} == {"train", "val"} and all(len(s.instances) == 1 for s in raw.scenes)
+    assert raw.notes["files without objects, passed over (captions.json: captions)"] == 1
+
+
 def test_a_file_of_captions_alone(tmp_path):
     coco_file(tmp_path / "r", "captions.json", folder="images", annotations=[{"id": 1, "image_id": 1, "caption": "a ship"}])
     with pytest.raises(CCDiffError, match=r"no file with boxes: captions\.json holds captions"):

@@ -115,7 +115,7 @@ def test_masks_that_would_fill_the_memory(tmp_path):
         one = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": segmentation}
         quickly(coco(tmp_path / str(k), [one]), "RLE mask whose object covers")
     small = {"size": [side, side], "counts": [side * 19_990 + 5, 10, side - 10, 10, side * 9 - 15]}
-    one = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": small}
+    one = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [19_990, 5, 2, 10], "segmentation": small}
     (scene,) = read_raw(coco(tmp_path / "small", [one])).scenes
     assert scene.instances[0].mask and min(scene.instances[0].mask[0][::2]) == 19_990
 

@@ -109,7 +109,7 @@ def _coco(root: Path) -> list[str]:
             "iscrowd": 1,
             "segmentation": {"size": [64, 96], "counts": packed},
         },
-        {"id": 2, "image_id": 1, "category_id": 7, "bbox": [5, 5, 25, 15], "segmentation": {"size": [2, 3], "counts": [1, 4, 1]}},
+        {"id": 2, "image_id": 1, "category_id": 7, "bbox": [5, 5, 25, 15], "segmentation": {"size": [64, 96], "counts": [325, 4, 5815]}},
         {"id": 3, "image_id": 1, "category_id": 7, "bbox": [40, 10, 20, 20], "segmentation": [list(OBB)], "extra": {"score": 0.5}},
         {"id": 4, "image_id": 1, "category_id": 7, "segmentation": [[1, 2, 30, 4, 9, 20]], "oriented": 0, "mask": [[1, 2, 3, 4, 5, 7]]},
     ]
