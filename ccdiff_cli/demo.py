@@ -139,7 +139,8 @@ def _recipe(generator: Mapping[str, Any], steps: int, seed: int) -> Any:
 
     values = generator["recipe"]
     # the generator's own autoencoder is kept: keys that described it in earlier versions say nothing now
-    autoencoder = {key: value for key, value in values["autoencoder"].items() if key in AutoencoderConfig.model_fields}
+    own = values.get("autoencoder")
+    autoencoder = own and {key: value for key, value in own.items() if key in AutoencoderConfig.model_fields}
     train = {
         **values["denoiser"]["train"],
         "steps": steps,

@@ -18,6 +18,7 @@ from ..generator import GENERATOR_FILE, read_generator
 from .ccdiff import CCDIFF, CCDIFFPP
 from .method import Base, Given, Method, Stage
 from .recipe import DEFAULT_METHOD
+from .txt2img_mhn import METHOD as TXT2IMG_MHN
 
 if TYPE_CHECKING:
     from ..models.pipeline import ScenePipeline
@@ -27,7 +28,7 @@ __all__ = [
     "export_checkpoint", "import_checkpoint", "load_pipeline", "method_named", "method_of", "published_sampling",
 ]  # fmt: skip
 
-METHODS: dict[str, Method] = {method.name: method for method in (CCDIFFPP, CCDIFF)}
+METHODS: dict[str, Method] = {method.name: method for method in (CCDIFFPP, CCDIFF, TXT2IMG_MHN)}
 """Name -> method."""
 
 

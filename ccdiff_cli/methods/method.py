@@ -60,7 +60,7 @@ class Stage:
         loss: the module that the loop trains: ``module(**batch) -> scalar``, with ``parts(batch)`` where batches may be worked off in
             pieces (see ``training.loop.run_stage``).
         sees: "features": batches of ``training.denoiser.batch_source`` (latents, layout, dropped, empty_tokens); "pixels": batches
-            ``{"pixels": (B, 3, H, W) in [-1, 1]}``, for a tokenizer of pictures, trained before features are cached.
+            ``{"pixels": (B, 3, H, W) in [-1, 1], "step": number}``, for a tokenizer of pictures, trained before features are cached.
     """
 
     name: str

@@ -119,14 +119,14 @@ def _pixels(scenes: dict[str, Scene], key: str) -> np.ndarray:
 
 
 def pixel_source(items: Sequence[TrainingItem], scenes: Sequence[Scene], stage: Stage, recipe: Recipe) -> BatchOf:
-    """Batches ``{"pixels": (B, 3, H, W) in [-1, 1]}`` for a stage that sees pictures."""
+    """Batches ``{"pixels": (B, 3, H, W) in [-1, 1], "step": number}`` for a stage that sees pictures."""
     by_name, config = {scene.file_name: scene for scene in scenes}, stage.config(recipe)
 
     def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, Any]:
         indices = batch_indices(
             len(items), step=step, micro=micro, rank=rank, world=world, config=config, seed=recipe.seed, stage=stage.name
         )
-        return {"pixels": pixel_tensor([_pixels(by_name, items[i].latent) for i in indices])}
+        return {"pixels": pixel_tensor([_pixels(by_name, items[i].latent) for i in indices]), "step": step}
 
     return batch_of
 

@@ -43,6 +43,15 @@ SHIPPED = {"encoders.text_source": "tiny", "encoders.image_source": "tiny", "une
 RECIPES = {"ccdiff++": "tiny"}
 """Where it is not called after the method."""
 SMALL: dict[str, dict[str, Any]] = {
+    "txt2img_mhn": {
+        "txt2img_mhn.tokenizer_train.steps": 2,
+        "txt2img_mhn.tokenizer_train.batch_size": 2,
+        "txt2img_mhn.blocks": 1,
+        "txt2img_mhn.hidden": 8,
+        "txt2img_mhn.width": 32,
+        "txt2img_mhn.codes": 32,
+        "txt2img_mhn.prototypes": 16,
+    },
     "ccdiff++": {**SHIPPED, "resampler.width": 32, "resampler.depth": 1},
     "ccdiff": {"unet.source": None, "unet.channels": [16, 32], "conditioning.places": ["mid_block", "up_blocks.0"], "resampler.width": 32},
 }

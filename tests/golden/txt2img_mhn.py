@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ccdiff_cli.methods.txt2img_mhn.checkpoints import split_weights
 from ccdiff_cli.methods.txt2img_mhn.network import PrototypeTransformer
 from ccdiff_cli.methods.txt2img_mhn.pictures import VQGAN, VQVAE, gumbel_noise
-from ccdiff_cli.methods.txt2img_mhn.released import split_weights
 from ccdiff_cli.methods.txt2img_mhn.tokenizer import CaptionPieces
 
 from . import part

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.methods.txt2img_mhn.checkpoints import joined_weights, load_pictures, load_released, split_weights
 from ccdiff_cli.methods.txt2img_mhn.network import PrototypeTransformer, keep_largest, sizes_of, uniform_of
 from ccdiff_cli.methods.txt2img_mhn.pictures import VQGAN, VQVAE, gumbel_noise
-from ccdiff_cli.methods.txt2img_mhn.released import joined_weights, load_pictures, load_released, split_weights
 from ccdiff_cli.methods.txt2img_mhn.tokenizer import CaptionPieces, learn_pieces, plain_words, read_pieces, write_pieces
 from tests import golden_check
 from tests.models.plain import linear, norm

@@ -265,7 +265,7 @@ def keep_largest(logits: Tensor, threshold: float, vocabulary: int) -> Tensor:
     return torch.full_like(logits, -torch.inf).scatter(-1, places, values)
 
 
-def uniform_of(generators: Sequence[torch.Generator], vocabulary: int) -> Iterator[Tensor]:
+def uniform_of(generators: Sequence[torch.Generator | None], vocabulary: int) -> Iterator[Tensor]:
     """For every cell ``(B, vocabulary)`` numbers, each picture's from its own generator on the CPU."""
     while True:
         yield torch.stack([torch.rand(vocabulary, generator=generator) for generator in generators])

@@ -11,16 +11,26 @@ Notable here:
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from ...errors import CCDiffError
+from ... import __version__
+from ...errors import CCDiffError, os_errors
+from ...files import content_key, sha256_file
+from ...generator import read_generator
+from ...locks import locked
 from ...models.accounting import account_for
+from ...models.checkpoints import check_empty, read_pickle, write_generator
 from .network import PrototypeTransformer, sizes_of
 from .pictures import VQGAN, VQVAE
+from .pipeline import MHNPipeline
+from .tokenizer import read_pieces, write_pieces
 
 _OTHER_NAME = re.compile(r"^image_pos_emb\.weights\.(\d)$")  # of other versions of axial_positional_embedding
 
@@ -148,3 +158,68 @@ _RESIDUAL = r"encoder\.(\d+)\.net\.0\.weight"
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
     return len({found[1] for name in weights if (found := re.match(pattern, name))})
+
+
+@locked("import-checkpoint", whole=True)
+def import_checkpoint(released: str | Path, out: str | Path) -> dict[str, Any]:
+    """Make a generator folder of a released checkpoint.
+
+    Args:
+        released: a folder with ``mhn_vqvae.pth`` or ``mhn_vqgan.pth`` (another name will do) and the vocabulary's text file.
+        out: the generator folder; must not exist, or be empty.
+
+    Returns:
+        the generator's description, as in its ``ccdiff.json``; ``unused_keys`` lists what of the checkpoint only training needs.
+
+    Raises:
+        CCDiffError: a file is missing, or does not hold what it should; missing and surplus keys are listed.
+    """
+    released, out = Path(released), Path(out)
+    check_empty(out)
+    there = sorted(p for p in released.iterdir() if p.is_file() and not p.name.startswith(".")) if released.is_dir() else []
+    weights = [p for p in there if p.suffix in (".pth", ".pt", ".ckpt")]
+    texts = [p for p in there if p not in weights]
+    if len(weights) != 1 or len(texts) != 1:
+        raise CCDiffError(
+            f"expected a file of weights and one of the vocabulary, found {', '.join(p.name for p in there) or 'none'}",
+            where=released,
+            fix="give a folder that holds mhn_vqvae.pth (or mhn_vqgan.pth) and the vocabulary's text file, nothing else",
+        )
+    transformer, pictures, unused = load_released(read_pickle(weights[0], "state_dict"), weights[0])
+    pieces = read_pieces(texts[0], transformer.config.text_length)
+    if pieces.size > transformer.config.text_ids:
+        raise CCDiffError(
+            f"the vocabulary has ids up to {pieces.size - 1}, the weights know {transformer.config.text_ids}",
+            where=texts[0],
+            fix="give the vocabulary that the checkpoint was trained with",
+        )
+    pipe = MHNPipeline(transformer=transformer, pictures=pictures, vocabulary=pieces.config.text)
+    hashes = {path.name: sha256_file(path) for path in (*weights, *texts)}
+    description: dict[str, Any] = {
+        "format": "ccdiff generator 1",
+        "identity": content_key(["txt2img_mhn", hashes]),
+        "method": "txt2img_mhn",
+        "picture_size": transformer.config.grid[0] * pictures.factor,
+        "classes": [],  # any: it reads captions alone
+        "imported": {"model": "txt2img_mhn", "files": hashes},
+        "unused_keys": unused,
+        "ccdiff": __version__,
+    }
+    write_generator(pipe, out, description)
+    return description
+
+
+@locked("export-checkpoint")
+def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
+    """Write a generator as a released checkpoint folder; the files written."""
+    read_generator(generator)
+    pipe, out = MHNPipeline.from_pretrained(str(generator)), Path(out)
+    kind = "vqvae" if isinstance(pipe.pictures, VQVAE) else "vqgan"
+    target, vocabulary = out / f"mhn_{kind}.pth", out / "vocabulary.bpe"
+    with os_errors(target, "write the checkpoint"):
+        out.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(".partial-" + target.name)
+        torch.save(joined_weights(pipe.transformer.state_dict(), pipe.pictures.state_dict(), kind), partial)
+        os.replace(partial, target)
+    write_pieces(pipe.pieces, vocabulary)
+    return [target, vocabulary]
