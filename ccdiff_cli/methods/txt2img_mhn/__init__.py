@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from ..method import CAPTION, Base, Given, Method, Stage
-from ..recipe import Recipe, Section, StageConfig
+from ..recipe import MOST_WIDTH, Recipe, Section, StageConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 class MHNSettings(Section):
     """Text vocabulary, picture tokenizer and transformer."""
 
-    pieces: int = Field(5000, gt=10, description="most pieces of the text vocabulary, which is learnt from the captions")
-    text_length: int = Field(40, gt=0, description="places of a caption; longer ones are cut (40 as published)")
+    pieces: int = Field(5000, gt=10, le=1_000_000, description="most pieces of the text vocabulary, which is learnt from the captions")
+    text_length: int = Field(40, gt=0, le=4096, description="places of a caption; longer ones are cut (40 as published)")
     codes: int = Field(2048, gt=1, le=2048, description="codes of the picture tokenizer (2048 as published)")
-    code_width: int = Field(512, gt=0, description="width of a code (512 as published)")
-    halvings: int = Field(3, gt=0, description="the picture shrinks by 2 to this power (3 as published)")
-    residual_blocks: int = Field(2, ge=0, description="of the picture tokenizer (2 as published)")
-    hidden: int = Field(64, gt=0, description="channels of the picture tokenizer (64 as published)")
-    width: int = Field(512, gt=0, description="width of the transformer (512 as published)")
-    blocks: int = Field(10, gt=0, description="of the transformer, a Hopfield layer and an attention each (10 as published)")
-    heads: int = Field(8, gt=0, description="attention heads (8 as published)")
-    head_width: int = Field(48, gt=0, description="width of an attention head (48 as published)")
-    prototypes: int = Field(1000, gt=0, description="of every Hopfield layer and of the last one (1000 as published)")
+    code_width: int = Field(512, gt=0, le=MOST_WIDTH, description="width of a code (512 as published)")
+    halvings: int = Field(3, gt=0, le=8, description="the picture shrinks by 2 to this power (3 as published)")
+    residual_blocks: int = Field(2, ge=0, le=32, description="of the picture tokenizer (2 as published)")
+    hidden: int = Field(64, gt=0, le=MOST_WIDTH, description="channels of the picture tokenizer (64 as published)")
+    width: int = Field(512, gt=0, le=MOST_WIDTH, description="width of the transformer (512 as published)")
+    blocks: int = Field(10, gt=0, le=200, description="of the transformer, a Hopfield layer and an attention each (10 as published)")
+    heads: int = Field(8, gt=0, le=256, description="attention heads (8 as published)")
+    head_width: int = Field(48, gt=0, le=MOST_WIDTH, description="width of an attention head (48 as published)")
+    prototypes: int = Field(1000, gt=0, le=1_000_000, description="of every Hopfield layer and of the last one (1000 as published)")
     dropout: float = Field(0.1, ge=0, lt=1, description="after Hopfield layers and attentions, while training (0.1 as published)")
     left_out: float = Field(0.9, ge=0, le=1, description="share of the whole vocabulary that a code is not drawn from (0.9 as published)")
-    temperature: float = Field(1.0, gt=0, description="of the draws; lower is less varied (1 as published)")
+    temperature: float = Field(1.0, gt=0, le=100, description="of the draws; lower is less varied (1 as published)")
     tokenizer_train: StageConfig = Field(description="training of the picture tokenizer, before the transformer's")
 
 
