@@ -16,6 +16,7 @@ from ..errors import CCDiffError
 from ..formats.raw import read_text
 from ..generator import GENERATOR_FILE, read_generator
 from .ccdiff import CCDIFF, CCDIFFPP
+from .diffusionsat import METHOD as DIFFUSIONSAT
 from .method import Base, Given, Method, Stage
 from .recipe import DEFAULT_METHOD
 from .txt2img_mhn import METHOD as TXT2IMG_MHN
@@ -28,7 +29,7 @@ __all__ = [
     "export_checkpoint", "import_checkpoint", "load_pipeline", "method_named", "method_of", "published_sampling",
 ]  # fmt: skip
 
-METHODS: dict[str, Method] = {method.name: method for method in (CCDIFFPP, CCDIFF, TXT2IMG_MHN)}
+METHODS: dict[str, Method] = {method.name: method for method in (CCDIFFPP, CCDIFF, DIFFUSIONSAT, TXT2IMG_MHN)}
 """Name -> method."""
 
 

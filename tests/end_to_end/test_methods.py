@@ -43,6 +43,7 @@ SHIPPED = {"encoders.text_source": "tiny", "encoders.image_source": "tiny", "une
 RECIPES = {"ccdiff++": "tiny"}
 """Where it is not called after the method."""
 SMALL: dict[str, dict[str, Any]] = {
+    "diffusionsat": {"unet.source": None, "unet.channels": [16, 32]},
     "txt2img_mhn": {
         "txt2img_mhn.tokenizer_train.steps": 2,
         "txt2img_mhn.tokenizer_train.batch_size": 2,

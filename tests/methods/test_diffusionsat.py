@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.methods.diffusionsat.checkpoints import joined_weights, load_released
 from ccdiff_cli.methods.diffusionsat.network import (
     MetadataEmbedding,
     embedding_of,
@@ -22,7 +23,6 @@ from ccdiff_cli.methods.diffusionsat.network import (
     scale_metadata,
     with_metadata,
 )
-from ccdiff_cli.methods.diffusionsat.released import joined_weights, load_released
 from tests import golden_check
 from tests.models.small import TEXT, UNET
 

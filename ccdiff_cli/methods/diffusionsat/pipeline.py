@@ -1,0 +1,95 @@
+"""DiffusionSatPipeline: DiffusionSat as a :class:`~ccdiff_cli.models.pipeline.ScenePipeline`.
+
+Notable here: in the unconditional branch the caption is the negative prompt and every quantity is unknown.  In training each quantity of a
+picture is also dropped by itself, so that any of them may be unknown later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
+
+from ...generator import CLASSES
+from ...models.autoencoder import PatchAutoencoder, TinyAutoencoder
+from ...models.layout import LayoutBatch
+from ...models.pipeline import ScenePipeline
+from ...scene import Scene
+from .network import QUANTITIES, MetadataEmbedding, keep_metadata, scale_metadata
+
+
+class DiffusionSatPipeline(ScenePipeline):
+    """Pictures from a caption and what is known of where, when and how sharply they would have been taken.
+
+    Args:
+        vae, text_encoder, tokenizer, unet, metadata_embedding, scheduler: the generator's parts.
+        num_inference_steps, guidance_scale, negative_prompt: what a call uses where it does not say; saved with the generator.
+        metadata_dropout: share of the pictures trained without a quantity, each by itself.
+    """
+
+    model_cpu_offload_seq = "text_encoder->metadata_embedding->unet->vae"
+    PARTS: ClassVar = {
+        **{name: CLASSES[name] for name in ("vae", "text_encoder", "tokenizer", "scheduler")},
+        "unet": {"diffusers": ("UNet2DConditionModel",)},
+        "metadata_embedding": {"ccdiff_cli.methods.diffusionsat.network": ("MetadataEmbedding",)},
+    }
+    TRAINED: ClassVar = ("unet", "metadata_embedding")
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | PatchAutoencoder | TinyAutoencoder,
+        text_encoder: CLIPTextModel,
+        tokenizer: PreTrainedTokenizerBase,
+        unet: UNet2DConditionModel,
+        metadata_embedding: MetadataEmbedding,
+        scheduler: SchedulerMixin,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        negative_prompt: str = "",
+        metadata_dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, metadata_embedding=metadata_embedding, scheduler=scheduler
+        )
+        self.register_to_config(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            metadata_dropout=metadata_dropout,
+        )
+        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def metadata_of(self, scenes: Sequence[Scene]) -> Tensor:
+        """``(B, 7)`` float64 in the order of ``QUANTITIES``, NaN where unknown; what a scene knows stands in its provenance."""
+        rows = []
+        for scene in scenes:
+            fields = scene.provenance.get("metadata")
+            known = {**(fields if isinstance(fields, dict) else {}), "gsd": scene.provenance.get("gsd")}
+            values = [known.get(name) for name in QUANTITIES]
+            rows.append([float(v) if isinstance(v, int | float) and not isinstance(v, bool) else math.nan for v in values])
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def condition(  # type: ignore[override]  # an unknown option is an error
+        self, layout: LayoutBatch, empty: Tensor, *, dropped: Tensor | None = None, guided: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Text tokens, and what the quantities add to the time embedding."""
+        assert layout.metadata is not None
+        text, scaled = layout.caption_tokens, scale_metadata(layout.metadata)
+        if dropped is not None:
+            text = torch.where(dropped[:, None, None], empty, text)
+            kept = (torch.rand(scaled.shape) >= self.config.metadata_dropout).to(scaled.device)  # on the CPU: the same on every device
+            scaled = keep_metadata(scaled, kept & ~dropped[:, None])
+        if guided:
+            text = torch.cat([empty.to(text).expand_as(text), text])
+            scaled = torch.cat([torch.zeros_like(scaled), scaled])
+        return text, self.metadata_embedding(scaled)
+
+    def predict(self, x: Tensor, t: Tensor, condition: Any, share: float = 0.0) -> Tensor:
+        text, labels = condition
+        return self.unet(x, t, encoder_hidden_states=text, class_labels=labels, return_dict=False)[0].float()
