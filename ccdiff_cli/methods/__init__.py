@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CCDiffError
 from ..formats.raw import read_text
 from ..generator import GENERATOR_FILE, read_generator
+from .aerogen import AEROGEN
 from .ccdiff import CCDIFF, CCDIFFPP
 from .diffusionsat import METHOD as DIFFUSIONSAT
+from .layoutdiffusion import LAYOUTDIFFUSION
 from .method import Base, Given, Method, Stage
 from .recipe import DEFAULT_METHOD
 from .txt2img_mhn import METHOD as TXT2IMG_MHN
@@ -29,7 +31,7 @@ __all__ = [
     "export_checkpoint", "import_checkpoint", "load_pipeline", "method_named", "method_of", "published_sampling",
 ]  # fmt: skip
 
-METHODS: dict[str, Method] = {method.name: method for method in (CCDIFFPP, CCDIFF, DIFFUSIONSAT, TXT2IMG_MHN)}
+METHODS: dict[str, Method] = {method.name: method for method in (CCDIFFPP, CCDIFF, DIFFUSIONSAT, TXT2IMG_MHN, AEROGEN, LAYOUTDIFFUSION)}
 """Name -> method."""
 
 

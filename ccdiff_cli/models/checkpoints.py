@@ -124,3 +124,22 @@ def write_generator(pipe: ScenePipeline, out: Path, description: dict[str, Any])
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+def checkpoint_file(path: Path, pattern: str) -> Path:
+    """A released file, given itself or by the folder that holds it alone of its kind (``*.ckpt``)."""
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob(pattern))
+    if len(found) != 1:
+        raise CCDiffError(f"{len(found)} files are called {pattern}, expected one", where=path, fix="give the file itself")
+    return found[0]
+
+
+def write_tensors(weights: Mapping[str, Any], target: Path) -> None:
+    """A file of torch with tensors alone; it appears whole or not at all."""
+    with os_errors(target, "write the checkpoint"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(".partial-" + target.name)
+        torch.save(weights, partial)
+        os.replace(partial, target)

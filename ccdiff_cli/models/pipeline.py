@@ -195,14 +195,18 @@ class ScenePipeline(DiffusionPipeline):
         """``n`` texts -> tokens ``(n, L, D)`` and pooled ``(n, D)``."""
         if getattr(self, "text_encoder", None) is None:  # a method that reads no text
             return torch.zeros(len(texts), 0, 0), torch.zeros(len(texts), 0)
+        out = self._encoded(texts)
+        return out.last_hidden_state, out.pooler_output
+
+    def _encoded(self, texts: Sequence[str]) -> Any:
+        """What the text encoder makes of texts, each cut or filled to its length."""
         length = self.tokenizer.model_max_length
         made = self.tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         long = self.tokenizer(list(texts), padding=False, truncation=False)["input_ids"]
         for text, ids in zip(texts, long, strict=True):
             if len(ids) > length:
                 warnings.warn(f"a text of {len(ids)} tokens is cut to {length}: {text[:80]!r}...", stacklevel=2)
-        out = self.text_encoder(made["input_ids"].to(self._execution_device))
-        return out.last_hidden_state, out.pooler_output
+        return self.text_encoder(made["input_ids"].to(self._execution_device))
 
     def encode_references(self, images: Sequence[Image.Image]) -> Tensor:
         """``n`` RGB pictures -> image tokens ``(n, T, E)``.

@@ -12,14 +12,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.methods import export_checkpoint, import_checkpoint, load_pipeline
 from ccdiff_cli.methods.aerogen import checkpoints, sampling
-from ccdiff_cli.methods.aerogen.network import AeroGenUNet, Layout, cell_corners, rasters, trained_parameters
+from ccdiff_cli.methods.aerogen.network import AeroGenUNet, Layout, cell_corners, clockwise, rasters, trained_parameters
+from ccdiff_cli.methods.aerogen.pipeline import AeroGenPipeline
+from ccdiff_cli.models.checkpoints import read_pickle
 from tests import golden_check
+from tests.models.small import make_scenes, make_text_encoder, make_tokenizer, make_vae
 
 TEXT, CLASS = 24, 12
 
@@ -337,7 +343,7 @@ def test_released_names_go_both_ways(tmp_path):
     other = make_unet()
     for parameter in other.parameters():
         torch.nn.init.zeros_(parameter)
-    unused = checkpoints.load_released(other, checkpoints.read_released(tmp_path / "last.ckpt"))
+    unused = checkpoints.load_released(other, read_pickle(tmp_path / "last.ckpt", "state_dict"))
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in unet.state_dict().items())
     assert set(unused) == set(training_state) - set(checkpoints.released_names(unet).values())
     assert checkpoints.layout_sizes(weights) == {"class_width": CLASS, "frequencies": 8, "hidden": 32}
@@ -392,18 +398,121 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path):
     assert "condition_tokenizer.linears.4.bias (5,) instead of (24,)" in message and message.startswith("x.ckpt")
 
 
-def test_a_pickle_that_could_run_is_not_opened(tmp_path):
-    torch.save({"state_dict": {"a": Path("x")}}, tmp_path / "bad.ckpt")
-    (tmp_path / "text.ckpt").write_text("no tensors")
-    torch.save([torch.zeros(1)], tmp_path / "list.ckpt")
-    for name in ("bad.ckpt", "text.ckpt", "list.ckpt", "missing.ckpt"):
-        with pytest.raises(CCDiffError, match=name):
-            checkpoints.read_released(tmp_path / name)
-
-
 def test_contexts_are_of_plain_tensors():
     context = make_unet().prepare(make_layout([2, 0]))
     assert all(isinstance(getattr(context, f.name), Tensor) for f in dataclasses.fields(context))
+
+
+# ---- the pipeline ----
+
+
+def make_pipeline(text_encoder=None, **layout) -> AeroGenPipeline:
+    torch.manual_seed(3)
+    text_encoder = text_encoder or make_text_encoder()
+    return AeroGenPipeline(
+        vae=make_vae().eval(), text_encoder=text_encoder.eval(), tokenizer=make_tokenizer(), unet=make_unet(class_width=TEXT, **layout),
+        scheduler=sampling.ddim(), num_inference_steps=2, guidance_scale=2.5, class_prompt="an aerial {class}",
+    )  # fmt: skip
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(k) for k in range(count)]
+
+
+def test_a_picture_of_a_batch_equals_the_picture_alone_also_from_a_saved_folder(tmp_path):
+    pipe = make_pipeline()
+    pipe.save_pretrained(tmp_path)
+    again = AeroGenPipeline.from_pretrained(tmp_path)
+    assert type(again.scheduler).__name__ == "AeroGenDDIM" and again.config.class_prompt == "an aerial {class}"
+    scenes, _ = make_scenes([3, 0, 25])
+    for one in (pipe, again):
+        one.set_progress_bar_config(disable=True)
+    together = pipe(scenes, generator=generators(3), output_type="latent").images
+    for b in range(3):
+        alone = again(scenes[b : b + 1], generator=generators(3)[b : b + 1], output_type="latent").images
+        assert close(alone, together[b : b + 1], 1e-5)
+
+
+def test_guidance_leaves_the_layout_in_both_branches():
+    pipe = make_pipeline()
+    scenes, _ = make_scenes([3, 1])
+    layout = pipe.layout_batch(scenes)
+    empty = pipe.encode_text([""])[0]
+    x = torch.randn(2, 4, 16, 16)
+    with torch.no_grad():
+        both = pipe.predict(torch.cat([x, x]), torch.tensor(500), pipe.condition(layout, empty, guided=True))
+        dropped = pipe.predict(x, torch.tensor(500), pipe.condition(layout, empty, dropped=torch.tensor([True, False])))
+        layout.valid[:] = False
+        bare = pipe.predict(x, torch.tensor(500), pipe.condition(layout, empty, dropped=torch.tensor([True, True])))
+    assert close(both[0], dropped[0]) and close(both[3], dropped[1]) and not close(both[0], bare[0], 1e-3)
+
+
+def test_class_vectors_are_of_the_prompt_and_projected_where_the_encoder_projects():
+    plain = make_text_encoder().eval()
+    projecting = CLIPTextModelWithProjection(CLIPTextConfig(**{**plain.config.to_dict(), "projection_dim": TEXT})).eval()
+    for encoder in (plain, projecting):
+        pipe = make_pipeline(encoder)
+        tokens, vectors = pipe.encode_text(["ship", "two plane"])
+        ids = pipe.tokenizer(["ship", "an aerial ship"], padding="max_length", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            out = encoder(ids)
+        assert close(tokens[0], out.last_hidden_state[0])
+        assert close(vectors[0], (out.text_embeds if encoder is projecting else out.pooler_output)[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-3, 3), st.floats(0.05, 0.4), st.floats(0.05, 0.4), st.integers(0, 3), st.booleans())
+def test_corners_come_clockwise_from_the_left_top_one_in_whatever_order_they_are_given(angle, w, h, first, backwards):
+    across, down = np.array([math.cos(angle), math.sin(angle)]) * w, np.array([-math.sin(angle), math.cos(angle)]) * h
+    box = np.array([-across - down, across - down, across + down, -across + down]) + 0.5
+    given = np.roll(box[::-1] if backwards else box, first, 0)
+    found = clockwise(torch.tensor(given)).view(4, 2).numpy()
+    total = found.sum(1)
+    assert total[0] <= total.min() + 1e-5 and all(np.abs(given - corner).max(1).min() < 1e-9 for corner in found)
+    turn = np.roll(found, -1, 0)
+    assert (found[:, 0] * turn[:, 1] - found[:, 1] * turn[:, 0]).sum() > 0  # clockwise, as y points down
+
+
+def test_a_horizontal_box_starts_left_top_and_one_of_45_degrees_at_its_top():
+    assert clockwise(torch.tensor([[1.0, 1], [1, 0], [0, 0], [0, 1]])).tolist() == [0, 0, 1, 0, 1, 1, 0, 1]
+    assert clockwise(torch.tensor([[0.0, 1], [1, 0], [2, 1], [1, 2]])).tolist() == [1, 0, 2, 1, 1, 2, 0, 1]
+
+
+# ---- import and export ----
+
+
+def stable_diffusion(folder: Path) -> Path:
+    plain = {key: value for key, value in make_unet().config.items() if not key.startswith("_") and key != "layout"}
+    UNet2DConditionModel(**plain).save_pretrained(folder / "unet")
+    make_vae().save_pretrained(folder / "vae")
+    make_text_encoder().save_pretrained(folder / "text_encoder")
+    make_tokenizer().save_pretrained(folder / "tokenizer")
+    return folder
+
+
+def test_a_released_checkpoint_becomes_a_generator_and_goes_back(tmp_path):
+    torch.manual_seed(2)
+    sd = stable_diffusion(tmp_path / "sd")
+    CLIPTextModelWithProjection(CLIPTextConfig(**{**make_text_encoder().config.to_dict(), "projection_dim": CLASS})).save_pretrained(
+        tmp_path / "clip"
+    )
+    unet = make_unet(slots=15)
+    weights = checkpoints.to_released(unet)
+    (tmp_path / "released").mkdir()
+    torch.save({"state_dict": weights | {"betas": torch.zeros(3)}, "epoch": 2}, tmp_path / "released" / "last.ckpt")
+    given = {"stable_diffusion": sd, "image_encoder": tmp_path / "clip"}
+    made = import_checkpoint(tmp_path / "released", tmp_path / "g", method="aerogen", **given)
+    assert made["method"] == "aerogen" and made["picture_size"] == 128 and "betas" in made["unused_keys"]
+    pipe = load_pipeline(tmp_path / "g")
+    assert all(torch.equal(v, pipe.unet.state_dict()[k]) for k, v in unet.state_dict().items())
+    (file,) = export_checkpoint(tmp_path / "g", tmp_path / "back")
+    back = read_pickle(file, "state_dict")
+    names = set(checkpoints.released_names(unet).values())
+    assert back.keys() == weights.keys() and all(torch.equal(back[k], weights[k]) for k in names)
+    for missing in given:
+        with pytest.raises(CCDiffError, match="give its folder by --"):
+            import_checkpoint(tmp_path / "released", tmp_path / "h", method="aerogen", **{k: v for k, v in given.items() if k != missing})
+    assert not (tmp_path / "h").exists()
 
 
 @pytest.mark.skipif("CCDIFF_SHARED" not in os.environ, reason="CCDIFF_SHARED does not name the folder with reference/methods/golden")

@@ -13,9 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.methods import export_checkpoint, import_checkpoint, load_pipeline
 from ccdiff_cli.methods.layoutdiffusion import checkpoints, diffusion, sampling
 from ccdiff_cli.methods.layoutdiffusion.network import Layout, LayoutDiffusionUNet, pack_layout
+from ccdiff_cli.methods.layoutdiffusion.pipeline import LayoutDiffusionPipeline
+from ccdiff_cli.models.checkpoints import load_weights
 from tests import golden_check
+from tests.models.small import make_scenes
 
 CLASSES, SLOTS, SIDE = 9, 7, 8
 SIZES = dict(
@@ -416,7 +420,7 @@ def test_losses_equal_their_definition():
     start = torch.rand(3, 1, 4, 4, generator=g) * 2 - 1
     start[:, :, 0, 0], start[:, :, 0, 1] = -1, 1  # open bins
     added, prediction, index = torch.randn(3, 1, 4, 4, generator=g), torch.randn(3, 2, 4, 4, generator=g), torch.tensor([0, 1, 700])
-    squared, bound = diffusion.losses(diffusion.training_chain(), prediction, start, added, index)
+    squared, bound = (v.mean((1, 2)) for v in diffusion.losses(diffusion.training_chain(), prediction, start, added, index))
     assert squared.numpy() == pytest.approx(((added - prediction[:, :1]) ** 2).mean((1, 2, 3)).numpy(), rel=1e-6)
     betas = np.linspace(1e-4, 0.02, 1000)
     abar = np.cumprod(1 - betas)
@@ -464,38 +468,97 @@ def test_the_bound_teaches_the_variance_alone():
 )
 def test_a_released_file_gives_the_network_back(tmp_path, sizes):
     model = make_model(**sizes)
-    weights = checkpoints.to_released(model)
+    weights = model.state_dict()
     early = {k.replace("obj_bbox_embedding", "obj_box_embedding"): v for k, v in weights.items()}
     for given in (weights, early):
-        torch.save(given, tmp_path / "released.pt")
-        read = checkpoints.read_released(tmp_path / "released.pt")
-        found = checkpoints.sizes_of(read, image_size=SIDE, head_width=16, layout_heads=4, slots=SLOTS)
-        assert {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()} == {**SIZES, **sizes}
+        read = checkpoints.with_present_names(given)
+        found = checkpoints.sizes_of(read, head_width=16, layout_heads=4)
+        size = 8 * 2 ** (len({**SIZES, **sizes}["channel_mult"]) - 1)  # as published: the lowest grid is 8 x 8
+        expected = {**SIZES, **sizes, "slots": 10, "image_size": size}
+        assert {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()} == expected
         other = LayoutDiffusionUNet(**found)
-        checkpoints.load_released(other, read)
+        load_weights(other, read, tmp_path)
         assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused_by_name():
-    model = make_model()
-    weights = checkpoints.to_released(model)
+def test_a_released_file_becomes_a_generator_and_goes_back(tmp_path):
+    model = make_model(image_size=16, slots=10, layout_heads=8)
+    weights = model.state_dict()
+    torch.save(weights, tmp_path / "released.pt")
+    names = [f"class {k}" for k in range(CLASSES - 2)]
+    (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
+    given = {"method": "layoutdiffusion", "head_width": 16, "classes": tmp_path / "classes.txt"}
+    made = import_checkpoint(tmp_path / "released.pt", tmp_path / "g", **given)
+    assert made["method"] == "layoutdiffusion" and made["picture_size"] == 16 and made["classes"] == names
+    pipe = load_pipeline(tmp_path / "g")
+    assert pipe.known_classes == names and pipe.vae is None
+    assert all(torch.equal(v, pipe.unet.state_dict()[k]) for k, v in model.state_dict().items())
+    (file,) = export_checkpoint(tmp_path / "g", tmp_path / "back")
+    back = torch.load(file, weights_only=True)
+    assert back.keys() == weights.keys() and all(torch.equal(back[k], weights[k]) for k in weights)
+    with pytest.raises(CCDiffError, match="knows 7 classes by number, 0 names"):
+        import_checkpoint(tmp_path / "released.pt", tmp_path / "h", method="layoutdiffusion", head_width=16)
     del weights["time_embed.0.bias"]
-    weights["extra.weight"], weights["out.2.bias"] = torch.zeros(1), torch.zeros(5)
+    torch.save(weights | {"extra.weight": torch.zeros(1), "out.2.bias": torch.zeros(5)}, tmp_path / "released.pt")
     with pytest.raises(CCDiffError) as caught:
-        checkpoints.load_released(model, weights, "x.pt")
+        import_checkpoint(tmp_path / "released.pt", tmp_path / "h", **given)
     message = str(caught.value)
     assert "missing keys (1): time_embed.0.bias" in message and "surplus keys (1): extra.weight" in message
-    assert "out.2.bias (5,) instead of (6,)" in message and message.startswith("x.pt")
+    assert "out.2.bias (5,) instead of (6,)" in message and not (tmp_path / "h").exists()
     with pytest.raises(CCDiffError, match="not a LayoutDiffusion network"):
-        checkpoints.sizes_of({"a": torch.zeros(1)}, image_size=8, head_width=16)
+        checkpoints.sizes_of({"a": torch.zeros(1)}, head_width=16)
 
 
-def test_a_pickle_that_could_run_is_not_opened(tmp_path):
-    torch.save({"a": Path("x")}, tmp_path / "bad.pt")
-    (tmp_path / "text.pt").write_text("no tensors")
-    for name in ("bad.pt", "text.pt", "missing.pt"):
-        with pytest.raises(CCDiffError, match=name):
-            checkpoints.read_released(tmp_path / name)
+# ---- the pipeline ----
+
+
+def make_pipeline(**options) -> LayoutDiffusionPipeline:
+    model = make_model(image_size=16, class_names=("court", "plane", "ship", "a", "b", "c", "d"))
+    pipe = LayoutDiffusionPipeline(unet=model, scheduler=diffusion.training_schedule(), num_inference_steps=4, **options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(k) for k in range(count)]
+
+
+@pytest.mark.parametrize("sampler", ["dpmsolver-fast", "ancestral"])
+def test_a_picture_of_a_batch_equals_the_picture_alone_also_from_a_saved_folder(tmp_path, sampler):
+    pipe = make_pipeline(sampler=sampler)
+    pipe.save_pretrained(tmp_path)
+    again = LayoutDiffusionPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    scenes, _ = make_scenes([3, 0, 25], size=(16, 16))
+    together = pipe(scenes, generator=generators(3), output_type="latent").images
+    assert float(together.abs().max()) <= 1
+    for b in range(3):
+        alone = again(scenes[b : b + 1], generator=generators(3)[b : b + 1], output_type="latent").images
+        assert close(alone, together[b : b + 1], 1e-3)  # the network is rough, and four steps are few
+
+
+def test_the_unconditional_branch_has_padding_in_place_of_objects():
+    pipe = make_pipeline()
+    scenes, _ = make_scenes([3, 2], size=(16, 16))
+    layout, empty, x = pipe.layout_batch(scenes), torch.zeros(1, 0, 0), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        both = pipe.predict(torch.cat([x, x]), torch.tensor(500), pipe.condition(layout, empty, guided=True))
+        dropped = pipe.predict(x, torch.tensor(500), pipe.condition(layout, empty, dropped=torch.tensor([True, False])))
+        layout.valid[:] = False
+        bare = pipe.predict(x, torch.tensor(500), pipe.condition(layout, empty))
+    assert close(both[:2], bare) and close(both[0], dropped[0]) and close(both[3], dropped[1]) and not close(both[3], bare[1], 1e-3)
+
+
+def test_what_it_cannot_do_is_said():
+    pipe = make_pipeline()
+    with pytest.raises(CCDiffError, match="built for pictures of 16x16, asked for 32x16"):
+        pipe(make_scenes([1], size=(16, 32))[0])
+    with pytest.raises(CCDiffError, match="does not sample by 'euler'"):
+        pipe.set_up(scheduler="euler")
+    scene = make_scenes([1], size=(16, 16))[0][0]
+    unknown = scene.replace(instances=tuple(i.__class__.from_corners("zebra", i.corners) for i in scene.instances))
+    with pytest.raises(CCDiffError, match="does not know the class 'zebra'"):
+        pipe([unknown])
 
 
 @pytest.mark.skipif("CCDIFF_SHARED" not in os.environ, reason="CCDIFF_SHARED does not name the folder with reference/methods/golden")

@@ -1,24 +1,36 @@
-"""Names of released AeroGen checkpoints (CompVis' of Stable Diffusion 1.x, behind ``model.diffusion_model.``) and ours, both ways.
+"""Released AeroGen checkpoints to generator folders and back; CompVis' names of Stable Diffusion 1.x behind ``model.diffusion_model.``.
 
 Notable here:
+- class vectors are projected text features of CLIP ViT-L/14, whose projection neither Stable Diffusion nor the checkpoint holds: the
+  folder of the CLIP is asked for.  The authors' own table of 20 vectors is a file of their program, its prompt is not stated.
 - some released weights never influence a picture (``UNUSED``): they are read over, and written as zeros, norms as ones.
 - autoencoder and text encoder of a checkpoint are those of Stable Diffusion 1.5, which the published training freezes: not read.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoTokenizer, CLIPTextModel
 
+from ... import __version__
 from ...errors import CCDiffError
+from ...files import content_key, sha256_file
+from ...locks import locked
+from ...models.accounting import account_for
+from ...models.checkpoints import check_empty, checkpoint_file, part, read_pickle, write_generator, write_tensors
 from ...models.compvis import diffusers_unet_names, renamed
+from ..method import Given
 from .network import AeroGenUNet
+from .pipeline import AeroGenPipeline, projecting_text_encoder
+from .sampling import ddim
 
 UNET, ENCODER = "model.diffusion_model.", "condition_tokenizer."
 UNUSED = re.compile(r"\.attn1\.to_[kv]_control\.|^model\.diffusion_model\.maskcrossattention\.(crossattn\.to_[qk]|norm[12])\.")
@@ -68,30 +80,6 @@ def unet_config(
     }
 
 
-def read_released(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a released ``.ckpt``, by their released names.
-
-    Raises:
-        CCDiffError: not a file of tensors and plain values alone.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CCDiffError("the file does not exist", where=path, fix="give the released AeroGen checkpoint")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CCDiffError(
-            f"not a file of tensors alone: {(str(error).splitlines() or [type(error).__name__])[0]}",
-            where=path,
-            fix="a checkpoint that needs other objects than tensors is not opened, because it could run programs",
-        ) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise CCDiffError("expected a dictionary of names and tensors, or one under state_dict", where=path)
-    return dict(state)
-
-
 def load_released(unet: AeroGenUNet, released: Mapping[str, Tensor], where: str | Path = "checkpoint") -> list[str]:
     """Load a UNet's weights of their released names; every key must be accounted for.
 
@@ -104,22 +92,8 @@ def load_released(unet: AeroGenUNet, released: Mapping[str, Tensor], where: str 
     names, own = released_names(unet), unet.state_dict()
     known = set(names.values())
     unused = sorted(k for k in released if k not in known and (UNUSED.search(k) or OTHERS.match(k)))
-    missing = sorted(known - set(released))
-    surplus = sorted(set(released) - known - set(unused))
-    odd = [
-        f"{theirs} {tuple(released[theirs].shape)} instead of {tuple(own[ours].shape)}"
-        for ours, theirs in names.items()
-        if theirs in released and released[theirs].shape != own[ours].shape
-    ]
-    if missing or surplus or odd:
-        lists = [
-            f"{kind} ({len(keys)}): {', '.join(keys)}"
-            for kind, keys in (("missing keys", missing), ("surplus keys", surplus), ("shapes", odd))
-            if keys
-        ]
-        raise CCDiffError(
-            "the weights do not fit the model; " + "; ".join(lists), where=where, fix="give the AeroGen checkpoint and its sizes"
-        )
+    needed = {k: v for k, v in released.items() if k not in set(unused)}
+    account_for({theirs: own[ours] for ours, theirs in names.items()}, needed, where, "give the AeroGen checkpoint and its sizes")
     unet.load_state_dict({ours: released[theirs].to(own[ours].dtype) for ours, theirs in names.items()})
     return unused
 
@@ -140,11 +114,87 @@ def to_released(unet: AeroGenUNet) -> dict[str, Tensor]:
     return out
 
 
-def layout_sizes(released: Mapping[str, Tensor]) -> dict[str, int]:
+def layout_sizes(released: Mapping[str, Tensor], where: str | Path = "checkpoint") -> dict[str, int]:
     """The sizes of a :class:`LayoutConfig` that a checkpoint's weights show."""
+    needed = [ENCODER + name for name in ("linears.0.weight", "null_text_feature", "null_position_feature")]
+    if missing := [name for name in needed if name not in released]:
+        raise CCDiffError(f"no AeroGen checkpoint: {missing[0]} is missing", where=where, fix="give the released AeroGen checkpoint")
     first = released[ENCODER + "linears.0.weight"]
     return {
         "class_width": len(released[ENCODER + "null_text_feature"]),
         "frequencies": released[ENCODER + "null_position_feature"].numel() // 16,
         "hidden": len(first),
     }
+
+
+@locked("import-checkpoint", whole=True)
+def import_checkpoint(released: str | Path, out: str | Path, given: Given) -> dict[str, Any]:
+    """Make a generator folder of a released checkpoint.
+
+    Args:
+        released: the ``.ckpt`` file, or a folder with one.
+        out: the generator folder; must not exist, or be empty.
+        given: ``stable_diffusion``: Stable Diffusion 1.5 in the diffusers layout; ``image_encoder``: the folder of CLIP ViT-L/14.
+
+    Returns:
+        the generator's description; ``unused_keys`` lists what of the checkpoint is not needed.
+
+    Raises:
+        CCDiffError: a file or part is missing, or does not hold what it should; missing and surplus keys are listed.
+    """
+    out = Path(out)
+    check_empty(out)
+    if given.stable_diffusion is None:
+        raise CCDiffError("AeroGen stands on Stable Diffusion 1.5", fix="give its folder by --stable-diffusion")
+    if given.image_encoder is None:
+        raise CCDiffError("AeroGen's class vectors need the text projection of CLIP ViT-L/14", fix="give its folder by --image-encoder")
+    path = checkpoint_file(Path(released), "*.ckpt")
+    weights = read_pickle(path, "state_dict")
+    base = part(UNet2DConditionModel, given.stable_diffusion, "unet", config_only=True)
+    sizes = {key: value for key, value in base.config.items() if not key.startswith("_")}
+    unet = AeroGenUNet(layout=layout_sizes(weights, path), **sizes)
+    unused = load_released(unet, weights, path)
+    unet.eval()
+    text_encoder = part(CLIPTextModel, given.stable_diffusion, "text_encoder")
+    projecting = projecting_text_encoder(str(given.image_encoder), text_encoder, where=given.image_encoder)
+    for what, width, expected in (
+        ("text tokens", text_encoder.config.hidden_size, unet.config.cross_attention_dim),
+        ("class vectors", projecting.config.projection_dim, unet.layout_config.class_width),
+    ):
+        if width != expected:
+            raise CCDiffError(
+                f"{what} are {width} wide, the network expects {expected}",
+                where=given.stable_diffusion,
+                fix="give Stable Diffusion 1.5 and the CLIP of its text encoder",
+            )
+    pipe = AeroGenPipeline(
+        vae=part(AutoencoderKL, given.stable_diffusion, "vae"),
+        text_encoder=projecting,
+        tokenizer=part(AutoTokenizer, given.stable_diffusion, "tokenizer"),
+        unet=unet,
+        scheduler=ddim(),
+    )
+    digest = sha256_file(path)
+    sample = unet.config.sample_size
+    description = {
+        "format": "ccdiff generator 1",
+        "identity": content_key([digest, str(given.stable_diffusion), str(given.image_encoder)]),
+        "picture_size": (sample if isinstance(sample, int) else sample[0]) * pipe.vae_scale_factor,
+        "classes": [],  # any: class names go through the text encoder
+        "method": "aerogen",
+        "imported": {"model": "aerogen", "files": {path.name: digest}},
+        "unused_keys": unused,
+        "ccdiff": __version__,
+    }
+    write_generator(pipe, out, description)
+    return description
+
+
+@locked("export-checkpoint")
+def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
+    """Write a generator's UNet as a released ``.ckpt``; the file written."""
+    generator, target = Path(generator), Path(out) / "aerogen.ckpt"
+    unet = AeroGenUNet.from_config(AeroGenUNet.load_config(str(generator / "unet")))
+    unet.load_state_dict(load_file(generator / "unet" / "diffusion_pytorch_model.safetensors"))
+    write_tensors({"state_dict": to_released(unet)}, target)
+    return [target]

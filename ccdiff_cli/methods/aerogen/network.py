@@ -95,6 +95,21 @@ class Layout:
         return Layout(self.obb.to(device), self.vectors.to(device, dtype), self.valid.to(device), self.grid)
 
 
+def clockwise(corners: Tensor) -> Tensor:
+    """``(..., 4, 2)`` corners of boxes in any order round them -> ``(..., 8)`` clockwise from the left top one, x1 y1 x2 y2 ...
+
+    The left top corner is the one of the smallest x + y, of two equal ones the upper: a box turned by 45 degrees starts at its top.
+    """
+    x, y = corners[..., 0], corners[..., 1]
+    area = (x * y.roll(-1, -1) - y * x.roll(-1, -1)).sum(-1)
+    corners = torch.where((area < 0)[..., None, None], corners.flip(-2), corners)  # y points down
+    total = corners.sum(-1)
+    least = total <= total.amin(-1, keepdim=True) + 1e-6
+    first = torch.where(least, corners[..., 1], torch.inf).argmin(-1)
+    order = (first[..., None] + torch.arange(4, device=corners.device)) % 4
+    return corners.gather(-2, order[..., None].expand_as(corners)).flatten(-2)
+
+
 def cell_corners(obb: Tensor, grid: tuple[int, int]) -> Tensor:
     """``(..., 8)`` normalised corners -> float32 whole cells, cut toward zero; negative where a box leaves the picture."""
     height, width = grid
@@ -335,6 +350,20 @@ _parameters = list(inspect.signature(UNet2DConditionModel.__init__).parameters.v
 AeroGenUNet.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [*_parameters, inspect.Parameter("layout", inspect.Parameter.KEYWORD_ONLY, default=None)]
 )
+
+
+def with_layout(unet: UNet2DConditionModel, layout: Mapping[str, Any]) -> AeroGenUNet:
+    """A UNet with the weights of a plain one; all that takes the layout is new.
+
+    Raises:
+        CCDiffError: the UNet's weights do not fit.
+    """
+    made = AeroGenUNet(layout=dict(layout), **{key: value for key, value in unet.config.items() if not key.startswith("_")})
+    missing, surplus = made.load_state_dict(unet.state_dict(), strict=False)
+    new = ("layout_encoder.", "mask_attention.")
+    if surplus or [key for key in missing if ".processor." not in key and not key.startswith(new)]:
+        raise CCDiffError(f"the UNet's weights do not fit: missing {missing[:3]}, surplus {surplus[:3]}", where="recipe key unet.source")
+    return made
 
 
 def trained_parameters(unet: AeroGenUNet) -> list[nn.Parameter]:

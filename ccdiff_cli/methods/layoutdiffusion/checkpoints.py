@@ -1,56 +1,48 @@
 """Released LayoutDiffusion checkpoints: a plain dictionary of weights under the names that the network here has too.
 
-Early files say ``obj_box_embedding`` for ``obj_bbox_embedding``.  Sizes come from the weights but for what they cannot show: the size of
-the pictures, the width of an attention head and the number of the encoder's heads (published: 64 or 32, and 8).
+Early files say ``obj_box_embedding`` for ``obj_bbox_embedding``.  Sizes come from the weights but for what they cannot show: the width of
+an attention head (64 or 32 as published), the number of the encoder's heads (8), the number of slots (12 for the 180 classes of Visual
+Genome, 10 for others), and the size of the pictures: the lowest grid of every published configuration is 8 x 8.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 
+from ... import __version__
 from ...errors import CCDiffError
+from ...files import content_key, sha256_file
+from ...locks import locked
+from ...models.checkpoints import (
+    check_empty,
+    checkpoint_file,
+    load_weights,
+    part,
+    read_pickle,
+    read_safetensors,
+    write_generator,
+    write_tensors,
+)
+from ..method import Given
+from .diffusion import training_schedule
 from .network import LayoutDiffusionUNet
+from .pipeline import LayoutDiffusionPipeline
 
+_LOWEST_GRID = 8
 _EARLY, _NOW = "layout_encoder.obj_box_embedding.", "layout_encoder.obj_bbox_embedding."
 
 
-def read_released(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a released ``.pt``.
-
-    Raises:
-        CCDiffError: not a file of tensors alone.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CCDiffError("the file does not exist", where=path, fix="give the released LayoutDiffusion checkpoint")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CCDiffError(
-            f"not a file of tensors alone: {(str(error).splitlines() or [type(error).__name__])[0]}",
-            where=path,
-            fix="a checkpoint that needs other objects than tensors is not opened, because it could run programs",
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise CCDiffError("expected a dictionary of names and tensors", where=path)
-    return {_NOW + k.removeprefix(_EARLY) if k.startswith(_EARLY) else k: v for k, v in state.items()}
+def with_present_names(released: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a released file; those of early ones under the later names."""
+    return {_NOW + k.removeprefix(_EARLY) if k.startswith(_EARLY) else k: v for k, v in released.items()}
 
 
-def sizes_of(
-    weights: Mapping[str, Tensor],
-    *,
-    image_size: int,
-    head_width: int,
-    layout_heads: int = 8,
-    slots: int = 10,
-    where: str | Path = "checkpoint",
-) -> dict[str, Any]:
+def sizes_of(weights: Mapping[str, Tensor], *, head_width: int, layout_heads: int = 8, where: str | Path = "checkpoint") -> dict[str, Any]:
     """The arguments of :class:`LayoutDiffusionUNet` of a checkpoint's weights.
 
     Raises:
@@ -71,7 +63,7 @@ def sizes_of(
             if f"input_blocks.{at}.1.qkv_projector.weight" in weights:
                 attends.append(2**level)
         return {
-            "image_size": image_size,
+            "image_size": _LOWEST_GRID << (levels - 1),
             "in_channels": first.shape[1],
             "model_channels": channels,
             "channel_mult": [w // channels for w in widths],
@@ -79,7 +71,7 @@ def sizes_of(
             "attention_ds": attends,
             "num_head_channels": head_width,
             "classes": classes,
-            "slots": slots,
+            "slots": 12 if classes == 180 else 10,
             "layout_width": width,
             "layout_layers": 1 + max(int(k.split(".")[3]) for k in weights if k.startswith("layout_encoder.transform.resblocks.")),
             "layout_heads": layout_heads,
@@ -104,31 +96,55 @@ def _blocks_per_level(weights: Mapping[str, Tensor], blocks: int) -> int:
     return min(up) if up else blocks - 1
 
 
-def load_released(model: LayoutDiffusionUNet, released: Mapping[str, Tensor], where: str | Path = "checkpoint") -> None:
-    """Load weights by their released names; every key must be accounted for.
+@locked("import-checkpoint", whole=True)
+def import_checkpoint(released: str | Path, out: str | Path, given: Given) -> dict[str, Any]:
+    """Make a generator folder of a released checkpoint.
+
+    Args:
+        released: the ``.pt`` file, or a folder with one.
+        out: the generator folder; must not exist, or be empty.
+        given: ``classes``: the names of classes 1 to K - 2; ``stable_diffusion``: a folder with a ``vae``, for a network of latents.
 
     Raises:
-        CCDiffError: listing all missing and surplus keys and wrong shapes.
+        CCDiffError: a file or part is missing, or does not hold what it should; missing and surplus keys are listed.
     """
-    own = model.state_dict()
-    odd = [
-        f"{k} {tuple(released[k].shape)} instead of {tuple(own[k].shape)}"
-        for k in sorted(set(own) & set(released))
-        if released[k].shape != own[k].shape
-    ]
-    missing, surplus = sorted(set(own) - set(released)), sorted(set(released) - set(own))
-    if missing or surplus or odd:
-        lists = [
-            f"{kind} ({len(keys)}): {', '.join(keys)}"
-            for kind, keys in (("missing keys", missing), ("surplus keys", surplus), ("shapes", odd))
-            if keys
-        ]
+    out = Path(out)
+    check_empty(out)
+    path = checkpoint_file(Path(released), "*.pt")
+    weights = with_present_names(read_pickle(path))
+    sizes = sizes_of(weights, head_width=given.head_width, where=path)
+    if len(given.classes) + 2 != sizes["classes"]:
         raise CCDiffError(
-            "the weights do not fit the model; " + "; ".join(lists), where=where, fix="give the LayoutDiffusion checkpoint and its sizes"
+            f"the checkpoint knows {sizes['classes'] - 2} classes by number, {len(given.classes)} names were given",
+            where=path,
+            fix="give the names of its classes, in its order (the first is number 1)",
         )
-    model.load_state_dict({k: v.to(own[k].dtype) for k, v in released.items()})
+    model = LayoutDiffusionUNet(**sizes, class_names=given.classes)
+    load_weights(model, weights, path)
+    vae = None
+    if sizes["in_channels"] != 3:
+        if given.stable_diffusion is None:
+            raise CCDiffError("the checkpoint denoises latents", where=path, fix="give a folder with their `vae` by --stable-diffusion")
+        vae = part(AutoencoderKL, given.stable_diffusion, "vae")
+    pipe = LayoutDiffusionPipeline(unet=model, scheduler=training_schedule(), vae=vae)
+    digest = sha256_file(path)
+    description = {
+        "format": "ccdiff generator 1",
+        "identity": content_key([digest, str(given.stable_diffusion) if vae is not None else None]),
+        "picture_size": sizes["image_size"] * pipe.vae_scale_factor,
+        "classes": list(given.classes),
+        "method": "layoutdiffusion",
+        "imported": {"model": "layoutdiffusion", "files": {path.name: digest}},
+        "unused_keys": [],
+        "ccdiff": __version__,
+    }
+    write_generator(pipe, out, description)
+    return description
 
 
-def to_released(model: LayoutDiffusionUNet) -> dict[str, Tensor]:
-    """A model's weights by their released names."""
-    return dict(model.state_dict())
+@locked("export-checkpoint")
+def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
+    """Write a generator's network as a released ``.pt``; the file written."""
+    target = Path(out) / "layoutdiffusion.pt"
+    write_tensors(read_safetensors(Path(generator) / "unet" / "diffusion_pytorch_model.safetensors"), target)
+    return [target]

@@ -9,14 +9,21 @@ import math
 from dataclasses import dataclass
 
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 TRAINED_STEPS = 1000
+BETAS = (1e-4, 0.02)
+
+
+def training_schedule() -> DDPMScheduler:
+    """The noise schedule as diffusers names it, saved with generators."""
+    return DDPMScheduler(beta_schedule="linear", beta_start=BETAS[0], beta_end=BETAS[1], clip_sample=False)
 
 
 def linear_betas() -> Tensor:
     """``(1000,)`` float64: 1e-4 to 0.02."""
-    return torch.linspace(1e-4, 0.02, TRAINED_STEPS, dtype=torch.float64)
+    return torch.linspace(*BETAS, TRAINED_STEPS, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,10 @@ def losses(chain: Chain, prediction: Tensor, start: Tensor, noise: Tensor, index
         start: pictures in [-1, 1].
 
     Returns:
-        two ``(B,)``.
+        two ``(B, R, R)``, the mean over channels at each cell; a picture's loss is their mean.
     """
     predicted, channels = prediction.float().chunk(2, dim=1)
-    squared = ((noise - predicted) ** 2).flatten(1).mean(1)
+    squared = ((noise - predicted) ** 2).mean(1)
     x = chain.noised(start, noise, index)
     mean = chain.posterior_mean(chain.start(x, predicted.detach(), index), x, index)
     log_variance = chain.log_variance(channels, index)
@@ -91,7 +98,7 @@ def losses(chain: Chain, prediction: Tensor, start: Tensor, noise: Tensor, index
     )
     likelihood = -_discretised_log_likelihood(start, mean, 0.5 * log_variance)
     bound = torch.where((index == 0).view(-1, 1, 1, 1), likelihood, divergence)
-    return squared, bound.flatten(1).mean(1) / math.log(2.0)
+    return squared, bound.mean(1) / math.log(2.0)
 
 
 def _normal_cdf(y: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -271,7 +272,11 @@ class LayoutDiffusionUNet(ModelMixin, ConfigMixin):
         slots: L, see :func:`pack_layout`.
         layout_width, layout_layers, layout_heads: of the layout encoder.
         dropout: in the residual blocks.
+        class_names: of classes 1 to K - 2, where they are known.
     """
+
+    _supports_gradient_checkpointing = True
+    _repeated_blocks: ClassVar = ["ResidualBlock", "ObjectAwareAttention"]
 
     @register_to_config
     def __init__(
@@ -290,8 +295,10 @@ class LayoutDiffusionUNet(ModelMixin, ConfigMixin):
         layout_layers: int = 6,
         layout_heads: int = 8,
         dropout: float = 0.0,
+        class_names: Sequence[str] = (),
     ):
         super().__init__()
+        self.gradient_checkpointing = False
         _check(locals())
         time_width = 4 * model_channels
         self.time_embed = nn.Sequential(nn.Linear(model_channels, time_width), nn.SiLU(), nn.Linear(time_width, time_width))
@@ -357,12 +364,13 @@ class LayoutDiffusionUNet(ModelMixin, ConfigMixin):
 
         def run(block: nn.Module, name: str, h: Tensor) -> Tensor:
             for i, module in enumerate(block.children()):
+                given: tuple[Any, ...] = (h,)
                 if isinstance(module, ResidualBlock):
-                    h = module(h, emb)
+                    given = (h, emb)
                 elif isinstance(module, ObjectAwareAttention):
-                    h = module(h, context.layers[f"{name}.{i}"])
-                else:
-                    h = module(h)
+                    given = (h, context.layers[f"{name}.{i}"])
+                again = self.gradient_checkpointing and torch.is_grad_enabled()
+                h = self._gradient_checkpointing_func(module, *given) if again else module(*given)
             return h
 
         skips = []
@@ -395,6 +403,8 @@ def _check(sizes: dict) -> None:
         raise CCDiffError(f"LayoutDiffusion: pictures of {image} cannot be halved {len(mults) - 1} times", fix="take a multiple of it")
     if sizes["layout_width"] % sizes["layout_heads"]:
         raise CCDiffError(f"LayoutDiffusion: layout_width {sizes['layout_width']} does not divide into {sizes['layout_heads']} heads")
+    if sizes["class_names"] and len(sizes["class_names"]) + 2 != sizes["classes"]:
+        raise CCDiffError(f"LayoutDiffusion: {len(sizes['class_names'])} class names for {sizes['classes'] - 2} classes")
     if sizes["classes"] < 2 or sizes["slots"] < 1:
         raise CCDiffError("LayoutDiffusion: needs two classes (picture and padding) and one slot at least")
     head = sizes["num_head_channels"]
