@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import CCDiffError
-from ..pictures import Reading, UnreadablePicture, is_flat, open_picture, read_rgb
+from ..pictures import AS_STORED, Reading, UnreadablePicture, is_flat, open_picture, read_rgb
 from ..scene import Scene
 from .windows import WHOLE
 
@@ -108,11 +108,12 @@ def _copies(scenes: Sequence[Scene], hashes: Mapping[str, str], mapped: Map) -> 
     by_bytes = [group for group in _by(scenes, lambda s: hashes[s.file_name]).values() if len(group) > 1]
     sizes = _by(scenes, lambda s: (s.width, s.height))
     near = [g for g in sizes.values() if len({scenes[k].split for k in g}) > 1 and scenes[g[0]].width * scenes[g[0]].height <= WHOLE]
-    asked: list[tuple[str, bool]] = []
+    asked: list[tuple[str, Reading, bool]] = []
     order: list[int] = []
     for group in near:
-        formats = {Path(str(scenes[k].path)).suffix.lower() in _JPEG for k in group}
-        asked += [(str(scenes[k].path), formats == {True}) for k in group]
+        readings = [scenes[k].reading or AS_STORED for k in group]
+        reduced = all(Path(str(scenes[k].path)).suffix.lower() in _JPEG and r == AS_STORED for k, r in zip(group, readings, strict=True))
+        asked += [(str(scenes[k].path), reading, reduced) for k, reading in zip(group, readings, strict=True)]
         order += group
     by_pixels: dict[str, list[int]] = defaultdict(list)
     if order:
@@ -134,9 +135,9 @@ def _shows_nothing(asked: tuple[str, Reading | None, int]) -> bool:
         return False
 
 
-def _pixel_hash(asked: tuple[str, bool]) -> str:
-    """A hash of size and pixels, "" where they do not decode (which is found out, and said, when the picture is prepared)."""
-    path, reduced = asked
+def _pixel_hash(asked: tuple[str, Reading, bool]) -> str:
+    """A hash of size and pixels as they are read, "" where they do not decode (which is said when the picture is prepared)."""
+    path, reading, reduced = asked
     try:
         if reduced:
             with open_picture(path) as image:
@@ -144,7 +145,7 @@ def _pixel_hash(asked: tuple[str, bool]) -> str:
                 image.draft("RGB", (max(1, size[0] // 8), max(1, size[1] // 8)))
                 data = image.convert("RGB").tobytes()
         else:
-            picture = read_rgb(path)
+            picture = read_rgb(path, reading)
             size, data = picture.size, picture.tobytes()
     except UnreadablePicture:
         return ""

@@ -216,3 +216,18 @@ def test_blank_rims_join_no_scenes(tmp_path):
     for name in ("train/c", "val/d"):
         Image.new("RGB", SIZE).save(given / "images" / f"{name}.png")
     assert not prepare_dataset(given, tmp_path / "set2", leaks="refuse").manifest["changes"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_copy_that_is_stored_turned_is_a_copy_as_it_is_shown(tmp_path, suffix):
+    root = yolo(tmp_path / "raw", [("train", "a", 1, ".png"), ("val", "b", 2, ".png")])
+    flat = np.kron(np.random.default_rng(0).integers(0, 255, (4, 4), np.uint8), np.ones((8, 8), np.uint8))
+    pixels = np.stack([flat] * 3, axis=2)
+    for split, stem, turned in (("train", "a", False), ("val", "b", True)):
+        (root / "images" / split / f"{stem}.png").unlink()
+        exif = Image.Exif()
+        if turned:
+            exif[274] = 3
+        Image.fromarray(pixels[::-1, ::-1] if turned else pixels).save(root / "images" / split / f"{stem}{suffix}", exif=exif, quality=100)
+    with pytest.raises(CCDiffError, match="the same picture stands in several splits"):
+        prepare_dataset(root, tmp_path / "set", leaks="refuse")
