@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ccdiff_cli.methods.gligen.checkpoints import load_released
 from ccdiff_cli.methods.gligen.network import GLIGENConfig, GroundedUNet, fusers, grounding_scale, grounding_slots
-from ccdiff_cli.methods.gligen.released import load_released
 from ccdiff_cli.models.layout import LayoutBatch
 
 from . import part

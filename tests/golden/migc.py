@@ -17,13 +17,13 @@ from ccdiff_cli.methods.migc.network import (
     install_migc,
     instance_masks,
     instance_tokens,
-    migc_config,
     prepare_context,
 )
 from ccdiff_cli.models.layout import LayoutBatch
 
 from . import part
 
+_STEPS = 50  # as published
 _ATTENTION = ".transformer_blocks.0.attn2"
 
 
@@ -39,10 +39,11 @@ def outputs(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[
     given, weights = part(tensors, "in."), part(tensors, "unet.")
     module = json.loads(metadata["module_config"])
     unet = UNet2DConditionModel(**json.loads(metadata["unet_config"])).eval()
+    last, step = (int(metadata[key]) / _STEPS for key in ("migc_steps", "step_index"))
     config = MIGCConfig(
         places=tuple(module["places"]),
-        steps=int(metadata["migc_steps"]),
-        fuser_steps=int(metadata["migc_steps"]),
+        active=last,
+        fuser=last,
         slots=module["slots"],
         heads=module["heads"],
         position_width=module["position_hidden"],
@@ -78,8 +79,7 @@ def outputs(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[
         ours |= {f"layer.{name}.{key}": value for key, value in _layer(unet, name, layer, given, context).items()}
 
     guided = prepare_context(unet, batch, guidance=True, order=given["slot_order"])
-    # the first step that has neither is one past the last
-    at, off = guided.at_step(int(metadata["step_index"]), migc_config(unet)), guided.at_step(config.steps + 1, config)
+    at, off = guided.at(step, config), guided.at(last + 1 / _STEPS, config)
     for name, now in {
         "": dataclasses.replace(at, fuser=False) if at is not None else None,
         "_module_off": off,

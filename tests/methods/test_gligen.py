@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.methods.gligen import released
+from ccdiff_cli.methods.gligen import checkpoints as released
 from ccdiff_cli.methods.gligen.network import (
     GLIGENConfig,
     GroundedUNet,

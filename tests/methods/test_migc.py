@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.methods.migc import released
+from ccdiff_cli.methods.migc import checkpoints as released
 from ccdiff_cli.methods.migc.network import (
     MIGCConfig,
     MIGCUNet,
@@ -38,7 +38,7 @@ SLOTS = 8
 
 def make_unet(**options) -> UNet2DConditionModel:
     unet = UNet2DConditionModel(**UNET)
-    install_migc(unet, MIGCConfig(**{"places": PLACES, "slots": SLOTS, "position_width": 20, "reduction": 5, "fuser_steps": 3} | options))
+    install_migc(unet, MIGCConfig(**{"places": PLACES, "slots": SLOTS, "position_width": 20, "reduction": 5, "fuser": 0.2} | options))
     return unet.eval()
 
 
@@ -244,14 +244,16 @@ def test_unconditional_rows_and_pictures_without_instances_are_plain():
 
 
 def test_steps_count_from_0_and_include_the_last():
-    unet, batch = make_unet(steps=5, fuser_steps=2), make_batch([1])
+    unet, batch = make_unet(active=5 / 20, fuser=2 / 20), make_batch([1])
     context, config = prepare_context(unet, batch), migc_config(unet)
 
-    def at(step: int) -> tuple[bool, bool] | None:
-        now = context.at_step(step, config)
+    def at(share: float) -> tuple[bool, bool] | None:
+        now = context.at(share, config)
         return None if now is None else (now.module, now.fuser)
 
-    assert [at(step) for step in (0, 2, 3, 5, 6)] == [(True, True), (True, True), (True, False), (True, False), None]
+    assert [at(step / 20) for step in (0, 2, 3, 5, 6)] == [(True, True), (True, True), (True, False), (True, False), None]
+    published = MIGCConfig()
+    assert sum(context.at(step / 50, published) is not None for step in range(50)) == 26
 
 
 def test_more_instances_than_slots_are_refused():
@@ -270,7 +272,14 @@ def test_a_slot_order_must_be_a_permutation():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"masks": "all"}, "masks"), ({"slots": 2}, "slots"), ({"places": ("down_blocks.2",)}, "no cross-attention"), ({"heads": 7}, "heads")],
+    [
+        ({"masks": "all"}, "masks"),
+        ({"active": 1.5}, "active"),
+        ({"fuser": -0.1}, "fuser"),
+        ({"slots": 2}, "slots"),
+        ({"places": ("down_blocks.2",)}, "no cross-attention"),
+        ({"heads": 7}, "heads"),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(options, message):
     with pytest.raises(CCDiffError, match=message):

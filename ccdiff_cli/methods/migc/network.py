@@ -45,9 +45,9 @@ class MIGCConfig:
 
     Attributes:
         places: prefixes of module names whose ``attn2`` hold the module.
-        steps: the module works at denoising steps 0 to ``steps``, both included; published: 25 of 50.
-        fuser_steps: at steps 0 to ``fuser_steps`` every ``attn2`` whose module is absent or no longer active mixes in the text of
-            the instances by their masks; -1, as published: never (25 in the authors' second script).
+        active: the module works at denoising steps up to this share of all, included; published: step 25 of 50, the 26th.
+        fuser: up to this share every ``attn2`` whose module is absent or no longer active mixes in the text of the instances by
+            their masks; None, as published: never (0.5 in the authors' second script).
         slots: planes that the aggregation tells apart: background, layout and ``slots - 2`` instances; published: 30.
         heads: attention heads of the module.
         position_width: hidden width of the net of the box.
@@ -57,8 +57,8 @@ class MIGCConfig:
     """
 
     places: tuple[str, ...] = ("mid_block", "up_blocks.1")
-    steps: int = 25
-    fuser_steps: int = -1
+    active: float = 0.5
+    fuser: float | None = None
     slots: int = 30
     heads: int = 8
     position_width: int = 512
@@ -69,7 +69,10 @@ class MIGCConfig:
         object.__setattr__(self, "places", tuple(self.places))
         if self.masks not in ("points", "area"):
             raise CCDiffError(f"MIGC: masks is {self.masks!r}", fix="choose points or area")
-        for key, least in (("steps", -1), ("fuser_steps", -1), ("slots", 3), ("heads", 1), ("position_width", 1), ("reduction", 1)):
+        for key, share in (("active", self.active), ("fuser", self.fuser)):
+            if share is not None and not 0 <= share <= 1:
+                raise CCDiffError(f"MIGC: {key} is {share}", fix="give a share of the denoising steps, 0 to 1")
+        for key, least in (("slots", 3), ("heads", 1), ("position_width", 1), ("reduction", 1)):
             if getattr(self, key) < least:
                 raise CCDiffError(f"MIGC: {key} is {getattr(self, key)}", fix=f"give at least {least}")
 
@@ -373,9 +376,9 @@ class MIGCContext:
     module: bool = True
     fuser: bool = False
 
-    def at_step(self, step: int, config: MIGCConfig) -> MIGCContext | None:
-        """What works at a denoising step, counted from 0; None: nothing does."""
-        module, fuser = step <= config.steps, step <= config.fuser_steps
+    def at(self, share: float, config: MIGCConfig) -> MIGCContext | None:
+        """What works when ``share`` of the denoising steps is done; None: nothing does."""
+        module, fuser = share <= config.active, config.fuser is not None and share <= config.fuser
         return dataclasses.replace(self, module=module, fuser=fuser) if module or fuser else None
 
 
@@ -517,7 +520,7 @@ def prepare_context(
             each slot holds.  None: by :func:`slot_order`.
 
     Returns:
-        what goes into ``unet(..., cross_attention_kwargs={"conditioning": context})``; see also :meth:`MIGCContext.at_step`.
+        what goes into ``unet(..., cross_attention_kwargs={"conditioning": context})``; see also :meth:`MIGCContext.at`.
 
     Raises:
         CCDiffError: a picture has more instances than there are slots for.
@@ -540,7 +543,7 @@ def prepare_context(
     layers = _layers(unet)
     sizes = grid_sizes(unet, layers, batch.latent_size)
     for name, (attn, migc) in layers.items():
-        if migc is None and config.fuser_steps < 0:
+        if migc is None and config.fuser is None:
             continue
         size = context.grid_of[name] = sizes[name]
         if size not in context.grids:
@@ -549,7 +552,7 @@ def prepare_context(
             else:
                 masks, background = instance_masks(hbb[valid], row, len(pictures), batch.image_size, batch.latent_size, size)
             context.grids[size] = _grid_context(masks, background, row, slots[valid], config.slots)
-            if config.fuser_steps >= 0:
+            if config.fuser is not None:
                 context.fusers[size] = _fuser_context(masks, row, len(pictures), classes[valid], len(batch.class_tokens))
         dtype = attn.to_q.weight.dtype
         words = batch.class_tokens.to(device=device, dtype=dtype)
