@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def outputs(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[
     given = part(tensors, "in.")
     slots = int(metadata["slots"])
     unet = GroundedUNet(**json.loads(metadata["unet_config"]), grounding=GLIGENConfig(slots=slots).to_dict()).eval()
-    load_released(unet, part(tensors, "unet.") or part(tensors, "model."), "the golden file")
+    load_released(unet, part(tensors, "unet.") or part(tensors, "model."), Path("golden file"))
 
     size, count = given["valid"].shape
     batch = LayoutBatch(

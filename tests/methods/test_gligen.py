@@ -9,11 +9,14 @@ import pathlib
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.generator import read_generator
+from ccdiff_cli.methods import Given, load_pipeline, method_of
+from ccdiff_cli.methods.gligen import METHOD
 from ccdiff_cli.methods.gligen import checkpoints as released
 from ccdiff_cli.methods.gligen.network import (
     GLIGENConfig,
@@ -27,10 +30,13 @@ from ccdiff_cli.methods.gligen.network import (
     grounding_slots,
     is_grounding,
 )
+from ccdiff_cli.methods.gligen.pipeline import GLIGENPipeline
 from ccdiff_cli.models.layout import LayoutBatch
 from tests import golden_check
 from tests.models.plain import cross, linear, norm
-from tests.models.small import TEXT, UNET, make_batch
+from tests.models.small import TEXT, UNET, make_batch, make_scenes
+
+from .small import make_pipeline, make_recipe, pictures, stable_diffusion, trained_names
 
 SLOTS = 6
 
@@ -51,8 +57,8 @@ def denoise(unet, latents, t, batch: LayoutBatch, kwargs) -> Tensor:
     return unet(latents, t, batch.caption_tokens, cross_attention_kwargs=kwargs).sample
 
 
-def close(found: Tensor, expected: Tensor) -> None:
-    assert golden_check.relative_error(found, expected) < 2e-6
+def close(found: Tensor, expected: Tensor, limit: float = 2e-6) -> None:
+    assert golden_check.relative_error(found, expected) < limit
 
 
 # ---- the published computation, one picture ----
@@ -266,20 +272,29 @@ def test_a_saved_unet_is_the_same_one(tmp_path):
 # ---- released checkpoints ----
 
 
-@pytest.mark.parametrize("form", ["authors", "diffusers"])
-def test_a_released_file_comes_back(tmp_path, form):
-    unet, other = make_unet(), make_unet()
-    if form == "authors":
-        path = tmp_path / "diffusion_pytorch_model.bin"
-        torch.save({"model": released.to_released(unet), "text_encoder": {}, "autoencoder": {}, "diffusion": {}}, path)
+@pytest.mark.parametrize("form", ["authors", "folder", "diffusers"])
+def test_import_and_back(tmp_path, form):
+    unet, base, path = make_unet(slots=30), stable_diffusion(tmp_path / "sd"), tmp_path / "released" / released.RELEASED_FILE
+    path.parent.mkdir()
+    if form == "diffusers":
+        path = stable_diffusion(path.parent)
+        unet.save_pretrained(path / "unet")
     else:
-        path = tmp_path / "diffusion_pytorch_model.safetensors"
-        save_file(unet.state_dict(), path)
-    weights, unused = released.read_released(path)
-    assert unused == (["autoencoder", "diffusion", "text_encoder"] if form == "authors" else [])
-    released.load_released(other, weights, path)
-    own = other.state_dict()
+        torch.save({"model": released.to_released(unet), "text_encoder": {}, "autoencoder": {}, "diffusion": {}}, path)
+    given = Given() if form == "diffusers" else Given(base)
+    METHOD.import_checkpoint(path.parent if form == "folder" else path, tmp_path / "g", given)
+    assert method_of(read_generator(tmp_path / "g")) is METHOD
+    pipe = load_pipeline(tmp_path / "g")
+    assert isinstance(pipe, GLIGENPipeline)
+    assert grounding_config(pipe.unet) == GLIGENConfig()
+    assert type(pipe.scheduler).__name__ == "PNDMScheduler"
+    own = pipe.unet.state_dict()
     assert all(torch.equal(own[name], value) for name, value in unet.state_dict().items())
+    assert pictures(pipe, [2], num_inference_steps=4).shape == (1, 4, 16, 16)
+    (file,) = METHOD.export_checkpoint(tmp_path / "g", tmp_path / "back")
+    back = torch.load(file, weights_only=True)["model"]
+    assert set(back) == set(released.to_released(unet))
+    assert all(torch.equal(back[name], value) for name, value in released.to_released(unet).items())
 
 
 def test_released_names():
@@ -293,17 +308,19 @@ def test_released_names():
 
 
 def test_every_key_is_accounted_for(tmp_path):
-    unet = make_unet()
-    weights = released.to_released(unet)
+    base, path = stable_diffusion(tmp_path / "sd"), tmp_path / "a.bin"
+    weights = released.to_released(make_unet())
     del weights["position_net.null_position_feature"]
     weights |= {"out.2.bias": torch.zeros(7), "downsample_net.layers.0.weight": torch.zeros(1)}
-    before = {k: v.clone() for k, v in unet.state_dict().items()}
-    message = (
-        r"missing keys \(1\): position_net\.null_position_feature; surplus keys \(1\): downsample_net\S+; shapes \(1\): out\.2\.bias \(7,\)"
-    )
+    torch.save({"model": weights}, path)
+    message = r"missing keys \(1\): position_net\.null_pos\S+ surplus keys \(1\): downsample_net\S+ shapes \(1\): conv_out\.bias \(7,\)"
     with pytest.raises(CCDiffError, match=message):
-        released.load_released(unet, weights, "file")
-    assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
+        METHOD.import_checkpoint(path, tmp_path / "g", Given(base))
+    with pytest.raises(CCDiffError, match="other parts"):
+        METHOD.import_checkpoint(path, tmp_path / "g", Given())
+    with pytest.raises(CCDiffError, match="attention_type is 'default'"):
+        METHOD.import_checkpoint(base, tmp_path / "g", Given())
+    assert not (tmp_path / "g").exists()
 
 
 def test_what_is_no_such_checkpoint_is_refused(tmp_path):
@@ -314,18 +331,62 @@ def test_what_is_no_such_checkpoint_is_refused(tmp_path):
     weights["input_blocks.0.0.weight"] = torch.zeros(16, 9, 3, 3)
     torch.save({"model": weights}, path)
     with pytest.raises(CCDiffError, match="9 channels instead of 4: an inpainting checkpoint"):
-        released.load_released(unet, released.read_released(path)[0], path)
+        released.load_released(unet, released.read_released(path), path)
     torch.save({"model": weights, "config_dict": pathlib.PurePosixPath("a")}, path)
-    with pytest.raises(CCDiffError, match="other objects than tensors") as caught:
+    with pytest.raises(CCDiffError, match="tensors alone") as caught:
         released.read_released(path)
     assert "training program" in str(caught.value.fix)
-    for wrong in ([1], {"model": [1]}, {"model": {"a": 1}}, {"state_dict": {}, "x": 1}):
-        torch.save(wrong, path)
-        with pytest.raises(CCDiffError, match="expected"):
-            released.read_released(path)
-    path.write_bytes(b"nothing at all")
-    with pytest.raises(CCDiffError):
+    torch.save({"model": {"a": 1}}, path)
+    with pytest.raises(CCDiffError, match="expected"):
         released.read_released(path)
+
+
+# ---- the method ----
+
+
+def test_training_lowers_the_loss_and_changes_what_is_trained_alone():
+    recipe = make_recipe(METHOD, gligen={"slots": 5})
+    names = trained_names(METHOD, recipe)
+    expected = {name for name, _ in make_pipeline(METHOD, recipe).unet.named_parameters() if "fuser" in name or "position_net" in name}
+    assert names == expected
+    whole = make_recipe(METHOD, unet={"source": "x", "train_all": True})
+    assert len(trained_names(METHOD, whole)) > len(names)
+
+
+def open_gates(pipe):
+    for fuser in fusers(pipe.unet).values():
+        for gate in (fuser.alpha_attn, fuser.alpha_dense):
+            torch.nn.init.constant_(gate, 0.7)
+    return pipe
+
+
+def test_a_picture_depends_on_its_scene_and_noise_alone():
+    pipe = open_gates(make_pipeline(METHOD, make_recipe(METHOD)))
+    together = pictures(pipe, [3, 0, 5])
+    for k in range(3):
+        close(pictures(pipe, [3, 0, 5], [k])[0], together[k], 1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scheduler", ["euler", "plms"])
+def test_the_first_part_of_the_steps_is_grounded_in_both_branches(scheduler):
+    pipe = open_gates(make_pipeline(METHOD, make_recipe(METHOD)))
+    if scheduler == "plms":
+        pipe.scheduler = PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True)
+    pipe.scheduler.set_timesteps(10)
+    passes = len(pipe.scheduler.timesteps)
+    assert passes == (11 if scheduler == "plms" else 10)
+    layout, empty = pipe.layout_batch(make_scenes([2])[0]), pipe.encode_text(["two"])[0]
+    condition = pipe.condition(layout, empty, guided=True)
+    x, t = torch.randn(1, 4, 16, 16).repeat(2, 1, 1, 1), torch.tensor(500)
+    text = torch.cat([empty, layout.caption_tokens])
+    grounded = pipe.unet(x, t, text, cross_attention_kwargs=grounding_slots(layout, 30, guidance=True)).sample
+    plain = pipe.unet(x, t, text).sample
+    assert all(golden_check.relative_error(grounded[k], plain[k]) > 1e-3 for k in range(2))
+    first = passes - 10 + 3  # PLMS passes twice through the first step
+    for i in range(passes):
+        close(pipe.predict(x, t, condition, i / passes), grounded if i < first else plain)
+    assert all(fuser.enabled for fuser in fusers(pipe.unet).values())
 
 
 # ---- golden files ----

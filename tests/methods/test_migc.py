@@ -16,6 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.generator import read_generator
+from ccdiff_cli.methods import Given, load_pipeline, method_of
+from ccdiff_cli.methods.migc import METHOD
 from ccdiff_cli.methods.migc import checkpoints as released
 from ccdiff_cli.methods.migc.network import (
     MIGCConfig,
@@ -28,10 +31,13 @@ from ccdiff_cli.methods.migc.network import (
     prepare_context,
     slot_order,
 )
+from ccdiff_cli.methods.migc.pipeline import MIGCPipeline
 from ccdiff_cli.models.layout import LayoutBatch
 from tests import golden_check
 from tests.models.plain import cross, linear, norm, resize
-from tests.models.small import PLACES, UNET, make_batch
+from tests.models.small import PLACES, UNET, make_batch, make_scenes
+
+from .small import make_pipeline, make_recipe, pictures, stable_diffusion, trained_names
 
 SLOTS = 8
 
@@ -164,8 +170,8 @@ def denoise(unet, latents, timestep, batch: LayoutBatch, context) -> Tensor:
     return unet(latents, timestep, batch.caption_tokens, cross_attention_kwargs=kwargs).sample
 
 
-def close(found: Tensor, expected: Tensor) -> None:
-    assert golden_check.relative_error(found, expected) < 2e-6
+def close(found: Tensor, expected: Tensor, limit: float = 2e-6) -> None:
+    assert golden_check.relative_error(found, expected) < limit
 
 
 # ---- the network ----
@@ -403,34 +409,53 @@ def test_released_names():
         assert released.our_name(other) == other
 
 
-@pytest.mark.parametrize("form", ["authors", "diffusers"])
-def test_a_released_file_comes_back(tmp_path, form):
-    unet, other = released_unet(), released_unet()
-    if form == "authors":
-        path = tmp_path / "MIGC_SD14.ckpt"
-        torch.save({"state_dict": released.to_released(unet)}, path)
+@pytest.mark.parametrize("form", ["authors", "diffusers", "folder"])
+def test_import_and_back(tmp_path, form):
+    unet = released_unet()
+    base = stable_diffusion(tmp_path / "sd", layers_per_block=2)
+    path = tmp_path / "released" / ("migc.safetensors" if form == "diffusers" else released.RELEASED_FILE)
+    path.parent.mkdir()
+    if form == "diffusers":
+        save_file({f"unet.{name}": value for name, value in released.module_weights(unet).items()}, path)
     else:
-        path = tmp_path / "migc.safetensors"
-        save_file(released.module_weights(unet), path)
-    weights = released.read_released(path)
-    assert released.places(weights) == PLACES
-    released.load_released(other, weights, path)
-    own = released.module_weights(other)
-    assert len(own) == 4 * 32
-    assert all(torch.equal(own[name], value) for name, value in released.module_weights(unet).items())
+        torch.save({"state_dict": released.to_released(unet)}, path)
+    made = METHOD.import_checkpoint(path.parent if form == "folder" else path, tmp_path / "g", Given(base))
+    assert method_of(read_generator(tmp_path / "g")) is METHOD
+    assert made["imported"]["places"] == list(PLACES)
+    pipe = load_pipeline(tmp_path / "g")
+    assert isinstance(pipe, MIGCPipeline)
+    assert migc_config(pipe.unet) == MIGCConfig(places=PLACES, slots=5, position_width=20)
+    assert type(pipe.scheduler).__name__ == "EulerDiscreteScheduler"
+    assert pipe.config.num_inference_steps == 50
+    own, plain = pipe.unet.state_dict(), UNet2DConditionModel.from_pretrained(base / "unet").state_dict()
+    module = released.module_weights(unet)
+    assert len(module) == 4 * 32
+    assert set(own) == {*module, *plain}
+    assert all(torch.equal(own[name], value) for name, value in {**module, **plain}.items())
+    assert pictures(pipe, [2], num_inference_steps=2).shape == (1, 4, 16, 16)
+    (file,) = METHOD.export_checkpoint(tmp_path / "g", tmp_path / "back")
+    back = torch.load(file, weights_only=True)["state_dict"]
+    assert set(back) == set(released.to_released(unet))
+    assert all(torch.equal(back[name], value) for name, value in released.to_released(unet).items())
 
 
 def test_every_key_is_accounted_for(tmp_path):
-    unet, path = released_unet(), tmp_path / "MIGC_SD14.ckpt"
-    weights = released.to_released(unet)
+    base, path = stable_diffusion(tmp_path / "sd", layers_per_block=2), tmp_path / "MIGC_SD14.ckpt"
+    weights = released.to_released(released_unet())
     gone = next(name for name in weights if name.endswith("ea.to_q.weight"))
     odd = next(name for name in weights if name.endswith("la.to_q.weight"))
     changed = {k: v for k, v in weights.items() if k != gone} | {odd: torch.zeros(2, 3), "model.extra": torch.zeros(1)}
     torch.save({"state_dict": changed}, path)
-    before = {k: v.clone() for k, v in unet.state_dict().items()}
     with pytest.raises(CCDiffError, match=r"missing keys \(1\): .*ea\.to_q.*surplus keys \(1\): model\.extra; shapes \(1\): .*\(2, 3\)"):
-        released.load_released(unet, released.read_released(path), path)
-    assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
+        METHOD.import_checkpoint(path, tmp_path / "g", Given(base))
+    with pytest.raises(CCDiffError, match="module alone"):
+        METHOD.import_checkpoint(path, tmp_path / "g", Given())
+    with pytest.raises(CCDiffError, match="found none"):
+        METHOD.import_checkpoint(base, tmp_path / "g", Given(base))
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(CCDiffError, match="no weights of MIGC"):
+        METHOD.import_checkpoint(path, tmp_path / "g", Given(base))
+    assert not (tmp_path / "g").exists()
 
 
 def test_what_is_no_such_checkpoint_is_refused(tmp_path):
@@ -441,18 +466,46 @@ def test_what_is_no_such_checkpoint_is_refused(tmp_path):
     torch.save({"state_dict": {f"{prefix}.gamma": torch.zeros(1), f"{prefix}.ea.to_q.weight": torch.zeros(1)}}, path)
     with pytest.raises(CCDiffError, match=r"MIGC\+\+"):
         released.read_released(path)
-    torch.save({"state_dict": {"a": torch.zeros(1), "b": "text"}}, path)
-    with pytest.raises(CCDiffError, match="state_dict"):
-        released.read_released(path)
     torch.save({"state_dict": {"a": pathlib.PurePosixPath("a")}}, path)
     with pytest.raises(CCDiffError, match="tensors alone"):
         released.read_released(path)
-    path.write_bytes(b"PK nothing")
-    with pytest.raises(CCDiffError):
-        released.read_released(path)
-    (tmp_path / "a.safetensors").write_bytes(b"nothing at all")
-    with pytest.raises(CCDiffError, match="cannot read"):
-        released.read_released(tmp_path / "a.safetensors")
+
+
+# ---- the method ----
+
+
+def test_training_lowers_the_loss_and_changes_the_module_alone():
+    names = trained_names(METHOD, make_recipe(METHOD))
+    assert names == {name for name, _ in make_pipeline(METHOD, make_recipe(METHOD)).unet.named_parameters() if ".processor.migc." in name}
+    whole = make_recipe(METHOD, unet={"source": "x", "train_all": True})
+    assert len(trained_names(METHOD, whole)) > len(names)
+
+
+def test_a_picture_depends_on_its_scene_and_noise_alone():
+    pipe = make_pipeline(METHOD, make_recipe(METHOD))
+    together = pictures(pipe, [3, 0, 5])
+    torch.manual_seed(99)  # as released, the order of the slots would be drawn from here
+    for k in range(3):
+        close(pictures(pipe, [3, 0, 5], [k])[0], together[k], 1e-5)
+
+
+def test_padding_as_published_is_a_switch():
+    pipe = make_pipeline(METHOD, make_recipe(METHOD))
+    plain = pictures(pipe, [3, 1])
+    pipe.register_to_config(published_padding=6)
+    assert golden_check.relative_error(pictures(pipe, [3, 1]), plain) > 1e-3
+
+
+def test_the_module_works_up_to_half_of_the_steps_and_in_the_conditional_branch_alone():
+    pipe = make_pipeline(METHOD, make_recipe(METHOD))
+    layout = pipe.layout_batch(make_scenes([2])[0])
+    empty = pipe.encode_text(["two"])[0]
+    condition = pipe.condition(layout, empty, guided=True)
+    x, t = torch.randn(1, 4, 16, 16).repeat(2, 1, 1, 1), torch.tensor(500)
+    early, late = pipe.predict(x, t, condition, 0.5), pipe.predict(x, t, condition, 0.51)
+    close(early[0], late[0])
+    assert golden_check.relative_error(early[1], late[1]) > 1e-3
+    close(late, pipe.unet(x, t, torch.cat([empty, layout.caption_tokens])).sample)
 
 
 # ---- golden files ----

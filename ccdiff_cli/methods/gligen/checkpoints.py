@@ -10,20 +10,30 @@ Notable here:
 
 from __future__ import annotations
 
-import pickle
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPTextModel
 
-from ...errors import CCDiffError
+from ... import __version__
+from ...errors import CCDiffError, os_errors
+from ...files import content_key, read_json, sha256_file
+from ...locks import locked
+from ...models.checkpoints import check_empty, load_weights, part, read_pickle, read_safetensors, write_generator
 from ...models.compvis import diffusers_unet_names, renamed
-from .network import GroundedUNet
+from .network import GLIGENConfig, GroundedUNet, grounded_like
+from .pipeline import GLIGENPipeline
 
+RELEASED_FILE = "diffusion_pytorch_model.bin"
+_FOLDER_FILE = "diffusion_pytorch_model.safetensors"
+_NEGATIVE_PROMPT = (
+    "longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer digits, cropped, worst quality, low quality"
+)
 _FIX = "give a GLIGEN checkpoint for boxes and text, and the Stable Diffusion version it was made of (1.4)"
 
 
@@ -39,65 +49,108 @@ def to_released(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     return {names[name]: value for name, value in unet.state_dict().items()}
 
 
-def load_released(unet: GroundedUNet, weights: Mapping[str, Tensor], where: Path | str) -> None:
+def load_released(unet: GroundedUNet, weights: Mapping[str, Tensor], where: Path) -> None:
     """Load weights under the authors' or diffusers' names, in the precision they are stored in.
 
     Raises:
         CCDiffError: missing, surplus and wrongly shaped weights, all listed.
     """
-    own = unet.state_dict()
-    names = {name: name for name in own} if any(name.startswith("down_blocks.") for name in weights) else _names(unet)
-    first = weights.get(names["conv_in.weight"])
-    if first is not None and first.shape[1:2] != own["conv_in.weight"].shape[1:2]:
-        raise CCDiffError(
-            f"the UNet takes {first.shape[1]} channels instead of {own['conv_in.weight'].shape[1]}: an inpainting checkpoint?",
-            where=where,
-            fix=_FIX,
-        )
-    missing = sorted(theirs for theirs in names.values() if theirs not in weights)
-    surplus = sorted(set(weights) - set(names.values()))
-    odd = [
-        f"{theirs} {tuple(weights[theirs].shape)} instead of {tuple(own[ours].shape)}"
-        for ours, theirs in names.items()
-        if theirs in weights and weights[theirs].shape != own[ours].shape
-    ]
-    if lists := [
-        f"{title} ({len(keys)}): {', '.join(keys)}"
-        for title, keys in (("missing keys", missing), ("surplus keys", surplus), ("shapes", odd))
-        if keys
-    ]:
-        raise CCDiffError("the weights do not fit the model; " + "; ".join(lists), where=where, fix=_FIX)
-    kinds = {value.dtype for value in weights.values() if value.is_floating_point()}
-    if len(kinds) == 1:
-        nn.Module.to(unet, kinds.pop())  # diffusers' own warns of what is not so
-    unet.load_state_dict({ours: weights[theirs] for ours, theirs in names.items()})
+    names = diffusers_unet_names(unet.config)
+    ours = {renamed(name, names): value for name, value in weights.items()}
+    first, own = ours.get("conv_in.weight"), unet.config.in_channels
+    if first is not None and first.shape[1:2] != (own,):
+        raise CCDiffError(f"the UNet takes {first.shape[1]} channels instead of {own}: an inpainting checkpoint?", where=where, fix=_FIX)
+    load_weights(unet, ours, where)
 
 
-def read_released(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The UNet's weights of the authors' file or of a safetensors file, and the entries of the former that are not needed.
+def read_released(path: str | Path) -> dict[str, Tensor]:
+    """The UNet's weights of the authors' file or of a safetensors file.
 
     Raises:
         CCDiffError: the file does not exist, is damaged, or holds other objects than tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CCDiffError("the file does not exist", where=path, fix="give the file of the checkpoint")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path), []
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        return read_pickle(path, "model")
+    except CCDiffError as error:
+        if "tensors alone" not in str(error.what):
+            raise
         raise CCDiffError(
-            f"the file holds other objects than tensors: {str(error).splitlines()[0] if str(error) else 'unknown'}",
+            error.what,
             where=path,
-            fix="files of GLIGEN's training program also hold settings; where the file can be trusted, load it there and save "
-            "{'model': checkpoint['model']} alone",
+            fix="files of GLIGEN's training program also hold settings, which are not opened because they could run programs: "
+            "where the file can be trusted, load it there and save {'model': checkpoint['model']} alone",
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
-        raise CCDiffError(f"cannot read it: {' '.join(str(error).split())[:300]}", where=path, fix="copy the file again") from error
-    if not isinstance(held, Mapping):
-        raise CCDiffError(f"expected a dictionary, found {type(held).__name__}", where=path, fix=_FIX)
-    inner = held.get("model", held)
-    if not isinstance(inner, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in inner.items()):
-        raise CCDiffError("expected the UNet's weights under 'model'", where=path, fix=_FIX)
-    return dict(inner), sorted(str(key) for key in held if key != "model") if inner is not held else []
+
+
+@locked("import-checkpoint", whole=True)
+def import_checkpoint(released: str | Path, stable_diffusion: str | Path | None, out: str | Path) -> dict[str, Any]:
+    """Make a generator folder of a released checkpoint for boxes and text.
+
+    Args:
+        released: the authors' file, a folder that holds it, or a folder in the diffusers layout.
+        stable_diffusion: Stable Diffusion 1.4 in the diffusers layout; None: the released folder holds its parts, too.
+        out: the generator folder; must not exist, or be empty.
+
+    Returns:
+        the generator's description, as in its ``ccdiff.json``.
+
+    Raises:
+        CCDiffError: a file or part is missing, or does not hold what it should; missing and surplus keys are listed.
+    """
+    released, out = Path(released), Path(out)
+    check_empty(out)
+    whole = (released / "unet").is_dir()
+    if stable_diffusion is None and not whole:
+        raise CCDiffError(
+            "the checkpoint's other parts are needed", where=released, fix="give --stable-diffusion, the folder of version 1.4"
+        )
+    base = released if stable_diffusion is None else Path(stable_diffusion)
+    if whole:
+        path = released / "unet" / _FOLDER_FILE
+        kind = read_json(released / "unet" / "config.json").get("attention_type")
+        if kind != "gated":
+            raise CCDiffError(f"attention_type is {kind!r} instead of 'gated'", where=released / "unet" / "config.json", fix=_FIX)
+    else:
+        path = released / RELEASED_FILE if released.is_dir() else released
+    weights = read_released(path)
+    unet = grounded_like(part(UNet2DConditionModel, base, "unet", config_only=True).config, GLIGENConfig())
+    load_released(unet, weights, path)
+    pipe = GLIGENPipeline(
+        vae=part(AutoencoderKL, base, "vae"),
+        text_encoder=part(CLIPTextModel, base, "text_encoder"),
+        tokenizer=part(AutoTokenizer, base, "tokenizer"),
+        unet=unet,
+        scheduler=part(PNDMScheduler, base, "scheduler"),
+        num_inference_steps=50,
+        guidance_scale=7.5,
+        negative_prompt=_NEGATIVE_PROMPT,
+    )
+    hashes = {path.name: sha256_file(path)}
+    sample = unet.config.sample_size
+    description: dict[str, Any] = {
+        "format": "ccdiff generator 1",
+        "identity": content_key(["gligen", hashes, str(base)]),
+        "method": "gligen",
+        "picture_size": (sample if isinstance(sample, int) else sample[0]) * pipe.vae_scale_factor,
+        "classes": [],  # any: class names go through the text encoder
+        "imported": {"model": "gligen", "files": hashes},
+        "unused_keys": [],
+        "ccdiff": __version__,
+    }
+    write_generator(pipe, out, description)
+    return description
+
+
+@locked("export-checkpoint")
+def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
+    """Write a generator's UNet as the authors' file, without their copies of Stable Diffusion's other parts; the file written."""
+    unet, target = part(GroundedUNet, Path(generator), "unet"), Path(out) / RELEASED_FILE
+    with os_errors(target, "write the checkpoint"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(".partial-" + target.name)
+        torch.save({"model": to_released(unet)}, partial)
+        os.replace(partial, target)
+    return [target]

@@ -106,6 +106,12 @@ GroundedUNet.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-de
 )
 
 
+def grounded_like(unet_config: Mapping[str, Any], config: GLIGENConfig) -> GroundedUNet:
+    """A grounded UNet of random weights with the sizes of a plain one."""
+    known = inspect.signature(UNet2DConditionModel.__init__).parameters
+    return GroundedUNet(**{k: v for k, v in unet_config.items() if k in known}, grounding=config.to_dict())
+
+
 def ground_unet(unet: UNet2DConditionModel, config: GLIGENConfig) -> GroundedUNet:
     """A grounded UNet that starts as ``unet`` does: its weights, closed gates, and random new ones.
 
@@ -114,8 +120,7 @@ def ground_unet(unet: UNet2DConditionModel, config: GLIGENConfig) -> GroundedUNe
     """
     if not isinstance(unet.config.cross_attention_dim, int):
         raise CCDiffError("GLIGEN: the UNet's blocks take texts of different widths", fix="take a UNet with one cross_attention_dim")
-    known = inspect.signature(UNet2DConditionModel.__init__).parameters
-    made = GroundedUNet(**{k: v for k, v in unet.config.items() if k in known}, grounding=config.to_dict())
+    made = grounded_like(unet.config, config)
     weight = next(unet.parameters())
     nn.Module.to(made, device=weight.device, dtype=weight.dtype)  # diffusers' own warns of what is not so
     own = {name for name, _ in made.named_parameters()} | {name for name, _ in made.named_buffers()}

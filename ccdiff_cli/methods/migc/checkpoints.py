@@ -11,23 +11,33 @@ Notable here:
 
 from __future__ import annotations
 
-import pickle
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPTextModel
 
-from ...errors import CCDiffError
+from ... import __version__
+from ...errors import CCDiffError, os_errors
+from ...files import content_key, sha256_file
+from ...locks import locked
+from ...models.checkpoints import check_empty, load_weights, part, read_pickle, read_safetensors, write_generator
+from ...models.pipeline import PUBLISHED_NEGATIVE_PROMPT
+from .network import MIGCConfig, MIGCUNet, install_migc
+from .pipeline import MIGCPipeline
+
+RELEASED_FILE = "MIGC_SD14.ckpt"
 
 _OURS = re.compile(
     r"(?:unet\.)?((?:down_blocks|up_blocks)\.(\d+)\.attentions\.(\d+)|mid_block\.attentions\.0)\.transformer_blocks\.0\.attn2\.processor\.(migc\..+)"
 )
 _THEIRS = re.compile(r"model\.diffusion_model\.(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:.+\.)?(migc\..+)")
+_CHANNELS, _SLOTS, _POSITION = "sac.cbam1.ChannelGate.mlp.1", "sac.cbam2.ChannelGate.mlp.1", "pos_net.linears_position.0"
 _FIX = "give MIGC_SD14.ckpt, and Stable Diffusion 1.4"
 
 
@@ -71,21 +81,7 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
         CCDiffError: the file does not exist, is damaged, holds other objects than tensors, or is of MIGC++.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CCDiffError("the file does not exist", where=path, fix="give the file of the checkpoint")
-    try:
-        held = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CCDiffError(
-            f"not a file of tensors alone: {str(error).splitlines()[0] if str(error) else 'unknown'}",
-            where=path,
-            fix="a checkpoint that needs other objects than tensors is not opened, because it could run programs",
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
-        raise CCDiffError(f"cannot read it: {' '.join(str(error).split())[:300]}", where=path, fix="copy the file again") from error
-    weights = held.get("state_dict", held) if isinstance(held, Mapping) else held
-    if not isinstance(weights, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
-        raise CCDiffError("expected the module's weights under 'state_dict'", where=path, fix=_FIX)
+    weights = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path, "state_dict")
     if any(".gamma" in name for name in weights) and not any(".sac.conv1." in name for name in weights):
         raise CCDiffError("this is a checkpoint of MIGC++, another module", where=path, fix=_FIX)
     ours: dict[str, Tensor] = {}
@@ -96,10 +92,23 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     return ours
 
 
-def places(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Blocks of the UNet that hold the module, from the names."""
-    found = {".".join(name.split(".")[: 1 if name.startswith("mid_block") else 2]) for name in weights if _OURS.fullmatch(name)}
-    return tuple(sorted(found))
+def config_of(weights: Mapping[str, Tensor], where: Path | str) -> MIGCConfig:
+    """Places and sizes of the module, from its weights by our names.
+
+    Raises:
+        CCDiffError: they are of no such module.
+    """
+    places = {".".join(name.split(".")[: 1 if name.startswith("mid_block") else 2]) for name in weights if _OURS.fullmatch(name)}
+
+    def shape(end: str) -> tuple[int, ...]:
+        return next((tuple(value.shape) for name, value in weights.items() if name.endswith(end) and value.ndim == 2 and value.numel()), ())
+
+    channels, slots, position = (shape(f"migc.{end}.weight") for end in (_CHANNELS, _SLOTS, _POSITION))
+    if not (places and channels and slots and position):
+        raise CCDiffError("no weights of MIGC's module", where=where, fix=_FIX)
+    return MIGCConfig(
+        places=tuple(sorted(places)), slots=slots[0], position_width=position[0], reduction=max(1, channels[1] // channels[0])
+    )
 
 
 def module_weights(unet: UNet2DConditionModel) -> dict[str, Tensor]:
@@ -107,28 +116,92 @@ def module_weights(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     return {name: value for name, value in unet.state_dict().items() if ".processor.migc." in name}
 
 
-def load_released(unet: UNet2DConditionModel, weights: Mapping[str, Tensor], where: Path | str) -> None:
-    """Load the module's weights by our names into a UNet that has it.
+def to_released(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """The module's weights under the authors' names: what stands in their file under ``state_dict``."""
+    return {released_name(name): value for name, value in module_weights(unet).items()}
+
+
+def load_released(unet: UNet2DConditionModel, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Put the module into a plain UNet, with weights by our names.
 
     Raises:
         CCDiffError: missing, surplus and wrongly shaped weights, all listed.
     """
-    own = module_weights(unet)
-    missing, surplus = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-    odd = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in sorted(set(own) & set(weights))
-        if weights[name].shape != own[name].shape
-    ]
-    if lists := [
-        f"{title} ({len(keys)}): {', '.join(keys)}"
-        for title, keys in (("missing keys", missing), ("surplus keys", surplus), ("shapes", odd))
-        if keys
-    ]:
-        raise CCDiffError("the weights do not fit the model; " + "; ".join(lists), where=where, fix=_FIX)
-    nn.Module.load_state_dict(unet, dict(weights), strict=False)
+    plain = dict(unet.state_dict())
+    install_migc(unet, config_of(weights, where))
+    load_weights(unet, {**plain, **weights}, where)
 
 
-def to_released(unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    """The module's weights under the authors' names: what stands in their file under ``state_dict``."""
-    return {released_name(name): value for name, value in module_weights(unet).items()}
+@locked("import-checkpoint", whole=True)
+def import_checkpoint(released: str | Path, stable_diffusion: str | Path | None, out: str | Path) -> dict[str, Any]:
+    """Make a generator folder of a released checkpoint.
+
+    Args:
+        released: ``MIGC_SD14.ckpt``, its copy in safetensors, or a folder that holds one of them.
+        stable_diffusion: Stable Diffusion 1.4, or another 1.x, in the diffusers layout.
+        out: the generator folder; must not exist, or be empty.
+
+    Returns:
+        the generator's description, as in its ``ccdiff.json``.
+
+    Raises:
+        CCDiffError: a file or part is missing, or does not hold what it should; missing and surplus keys are listed.
+    """
+    path, out = _file_of(Path(released)), Path(out)
+    check_empty(out)
+    if stable_diffusion is None:
+        raise CCDiffError("the checkpoint holds the module alone", where=path, fix="give --stable-diffusion, the folder of version 1.4")
+    base = Path(stable_diffusion)
+    weights = read_released(path)
+    unet = part(UNet2DConditionModel, base, "unet")
+    load_released(unet, weights, path)
+    pipe = MIGCPipeline(
+        vae=part(AutoencoderKL, base, "vae"),
+        text_encoder=part(CLIPTextModel, base, "text_encoder"),
+        tokenizer=part(AutoTokenizer, base, "tokenizer"),
+        unet=unet,
+        scheduler=part(EulerDiscreteScheduler, base, "scheduler"),
+        num_inference_steps=50,
+        guidance_scale=7.5,
+        negative_prompt=PUBLISHED_NEGATIVE_PROMPT,
+    )
+    hashes = {path.name: sha256_file(path)}
+    sample = unet.config.sample_size
+    description: dict[str, Any] = {
+        "format": "ccdiff generator 1",
+        "identity": content_key(["migc", hashes, str(stable_diffusion)]),
+        "method": "migc",
+        "picture_size": (sample if isinstance(sample, int) else sample[0]) * pipe.vae_scale_factor,
+        "classes": [],  # any: class names go through the text encoder
+        "imported": {"model": "migc", "places": list(unet.config.migc["places"]), "files": hashes},
+        "unused_keys": [],
+        "ccdiff": __version__,
+    }
+    write_generator(pipe, out, description)
+    return description
+
+
+def _file_of(released: Path) -> Path:
+    if not released.is_dir():
+        return released
+    found = sorted(p for p in released.iterdir() if p.suffix in (".ckpt", ".safetensors"))
+    found = [p for p in found if p.name == RELEASED_FILE] or found
+    if len(found) != 1:
+        raise CCDiffError(
+            f"expected one checkpoint, found {', '.join(p.name for p in found) or 'none'}",
+            where=released,
+            fix=f"give {RELEASED_FILE} itself",
+        )
+    return found[0]
+
+
+@locked("export-checkpoint")
+def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
+    """Write a generator's module as the authors' file; the file written.  Its UNet must be Stable Diffusion's to serve there."""
+    unet, target = part(MIGCUNet, Path(generator), "unet"), Path(out) / RELEASED_FILE
+    with os_errors(target, "write the checkpoint"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(".partial-" + target.name)
+        torch.save({"state_dict": to_released(unet)}, partial)
+        os.replace(partial, target)
+    return [target]
