@@ -316,7 +316,7 @@ def test_every_key_is_accounted_for(tmp_path):
     message = r"missing keys \(1\): position_net\.null_pos\S+ surplus keys \(1\): downsample_net\S+ shapes \(1\): conv_out\.bias \(7,\)"
     with pytest.raises(CCDiffError, match=message):
         METHOD.import_checkpoint(path, tmp_path / "g", Given(base))
-    with pytest.raises(CCDiffError, match="other parts"):
+    with pytest.raises(CCDiffError, match="Stable Diffusion folder"):
         METHOD.import_checkpoint(path, tmp_path / "g", Given())
     with pytest.raises(CCDiffError, match="attention_type is 'default'"):
         METHOD.import_checkpoint(base, tmp_path / "g", Given())

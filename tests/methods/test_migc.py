@@ -448,7 +448,7 @@ def test_every_key_is_accounted_for(tmp_path):
     torch.save({"state_dict": changed}, path)
     with pytest.raises(CCDiffError, match=r"missing keys \(1\): .*ea\.to_q.*surplus keys \(1\): model\.extra; shapes \(1\): .*\(2, 3\)"):
         METHOD.import_checkpoint(path, tmp_path / "g", Given(base))
-    with pytest.raises(CCDiffError, match="module alone"):
+    with pytest.raises(CCDiffError, match="Stable Diffusion folder"):
         METHOD.import_checkpoint(path, tmp_path / "g", Given())
     with pytest.raises(CCDiffError, match="found none"):
         METHOD.import_checkpoint(base, tmp_path / "g", Given(base))
@@ -489,13 +489,17 @@ def test_a_picture_depends_on_its_scene_and_noise_alone():
         close(pictures(pipe, [3, 0, 5], [k])[0], together[k], 1e-5)
 
 
-def test_padding_as_published_is_a_switch():
+def test_padding_and_order_as_published_are_switches():
     pipe = make_pipeline(METHOD, make_recipe(METHOD))
     plain = pictures(pipe, [3, 1])
+    order = torch.randperm(28)
+    assert golden_check.relative_error(pictures(pipe, [3, 1], slot_order=order), plain) > 1e-5
+    assert torch.equal(pictures(pipe, [3, 1], slot_order=order), pictures(pipe, [3, 1], slot_order=order))
     pipe.register_to_config(published_padding=6)
     assert golden_check.relative_error(pictures(pipe, [3, 1]), plain) > 1e-3
 
 
+@torch.no_grad()
 def test_the_module_works_up_to_half_of_the_steps_and_in_the_conditional_branch_alone():
     pipe = make_pipeline(METHOD, make_recipe(METHOD))
     layout = pipe.layout_batch(make_scenes([2])[0])

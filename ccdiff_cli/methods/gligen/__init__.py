@@ -69,7 +69,8 @@ def _loss(pipe: Any, recipe: GLIGENRecipe) -> nn.Module:
 def _import(released: Path, out: Path, given: Given) -> dict[str, Any]:
     from .checkpoints import import_checkpoint
 
-    return import_checkpoint(released, given.stable_diffusion, out)
+    whole = given.stable_diffusion is None and (released / "unet").is_dir()
+    return import_checkpoint(released, released if whole else given.base(), out)
 
 
 def _export(generator: Path, out: Path) -> list[Path]:

@@ -86,12 +86,12 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
 
 
 @locked("import-checkpoint", whole=True)
-def import_checkpoint(released: str | Path, stable_diffusion: str | Path | None, out: str | Path) -> dict[str, Any]:
+def import_checkpoint(released: str | Path, stable_diffusion: str | Path, out: str | Path) -> dict[str, Any]:
     """Make a generator folder of a released checkpoint for boxes and text.
 
     Args:
         released: the authors' file, a folder that holds it, or a folder in the diffusers layout.
-        stable_diffusion: Stable Diffusion 1.4 in the diffusers layout; None: the released folder holds its parts, too.
+        stable_diffusion: Stable Diffusion 1.4 in the diffusers layout; a released folder in that layout serves, too.
         out: the generator folder; must not exist, or be empty.
 
     Returns:
@@ -103,11 +103,7 @@ def import_checkpoint(released: str | Path, stable_diffusion: str | Path | None,
     released, out = Path(released), Path(out)
     check_empty(out)
     whole = (released / "unet").is_dir()
-    if stable_diffusion is None and not whole:
-        raise CCDiffError(
-            "the checkpoint's other parts are needed", where=released, fix="give --stable-diffusion, the folder of version 1.4"
-        )
-    base = released if stable_diffusion is None else Path(stable_diffusion)
+    base = Path(stable_diffusion)
     if whole:
         path = released / "unet" / _FOLDER_FILE
         kind = read_json(released / "unet" / "config.json").get("attention_type")

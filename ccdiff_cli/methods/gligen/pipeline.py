@@ -61,8 +61,13 @@ class GLIGENPipeline(ScenePipeline):
         self.register_to_config(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
-    def condition(
-        self, layout: LayoutBatch, empty: Tensor, *, dropped: Tensor | None = None, guided: bool = False, **options: Any
+    def condition(  # type: ignore[override]  # an unknown option is an error
+        self,
+        layout: LayoutBatch,
+        empty: Tensor,
+        *,
+        dropped: Tensor | None = None,
+        guided: bool = False,
     ) -> Grounding:
         """Text tokens and slots."""
         text = layout.caption_tokens

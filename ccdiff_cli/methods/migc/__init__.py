@@ -87,7 +87,7 @@ def _loss(pipe: Any, recipe: MIGCRecipe) -> nn.Module:
 def _import(released: Path, out: Path, given: Given) -> dict[str, Any]:
     from .checkpoints import import_checkpoint
 
-    return import_checkpoint(released, given.stable_diffusion, out)
+    return import_checkpoint(released, given.base(), out)
 
 
 def _export(generator: Path, out: Path) -> list[Path]:

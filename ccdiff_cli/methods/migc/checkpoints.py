@@ -133,7 +133,7 @@ def load_released(unet: UNet2DConditionModel, weights: Mapping[str, Tensor], whe
 
 
 @locked("import-checkpoint", whole=True)
-def import_checkpoint(released: str | Path, stable_diffusion: str | Path | None, out: str | Path) -> dict[str, Any]:
+def import_checkpoint(released: str | Path, stable_diffusion: str | Path, out: str | Path) -> dict[str, Any]:
     """Make a generator folder of a released checkpoint.
 
     Args:
@@ -149,8 +149,6 @@ def import_checkpoint(released: str | Path, stable_diffusion: str | Path | None,
     """
     path, out = _file_of(Path(released)), Path(out)
     check_empty(out)
-    if stable_diffusion is None:
-        raise CCDiffError("the checkpoint holds the module alone", where=path, fix="give --stable-diffusion, the folder of version 1.4")
     base = Path(stable_diffusion)
     weights = read_released(path)
     unet = part(UNet2DConditionModel, base, "unet")

@@ -61,23 +61,33 @@ class MIGCPipeline(ScenePipeline):
         """Padded as published where the generator says so."""
         return layout.published_padding(self.config.published_padding) if self.config.published_padding else layout
 
-    def condition(
-        self, layout: LayoutBatch, empty: Tensor, *, dropped: Tensor | None = None, guided: bool = False, **options: Any
+    def condition(  # type: ignore[override]  # an unknown option is an error
+        self,
+        layout: LayoutBatch,
+        empty: Tensor,
+        *,
+        dropped: Tensor | None = None,
+        guided: bool = False,
+        slot_order: Tensor | None = None,
     ) -> tuple[Tensor, MIGCContext]:
-        """Text tokens, and masks, keys and values of every layer with the module."""
+        """Text tokens, and masks, keys and values of every layer with the module.
+
+        Args:
+            slot_order: see ``prepare_context``; a random one is what the authors' program has.
+        """
         hook = getattr(self.unet, "_hf_hook", None)  # model offload: the UNet's layers are used before its forward
         if hook is not None:
             hook.pre_forward(self.unet)
-        conditional = order = None
+        conditional = None
         text = layout.caption_tokens
         if dropped is not None:
             conditional = ~dropped
             text = torch.where(dropped[:, None, None], empty, text)
             middle = migc_config(self.unet).slots - 2
-            order = torch.stack([torch.randperm(middle) for _ in range(layout.batch_size)]).to(layout.hbb.device)
+            slot_order = torch.stack([torch.randperm(middle) for _ in range(layout.batch_size)]).to(layout.hbb.device)
         if guided:
             text = torch.cat([empty.to(text).expand_as(text), text])
-        return text, prepare_context(self.unet, layout, conditional, guidance=guided, order=order)
+        return text, prepare_context(self.unet, layout, conditional, guidance=guided, order=slot_order)
 
     def predict(self, x: Tensor, t: Tensor, condition: Any, share: float = 0.0) -> Tensor:
         text, context = condition
