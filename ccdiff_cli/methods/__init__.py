@@ -18,8 +18,10 @@ from ..generator import GENERATOR_FILE, read_generator
 from .aerogen import AEROGEN
 from .ccdiff import CCDIFF, CCDIFFPP
 from .diffusionsat import METHOD as DIFFUSIONSAT
+from .gligen import METHOD as GLIGEN
 from .layoutdiffusion import LAYOUTDIFFUSION
 from .method import Base, Given, Method, Stage
+from .migc import METHOD as MIGC
 from .recipe import DEFAULT_METHOD
 from .txt2img_mhn import METHOD as TXT2IMG_MHN
 
@@ -31,7 +33,9 @@ __all__ = [
     "export_checkpoint", "import_checkpoint", "load_pipeline", "method_named", "method_of", "published_sampling",
 ]  # fmt: skip
 
-METHODS: dict[str, Method] = {method.name: method for method in (CCDIFFPP, CCDIFF, DIFFUSIONSAT, TXT2IMG_MHN, AEROGEN, LAYOUTDIFFUSION)}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (CCDIFFPP, CCDIFF, MIGC, GLIGEN, AEROGEN, LAYOUTDIFFUSION, DIFFUSIONSAT, TXT2IMG_MHN)
+}
 """Name -> method."""
 
 
