@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class GLIGENSettings(Section):
     """Grounding."""
 
-    slots: int = Field(30, gt=0, description="places for instances, empty ones are seen too; as many in sampling as in training")
+    slots: int = Field(30, gt=0, le=4096, description="places for instances, empty ones are seen too; as many in sampling as in training")
     full: float = Field(0.3, ge=0, le=1, description="share of the denoising steps that are grounded, from the first on")
     fading: float = Field(0.0, ge=0, le=1, description="share of the steps after these in which the grounding falls to 0 (0 as published)")
 

@@ -32,11 +32,11 @@ class MIGCSettings(Section):
     fuser: float | None = Field(
         None, ge=0, le=1, description="share of the steps up to which all other cross-attentions mix in the classes by box; none: never"
     )
-    slots: int = Field(30, ge=3, description="planes the aggregation tells apart: two more than instances in a picture")
+    slots: int = Field(30, ge=3, le=4096, description="planes the aggregation tells apart: two more than instances in a picture")
     masks: Literal["points", "area"] = Field(
         "points", description="points: as published, objects between sample points are lost; area: the covered share of each cell"
     )
-    position_width: int = Field(512, gt=0, description="hidden width of the net of the box (512 as published)")
+    position_width: int = Field(512, gt=0, le=65536, description="hidden width of the net of the box (512 as published)")
 
 
 class MIGCRecipe(LatentRecipe):
@@ -106,5 +106,6 @@ METHOD = Method(
     stages=(Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trained, loss=_loss),),
     import_checkpoint=_import,
     export_checkpoint=_export,
+    published={"steps": 50, "guidance_scale": 7.5, "scheduler": "euler"},
     numbers_of_object=numbers_of_object,
 )
