@@ -169,7 +169,7 @@ def watched() -> int | None:
     child = os.fork()
     if child == 0:
         quiet_aborts()
-        _end_with(watcher)
+        end_with(watcher)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return None
     while True:
@@ -195,7 +195,7 @@ def quiet_aborts() -> None:
         pass
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Linux ends this process when its parent is gone."""
     import ctypes
     import signal

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -210,7 +211,7 @@ def prepare_dataset(
         picture_hashes: dict[str, str] = {}
         references: list[dict[str, Any]] = []
         try:
-            with contextlib.closing(workers.map(_prepare_picture, jobs, "preparing pictures")) as results:
+            with _crops_told(jobs, workers), contextlib.closing(workers.map(_prepare_picture, jobs, "preparing pictures")) as results:
                 for job, result in zip(jobs, results, strict=True):
                     if result.failure:
                         ledger.quarantine(job.scene, result.failure)
@@ -600,6 +601,7 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
             name = f"{_safe(objects[index].category)}/{job.stem}_{index:04d}.png"
             written.append(job.out / REFERENCES / name)
             digest = _write_once(written[-1], data)
+            _count_crop()
             crops[index] = {"file": name, **record, "source": scene.source, "picture": scene.file_name, "instance": index, "sha256": digest}
             continue
         (x, y), instances = tiles[k]
@@ -698,7 +700,9 @@ class _Workers:
 
     def __init__(self, processes: int, report: Progress) -> None:
         self.processes, self.report = processes, report
+        self.crops: Any = fresh_processes().Value("Q", 0)
         self._pool: ProcessPoolExecutor | None = None
+        _count_into(self.crops)
 
     def __enter__(self) -> _Workers:
         return self
@@ -728,7 +732,7 @@ class _Workers:
             yield from map(work, items)
             return
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.processes, fresh_processes(), _start_worker)
+            self._pool = ProcessPoolExecutor(self.processes, fresh_processes(), _start_worker, (self.crops,))
         pool, waiting = self._pool, iter(items)
         queue = [pool.submit(work, item) for item in islice(waiting, 2 * self.processes)]
         try:
@@ -746,7 +750,46 @@ class _Workers:
                 future.cancel()
 
 
-def _start_worker() -> None:
+CROWDED = 2_000
+"""Objects of a picture that take long enough for progress to be told while it is worked on."""
+_counters: list[Any] = []
+"""Of this process: the number of crops that all processes have cut so far."""
+
+
+def _count_into(counter: Any) -> None:
+    _counters[:] = [counter]
+
+
+def _count_crop() -> None:
+    for counter in _counters:
+        with counter.get_lock():
+            counter.value += 1
+
+
+@contextlib.contextmanager
+def _crops_told(jobs: Sequence[_Job], workers: _Workers) -> Iterator[None]:
+    """Where a picture is crowded, tell every few seconds how many crops are cut, for the pictures alone may be counted once in minutes."""
+    objects = [len(job.scene.instances) for job in jobs if job.scene.split == "train"]
+    if max(objects, default=0) < CROWDED:
+        yield
+        return
+    done = threading.Event()
+
+    def tell() -> None:
+        while not done.wait(2):
+            workers.report("cutting reference crops", workers.crops.value, sum(objects))
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _start_worker(counter: Any) -> None:
+    _count_into(counter)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     guard_streams()
     end_with_parent()

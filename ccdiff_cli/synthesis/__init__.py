@@ -82,7 +82,10 @@ Progress = Callable[[str, int, int], None]
 
 AHEAD = 2
 """Blocks that a worker is given at a time: while one is written, the next is made."""
-RUN_WORKER = "from ccdiff_cli.startup import quiet_aborts; quiet_aborts(); from ccdiff_cli.synthesis.worker import run; run()"
+RUN_WORKER = (
+    "from ccdiff_cli.startup import end_with, quiet_aborts; quiet_aborts(); end_with({}); "
+    "from ccdiff_cli.synthesis.worker import run; run()"
+)
 
 
 def synthesize(
@@ -574,7 +577,7 @@ def _start_workers(work: _Work, missing: list[int], count: int, report: _Counter
 def _launch(work: _Work, index: int) -> subprocess.Popen[str]:
     threads = str(work.plan.options["threads"])
     variables = {**python_environment(), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    command = [*python_command(RUN_WORKER), str(work.out), str(index), json.dumps(asdict(work.parts))]
+    command = [*python_command(RUN_WORKER.format(os.getpid())), str(work.out), str(index), json.dumps(asdict(work.parts))]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, bufsize=1)
 
 

@@ -444,9 +444,8 @@ def _numbers_from_stdin() -> Iterator[int]:
             numbers.put(None if line.strip() == "end" else int(line))
         os._exit(1)  # the process that started this one is gone
 
-    threading.Thread(target=read, daemon=True).start()
-    while (number := numbers.get()) is not None:
-        yield number
+    threading.Thread(target=read, daemon=True).start()  # at once, not with the first number: loading takes long, too
+    return iter(numbers.get, None)  # type: ignore[arg-type]
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,177 @@
+"""Kills a verb at random moments, and says whether it came to the same files as one that was left alone.
+
+``python -m tests.end_to_end.killing JSON``: run by ``test_kills``, in a process of its own, which imports everything once and forks for
+every run, so that a kill costs the work since the last checkpoint and not the seconds of importing PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+MEASURED = re.compile(
+    rb'"(?:seconds|pictures_per_second|seconds_per_picture|memory_mib|estimated_seconds|minutes)": [\d.e-]+|'  # JSON
+    rb"\d+(?:\.\d+)? (?:s|min|minutes|seconds|pictures/s|pictures a second)\b|<td[^>]*>[\d.,]+</td>(?=<!-- measured -->)"
+)
+"""What the clock says, which no two runs share."""
+UNLIKE = (".pt", ".lock")
+"""Checkpoints are archives that hold the time of day."""
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, without what the clock says."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not name.endswith(UNLIKE) and "logs" not in path.parts:
+            data = path.read_bytes()
+            found[name] = MEASURED.sub(b"*", data) if path.suffix in (".json", ".html", ".md", ".jsonl") else data
+    return found
+
+
+def differences(ours: dict[str, bytes], theirs: dict[str, bytes]) -> list[str]:
+    said = [f"missing: {name}" for name in theirs.keys() - ours.keys()] + [f"left over: {name}" for name in ours.keys() - theirs.keys()]
+    for name in ours.keys() & theirs.keys():
+        a, b = ours[name], theirs[name]
+        if a != b:
+            at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+            said.append(f"differs: {name}: {a[max(0, at - 60) : at + 60]!r} and {b[max(0, at - 60) : at + 60]!r}")
+    return sorted(said)
+
+
+def carry_out(task: dict[str, Any], out: Path) -> int:
+    """The verb in this process; its exit code."""
+    if "demo" in task:
+        from ccdiff_cli.demo import run_demo
+
+        run_demo(out, **task["demo"])
+        return 0
+    from ccdiff_cli.cli import main
+
+    try:
+        main([*task["arguments"], "--out", str(out)])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def begin(task: dict[str, Any], out: Path, cache: Path) -> psutil.Process:
+    """Fork a process that carries it out."""
+    child = os.fork()
+    if child:
+        return psutil.Process(child)
+    code = 99
+    try:
+        os.setsid()
+        log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ["CCDIFF_CACHE"] = str(cache)
+        code = carry_out(task, out)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def below(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def ended(process: psutil.Process, seconds: float) -> int | None:
+    """The exit code, or None where it still runs then."""
+    until = time.monotonic() + seconds
+    while True:
+        pid, status = os.waitpid(process.pid, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= until:
+            return None
+        time.sleep(0.01)
+
+
+def kill_at_random(task: dict[str, Any]) -> dict[str, Any]:
+    """Kill as often as ``task["kills"]`` says, the verb's own process or (``workers``) one that it started; what came of it."""
+    root, rng = Path(task["root"]), random.Random(task.get("seed", 0))
+    start = time.monotonic()
+    code = ended(begin(task, root / "alone", root / "cache-alone"), 600)
+    assert code == 0, (root / "alone.log").read_text()
+    duration, whole = time.monotonic() - start, content(root / "alone")
+    out, cache = root / "killed", root / "cache-killed"
+    told: dict[str, Any] = {"kills": 0, "of workers": 0, "runs": 0, "completed": 0, "codes": [], "orphans": 0, "differences": []}
+
+    def compare() -> None:
+        told["completed"] += 1
+        told["differences"] += differences(content(out), whole)
+        shutil.rmtree(out)
+        shutil.rmtree(cache, ignore_errors=True)
+
+    while told["kills"] < task["kills"] or told["completed"] == 0:
+        process, hurt = begin(task, out, cache), False
+        told["runs"] += 1
+        while True:
+            enough = told["kills"] >= task["kills"]
+            code = ended(process, 600 if enough else rng.uniform(0, duration))
+            if code is not None:
+                told["codes"].append(code)
+                assert code == 0 or (hurt and code == 2), out.with_suffix(".log").read_text()[-3000:]
+                if code == 0:
+                    compare()
+                break
+            assert not enough, "it does not end"
+            started = below(process)
+            whom = rng.choice(started) if started and task.get("workers") and rng.random() < 0.6 else process
+            try:
+                whom.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+            told["kills"] += 1
+            if whom is not process:
+                told["of workers"] += 1
+                hurt = True
+                continue
+            ended(process, 60)
+            _, left = psutil.wait_procs(started, timeout=60)
+            told["orphans"] += len(left)
+            break
+    return {**told, "alone": round(duration, 1)}
+
+
+def warm_up() -> None:
+    """What the verbs import."""
+    import diffusers  # noqa: F401
+    import torch
+
+    import ccdiff_cli.cli
+    import ccdiff_cli.demo
+    import ccdiff_cli.evaluation
+    import ccdiff_cli.export
+    import ccdiff_cli.models.pipeline
+    import ccdiff_cli.prepare
+    import ccdiff_cli.synthesis
+    import ccdiff_cli.trainability
+    import ccdiff_cli.training  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    warm_up()
+    print(json.dumps(kill_at_random(json.loads(sys.argv[1]))))
