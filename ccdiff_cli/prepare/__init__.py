@@ -750,8 +750,8 @@ class _Workers:
                 future.cancel()
 
 
-CROWDED = 2_000
-"""Objects of a picture that take long enough for progress to be told while it is worked on."""
+CROWDED, TELL_EVERY = 2_000, 2.0
+"""Objects of a picture that take long enough for progress to be told while it is worked on; how often, in seconds."""
 _counters: list[Any] = []
 """Of this process: the number of crops that all processes have cut so far."""
 
@@ -776,7 +776,7 @@ def _crops_told(jobs: Sequence[_Job], workers: _Workers) -> Iterator[None]:
     done = threading.Event()
 
     def tell() -> None:
-        while not done.wait(2):
+        while not done.wait(TELL_EVERY):
             workers.report("cutting reference crops", workers.crops.value, sum(objects))
 
     thread = threading.Thread(target=tell, daemon=True)

@@ -458,3 +458,19 @@ def test_the_bank_of_a_prepared_set(raw, tmp_path):
     pixels = np.asarray(ship.image())
     assert (pixels[-1, 0] == 0).all() and (pixels[-1, -1] == 0).all() and pixels[1, 7].any()  # a triangle pointing down
     assert np.asarray(bank.instances["vehicle"][0].image()).all(axis=2).mean() > 0.9  # no mask: all of it
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_crowded_pictures_tell_their_progress_while_they_are_worked_on(tmp_path, monkeypatch, processes):
+    from ccdiff_cli import prepare
+    from ccdiff_cli.drawn import CLASSES, draw_dataset
+
+    monkeypatch.setattr(prepare, "TELL_EVERY", 0.001)
+    raw, told = draw_dataset(tmp_path / "raw", pictures=8, size=64), []
+    for crowded, out in ((1, "told"), (10_000, "not")):
+        monkeypatch.setattr(prepare, "CROWDED", crowded)
+        told.clear()
+        made = prepare_dataset(raw, tmp_path / out, classes=raw / CLASSES, processes=processes, progress=lambda *a: told.append(a))
+        crops = [(done, total) for stage, done, total in told if stage == "cutting reference crops"]
+        assert bool(crops) == (crowded == 1)
+        assert crops == sorted(crops) and all(total == made.manifest["references"]["instances"] >= done for done, total in crops)
