@@ -230,8 +230,15 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     parser.add_argument("--layers-only", action="store_true", help="run the enhanced cross-attention layers alone")
+    parser.add_argument("--method", nargs="+", help="steps of these methods beside the plain UNet's instead (see method_step.py)")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     arguments = parser.parse_args()
+    now = time.process_time if arguments.clock == "cpu" else time.perf_counter
+    if arguments.method:
+        from benchmarks.method_step import table
+
+        table(arguments.method, arguments.size, arguments.instances, arguments.batch[0], arguments.repeats, now)
+        return
 
     dtype = getattr(torch, arguments.dtype)
     torch.manual_seed(0)
@@ -248,7 +255,6 @@ def main() -> None:
         f"{f} {u}" for f in arguments.forms for u in (("s", "layers s", "MiB") if f == "plain" else ("s", "x plain", "layers s", "MiB"))
     ]
     print("| " + " | ".join([*heads, "ours/published", "difference"]) + " |\n|" + " --- |" * (len(heads) + 2), flush=True)
-    now = time.process_time if arguments.clock == "cpu" else time.perf_counter
     layers = LayerClock(unet, now)
     rows = []
     for batch in arguments.batch:
