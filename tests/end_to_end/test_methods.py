@@ -43,6 +43,8 @@ SHIPPED = {"encoders.text_source": "tiny", "encoders.image_source": "tiny", "une
 RECIPES = {"ccdiff++": "tiny"}
 """Where it is not called after the method."""
 SMALL: dict[str, dict[str, Any]] = {
+    "aerogen": {"unet.channels": [16, 32], "unet.attention": None, "aerogen.hidden": 16},
+    "layoutdiffusion": {"layoutdiffusion.multipliers": [1, 2], "layoutdiffusion.layout_layers": 1},
     "diffusionsat": {"unet.source": None, "unet.channels": [16, 32]},
     "txt2img_mhn": {
         "txt2img_mhn.tokenizer_train.steps": 2,
