@@ -121,6 +121,10 @@ def _nothing(recipe: Any) -> dict[str, Any]:
     return {}
 
 
+def _any_number(recipe: Any) -> int | None:
+    return None
+
+
 def _none(recipe: Any, parts: Mapping[str, Any]) -> float:
     return 0.0
 
@@ -142,6 +146,7 @@ class Method:
         export_checkpoint: ``(generator folder, folder) -> files written`` in the released form.
         schedulers: names that may stand in place of a generator's own in a synthesis (``ScenePipeline.set_up``).
         published: the published sampling, as arguments of a synthesis; empty: not to be had by arguments alone.
+        most_objects: the most objects of a picture that a generator of the recipe takes; None: any number.
         numbers_of_object: how many numbers training keeps of one object, for the estimate of memory.
     """
 
@@ -158,6 +163,7 @@ class Method:
     export_checkpoint: Callable[[Path, Path], list[Path]] | None = None
     schedulers: tuple[str, ...] = ("euler",)
     published: Mapping[str, Any] = field(default_factory=dict)
+    most_objects: Callable[[Any], int | None] = _any_number
     numbers_of_object: Callable[[Any, Mapping[str, Any]], float] = _none
 
     def of_boxes(self) -> str | None:

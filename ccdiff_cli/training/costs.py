@@ -22,6 +22,7 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..bounds import amount, check_crowded, check_memory, free_memory
+from ..errors import CCDiffError
 from ..generator import SHIPPED, shipped_generator
 from ..methods import Base, method_named
 from ..recipes import Recipe
@@ -71,6 +72,14 @@ def check_training(recipe: Recipe, scenes: Sequence[Scene], *, where: str | Path
         CCDiffError: clearly more than this machine has, naming what to lower; a picture too crowded to be trained on.
     """
     check_crowded(scenes, where=where)
+    method = method_named(recipe.method)
+    most, fullest = method.most_objects(recipe), max(scenes, key=lambda scene: len(scene.instances), default=None)
+    if most is not None and fullest is not None and len(fullest.instances) > most:
+        raise CCDiffError(
+            f"{fullest.file_name} has {len(fullest.instances)} objects; {method.title} by recipe {recipe.name} takes {most}",
+            where=where,
+            fix=f"raise {recipe.method}.slots by {len(fullest.instances) - most} in the recipe, or prepare smaller tiles",
+        )
     need = memory_of_training(recipe, scenes, start)
     if not need:
         return "not known before the parts are loaded"

@@ -32,6 +32,7 @@ from ccdiff_cli.methods.gligen.network import (
 )
 from ccdiff_cli.methods.gligen.pipeline import GLIGENPipeline
 from ccdiff_cli.models.layout import LayoutBatch
+from ccdiff_cli.training.costs import check_training
 from tests import golden_check
 from tests.models.plain import cross, linear, norm
 from tests.models.small import TEXT, UNET, make_batch, make_scenes
@@ -351,6 +352,14 @@ def test_training_lowers_the_loss_and_changes_what_is_trained_alone():
     assert names == expected
     whole = make_recipe(METHOD, unet={"source": "x", "train_all": True})
     assert len(trained_names(METHOD, whole)) > len(names)
+
+
+def test_pictures_with_more_objects_than_slots_are_refused_before_training():
+    scenes, recipe = make_scenes([2, 5])[0], make_recipe(METHOD, gligen={"slots": 4})
+    with pytest.raises(CCDiffError, match=r"1\.png has 5 objects; GLIGEN by recipe small takes 4") as caught:
+        check_training(recipe, scenes, where="set")
+    assert "raise gligen.slots by 1" in str(caught.value.fix)
+    check_training(make_recipe(METHOD, gligen={"slots": 5}), scenes, where="set")
 
 
 def open_gates(pipe):

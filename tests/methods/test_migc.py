@@ -33,6 +33,7 @@ from ccdiff_cli.methods.migc.network import (
 )
 from ccdiff_cli.methods.migc.pipeline import MIGCPipeline
 from ccdiff_cli.models.layout import LayoutBatch
+from ccdiff_cli.training.costs import check_training
 from tests import golden_check
 from tests.models.plain import cross, linear, norm, resize
 from tests.models.small import PLACES, UNET, make_batch, make_scenes
@@ -479,6 +480,12 @@ def test_training_lowers_the_loss_and_changes_the_module_alone():
     assert names == {name for name, _ in make_pipeline(METHOD, make_recipe(METHOD)).unet.named_parameters() if ".processor.migc." in name}
     whole = make_recipe(METHOD, unet={"source": "x", "train_all": True})
     assert len(trained_names(METHOD, whole)) > len(names)
+
+
+def test_pictures_with_more_objects_than_slots_are_refused_before_training():
+    with pytest.raises(CCDiffError, match=r"0\.png has 5 objects; MIGC by recipe small takes 4") as caught:
+        check_training(make_recipe(METHOD, migc={"slots": 6}), make_scenes([5])[0], where="set")
+    assert "raise migc.slots by 1" in str(caught.value.fix)
 
 
 def test_a_picture_depends_on_its_scene_and_noise_alone():

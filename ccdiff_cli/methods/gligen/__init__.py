@@ -89,4 +89,5 @@ METHOD = Method(
     stages=(Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trained, loss=_loss),),
     import_checkpoint=_import,
     export_checkpoint=_export,
+    most_objects=lambda recipe: recipe.gligen.slots,
 )

@@ -107,5 +107,6 @@ METHOD = Method(
     import_checkpoint=_import,
     export_checkpoint=_export,
     published={"steps": 50, "guidance_scale": 7.5, "scheduler": "euler"},
+    most_objects=lambda recipe: recipe.migc.slots - 2,
     numbers_of_object=numbers_of_object,
 )
