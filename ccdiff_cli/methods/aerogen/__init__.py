@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from ..method import CAPTION, CLASS_TEXT, OBB, Base, Given, Method, Stage, stable_diffusion_schedule
-from ..recipe import LatentRecipe, SamplingConfig, Section
+from ..recipe import MOST_WIDTH, LatentRecipe, SamplingConfig, Section
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 class AeroGenSettings(Section):
     """How the layout enters."""
 
-    slots: int = Field(15, gt=0, description="objects and empty tokens a picture has at least (15 as published; it changes the picture)")
-    hidden: int = Field(512, gt=0, description="width of the layout encoder (512 as published)")
+    slots: int = Field(
+        15, gt=0, le=100_000, description="objects and empty tokens a picture has at least (15 as published; it changes the picture)"
+    )
+    hidden: int = Field(512, gt=0, le=MOST_WIDTH, description="width of the layout encoder (512 as published)")
     mask_strength: float = Field(0.2, ge=0, le=1, description="share of the mask attention in its output (0.2 as published)")
     mask_threshold: int = Field(200, ge=0, le=1000, description="time steps below this leave the mask attention out (200 as published)")
     class_prompt: str = Field("an aerial photo of a {class}", description="the text whose pooled feature stands for a class")

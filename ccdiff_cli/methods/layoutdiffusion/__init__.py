@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from ..method import CLASS_INDEX, HBB, Base, Given, Method, Stage
-from ..recipe import Recipe, SamplingConfig, Section
+from ..recipe import MOST_WIDTH, Recipe, SamplingConfig, Section
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,15 +26,17 @@ class LayoutDiffusionSettings(Section):
     """The network, which has its own UNet."""
 
     space: Literal["pixels", "latents"] = Field("pixels", description="what is denoised; latents: of the recipe's autoencoder")
-    channels: int = Field(256, gt=0, description="channels at the first resolution; a multiple of 32 (256 as published)")
+    channels: int = Field(256, gt=0, le=MOST_WIDTH, description="channels at the first resolution; a multiple of 32 (256 as published)")
     multipliers: tuple[int, ...] = Field((1, 1, 2, 2, 4, 4), description="of the channels, per resolution (as published for 256 px)")
-    layers_per_block: int = Field(2, gt=0, description="residual blocks per resolution (2 as published)")
+    layers_per_block: int = Field(2, gt=0, le=32, description="residual blocks per resolution (2 as published)")
     attention: tuple[int, ...] = Field((8, 16, 32), description="down-sampling factors at which cells attend to objects (grids up to 32)")
-    head_width: int = Field(64, gt=0, description="width of an attention head (64 or 32 as published)")
-    layout_width: int = Field(256, gt=0, description="width of the layout encoder; a multiple of 32 (256 as published)")
-    layout_layers: int = Field(6, gt=0, description="layers of the layout encoder (6 as published)")
-    layout_heads: int = Field(8, gt=0, description="attention heads of the layout encoder (8 as published)")
-    slots: int = Field(10, gt=0, description="picture, objects and padding a layout has at least (10 as published; it changes the picture)")
+    head_width: int = Field(64, gt=0, le=MOST_WIDTH, description="width of an attention head (64 or 32 as published)")
+    layout_width: int = Field(256, gt=0, le=MOST_WIDTH, description="width of the layout encoder; a multiple of 32 (256 as published)")
+    layout_layers: int = Field(6, gt=0, le=200, description="layers of the layout encoder (6 as published)")
+    layout_heads: int = Field(8, gt=0, le=256, description="attention heads of the layout encoder (8 as published)")
+    slots: int = Field(
+        10, gt=0, le=100_000, description="picture, objects and padding a layout has at least (10 as published; it changes the picture)"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="in the residual blocks (0.1 as published at 128 px)")
     end_time: float = Field(1e-4, gt=0, lt=1, description="where DPM-Solver-fast stops (1e-4 as published)")
 
@@ -45,8 +47,8 @@ class LayoutDiffusionSampling(SamplingConfig):
     scheduler: Literal["dpmsolver-fast", "ancestral"] = Field(  # type: ignore[assignment]
         "dpmsolver-fast", description="DPM-Solver-fast (25 evaluations as published) or the ancestral chain (200 steps)"
     )
-    steps: int = Field(25, gt=0, description="evaluations of the network")
-    guidance_scale: float = Field(2.0, ge=1, description="classifier-free guidance; 1: none (2 as published, there called 1)")
+    steps: int = Field(25, gt=0, le=100_000, description="evaluations of the network")
+    guidance_scale: float = Field(2.0, ge=1, lt=1000, description="classifier-free guidance; 1: none (2 as published, there called 1)")
 
 
 class LayoutDiffusionRecipe(Recipe):
