@@ -33,6 +33,7 @@ from .formats.raw import PLACES
 from .geometry import polygon_iou, visible_hbbs
 from .locks import locked
 from .prepare.pixels import Found, PixelOptions, look, settle
+from .quantities import GSD, date_of, quantities_of
 from .scene import ClassList, Scene
 
 Progress = Callable[[str, int, int], None]
@@ -131,6 +132,7 @@ def inspect_set(
         "declared_size_wrong": wrong_size,
         "pixels": pixels,
         "gsd": _gsd(scenes),
+        "metadata": _metadata(scenes),
         "reader": reader,
     }
     facts["warnings"] = _warnings(facts)
@@ -206,6 +208,19 @@ def _gsd(scenes: Sequence[Scene]) -> dict[str, Any]:
         return {"pictures": 0}
     low, middle, high = (float(f"{v:.4g}") for v in np.percentile(known, (0, 50, 100)))
     return {"pictures": len(known), "min": low, "median": middle, "max": high}
+
+
+def _metadata(scenes: Sequence[Scene]) -> dict[str, Any]:
+    """What is known of place, clouds and date: quantity -> how many pictures, and the range; only what some picture has."""
+    known = [quantities_of(scene) for scene in scenes]
+    told: dict[str, Any] = {}
+    for name in ("longitude", "latitude", "cloud_cover"):
+        if values := [k[name] for k in known if name in k]:
+            low, middle, high = (float(f"{v:.6g}") for v in np.percentile(values, (0, 50, 100)))
+            told[name] = {"pictures": len(values), "min": low, "median": middle, "max": high}
+    if dates := sorted(filter(None, map(date_of, known))):
+        told["date"] = {"pictures": len(dates), "min": dates[0], "median": dates[(len(dates) - 1) // 2], "max": dates[-1]}
+    return told
 
 
 def _boxes(scenes: Sequence[Scene], names: ClassList) -> _Boxes:
@@ -489,10 +504,12 @@ def tables(facts: dict[str, Any]) -> list[Table]:
     third.add_row("pictures that do not decode", f"{len(facts['unreadable']):,}")
     third.add_row("pictures of another size than declared", f"{len(facts['declared_size_wrong']):,}")
     tables = [first, second, third]
-    if facts["gsd"]["pictures"]:
-        fourth = _table("metres a pixel (gsd)", "pictures", "least", "median", "most")
-        g = facts["gsd"]
-        fourth.add_row(f"{g['pictures']:,} of {facts['pictures']:,}", *(f"{g[k]:g}" for k in ("min", "median", "max")))
+    said = {**({"gsd": facts["gsd"]} if facts["gsd"]["pictures"] else {}), **facts["metadata"]}
+    if said:
+        fourth = _table("what is known of the pictures", "quantity", "pictures", "least", "median", "most")
+        for name, g in said.items():
+            values = (g[k] if isinstance(g[k], str) else f"{g[k]:g}" for k in ("min", "median", "max"))
+            fourth.add_row("metres a pixel (gsd)" if name == GSD else name, f"{g['pictures']:,} of {facts['pictures']:,}", *values)
         tables.append(fourth)
     return tables
 

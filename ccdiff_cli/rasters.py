@@ -11,9 +11,10 @@ import contextlib
 import importlib.util
 import logging
 import math
+import re
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class RasterHeader:
         crs: "EPSG:32632", or WKT where no number fits; "" without one.
         transform: (a, b, c, d, e, f) of x = a column + b row + c, y = d column + e row + f; () without one.
         gsd: metres a pixel; None where unknown.
+        told: ``date`` and ``cloud_cover`` (0 to 1) as the file's IMAGERY tags tell them.
     """
 
     bands: int
@@ -56,6 +58,7 @@ class RasterHeader:
     crs: str
     transform: tuple[float, ...]
     gsd: float | None
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 def installed() -> bool:
@@ -90,6 +93,7 @@ def raster_header(path: str | Path) -> RasterHeader:
             crs="" if crs is None or not placed else f"EPSG:{number}" if number else str(crs.to_wkt()),
             transform=transform if placed else (),
             gsd=_gsd(crs, transform, source.height) if placed else None,
+            told=_told(source.tags(ns="IMAGERY")),
         )
 
 
@@ -149,6 +153,19 @@ def to_wgs84(crs: str, xs: Sequence[float], ys: Sequence[float], *, where: str |
     if not np.isfinite([*lon, *lat]).all():
         raise CCDiffError(f"a point outside the area of {crs[:60]}", where=where, fix="check the scenes' georeference")
     return list(lon), list(lat)
+
+
+def _told(tags: Mapping[str, str]) -> dict[str, Any]:
+    """GDAL's names of what sensors' own files say; a cloud cover beyond 100 percent means that none is known."""
+    told: dict[str, Any] = {}
+    if re.match(r"\d{4}-\d{2}-\d{2}", acquired := tags.get("ACQUISITIONDATETIME", "")):
+        told["date"] = acquired[:10]
+    try:
+        if 0 <= (clouds := float(tags.get("CLOUDCOVER", "nan"))) <= 100:
+            told["cloud_cover"] = clouds / 100
+    except ValueError:
+        pass
+    return told
 
 
 def _gsd(crs: Any, transform: Sequence[float], height: int) -> float | None:

@@ -7,7 +7,9 @@
 * The class list decides the level: an object goes by the deepest of its class and the classes above it that the list knows.  The lists are
   ``hrsc`` (every object a ship), ``hrsc2`` and ``hrsc3``; an object that the source only calls a ship stays one in all of them.
 * A ship without an ``mbox`` keeps its HBB alone; pictures that nobody annotated (``Annotated`` 0) are left out and counted.
-* ``Img_Resolution`` goes to the provenance as ``gsd`` (metres a pixel), the ship's bow (``header_x``, ``header_y``) to ``extra``.
+* ``Img_Resolution`` goes to the provenance as ``gsd`` (metres a pixel), ``Img_Location`` as ``location``: latitude, longitude, whose
+  sign is missing in the west, so it is no place on the ground before a user says on which half of the earth it lies.
+* The ship's bow (``header_x``, ``header_y``) goes to ``extra``.
 """
 
 from __future__ import annotations
@@ -143,8 +145,17 @@ def _size(tree: Element) -> tuple[int, int]:
 
 
 def _provenance(tree: Element) -> dict[str, Any]:
+    told: dict[str, Any] = {}
     try:
         gsd = float(_text(tree, "Img_Resolution"))
+        if 0 < gsd < 1000:
+            told["gsd"] = gsd
     except ValueError:
-        return {}
-    return {"gsd": gsd} if 0 < gsd < 1000 else {}
+        pass
+    try:
+        latitude, longitude = (float(v) for v in _text(tree, "Img_Location").split(","))
+        if -90 <= latitude <= 90 and -180 <= longitude <= 180 and (latitude or longitude):
+            told["location"] = [latitude, longitude]
+    except ValueError:
+        pass
+    return told

@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from ..dataset import PictureSet
 from ..errors import CCDiffError
 from ..geometry import clip, clip_hbb, corners_inside, hbb_corners, polygon
 from ..prepare.captions import caption_of
+from ..quantities import GSD, METADATA, quantities_of
 from ..scene import Instance, Scene
 from .augment import augmented_layouts, mixed_layouts
 from .llm import Writer, written_layouts
@@ -111,13 +113,16 @@ def plan_layouts(
         original = pool[place]
         layout = make(original, np.random.default_rng((seed, CHANGE, k)))
         changes = layout.provenance.get("layout", {})
+        said = _said(layout)
+        if GSD in said:  # of a layout that was scaled as a whole, pixels are smaller or larger on the ground
+            said[GSD] /= changes.get("scale", 1.0)
         caption = layout.caption if caption_style == "stored" else caption_of(layout, style=caption_style)
         planned.append(
             layout.replace(
                 file_name=f"{k:08d}{extension}",
                 split="train",
                 caption=caption,
-                provenance={**_said(layout), "layout": {"source": source, "picture": original.file_name, **changes}},
+                provenance={**said, "layout": {"source": source, "picture": original.file_name, **changes}},
             )
         )
         if progress is not None:
@@ -172,9 +177,10 @@ def _bare(scene: Scene) -> Scene:
     return scene.replace(path=None, provenance=_said(scene), instances=tuple(instances))
 
 
-def _said(scene: Scene) -> dict[str, str]:
-    """The scene sentence, which stays true of a layout however its objects move."""
-    return {"sentence": str(scene.provenance["sentence"])} if "sentence" in scene.provenance else {}
+def _said(scene: Scene) -> dict[str, Any]:
+    """What stays true of a layout however its objects move: the scene sentence, and what is known of place, date and GSD."""
+    said = {k: scene.provenance[k] for k in ("sentence", METADATA) if k in scene.provenance}
+    return said | {k: v for k, v in quantities_of(scene).items() if k == GSD}
 
 
 def _inside(instance: Instance, window: Sequence[float]) -> Instance | None:

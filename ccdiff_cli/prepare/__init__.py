@@ -48,7 +48,7 @@ from ..startup import end_with_parent, fresh_processes
 from .captions import STYLES, caption_of, read_sentences
 from .leaks import DROP, LEAKS, MOVE, settle_leaks
 from .masks import COCO, MASKS, NONE, SAM, MaskJob, mask_picture, masker_of, read_masks
-from .metadata import add_metadata
+from .metadata import add_metadata, located
 from .pixels import KEEP, PixelOptions, look, of_window, pixel_options, settle
 from .scenes import DEFAULT_PLACES, PLACES_FOUND, name_scenes, read_places
 from .spectra import colour_counts, spectrum_of
@@ -627,6 +627,7 @@ def _cut_and_write(job: _Job, result: _Result, written: list[Path]) -> None:
         if job.sentence:
             provenance["sentence"] = job.sentence
         width, height = (scene.width, scene.height) if copied else (size, size)
+        provenance = located(provenance, (width, height))
         prepared = Scene(name, width, height, tuple(instances), split=scene.split, source=scene.source, provenance=provenance)
         made[k] = prepared, _write_once(written[-1], data)
     if flat:

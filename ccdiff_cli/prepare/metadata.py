@@ -2,7 +2,9 @@
 
 CSV with a column ``file_name``, or JSON: ``{file name: {field: value}}`` or a list of objects with ``file_name``.  Pictures are named as
 the set names them, with or without extension.  ``gsd`` goes into the provenance beside what labels and rasters say, and before it; the
-other fields go there under ``metadata``, as they are.
+other fields go there under ``metadata``, as they are; those that ``quantities`` knows (place, cloud cover, date) are checked.
+
+HRSC2016's labels give a place without the sign of its longitude: a field ``hemisphere`` (E or W) settles it.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from typing import Any
 
 from ..errors import CCDiffError
 from ..formats.raw import parse_json, read_text
+from ..quantities import GSD, METADATA, fields_of, measured, quantities_of
+from ..rasters import to_wgs84
 from ..scene import Scene
 
-KEY, GSD = "file_name", "gsd"
+KEY, HEMISPHERE, LOCATION = "file_name", "hemisphere", "location"
 
 
 def add_metadata(scenes: Sequence[Scene], path: Path, notes: Counter[str]) -> list[Scene]:
@@ -43,8 +47,11 @@ def add_metadata(scenes: Sequence[Scene], path: Path, notes: Counter[str]) -> li
         provenance = dict(scene.provenance)
         if GSD in fields:
             provenance[GSD] = fields.pop(GSD)
+        if HEMISPHERE in fields and LOCATION in provenance and not {"longitude", "latitude"} & measured(fields).keys():
+            latitude, longitude = provenance[LOCATION]
+            fields |= {"latitude": latitude, "longitude": abs(longitude) * (1 if fields[HEMISPHERE] == "E" else -1)}
         if fields:
-            provenance["metadata"] = fields
+            provenance[METADATA] = fields
         made.append(scene.replace(provenance=provenance))
     if not used:
         raise CCDiffError(
@@ -52,6 +59,8 @@ def add_metadata(scenes: Sequence[Scene], path: Path, notes: Counter[str]) -> li
             where=path,
             fix=f"name pictures as the set does, for example {scenes[0].file_name}",
         )
+    if missing := sum(LOCATION in s.provenance and "longitude" not in quantities_of(s) for s in made):
+        notes["places of labels without a hemisphere, left unknown"] += missing
     if len(known) > len(used):
         notes["entries of --metadata for pictures that the set has not"] += len(known) - len(used)
     return made
@@ -84,8 +93,34 @@ def read_metadata_file(path: Path) -> dict[str, dict[str, Any]]:
             raise CCDiffError(f"{name:.100} stands there twice", where=where, fix="leave one of the entries")
         if GSD in entry:
             entry[GSD] = _length(entry[GSD], where)
+        if HEMISPHERE in entry:
+            half = str(entry[HEMISPHERE]).strip().upper()[:1]
+            if half not in ("E", "W"):
+                raise CCDiffError(f"{HEMISPHERE}: expected E or W, found {entry[HEMISPHERE]!r:.40}", where=where)
+            entry[HEMISPHERE] = half
+        measured(entry, where=where)
         known[name] = entry
     return known
+
+
+def located(provenance: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """The provenance of a picture of (width, height) whose ``georeference`` tells its place, with the place of its middle.
+
+    What a user or the labels say of the place stays; without the library that reads coordinates, it stays unknown.
+    """
+    told = Scene("", *size, provenance=provenance)
+    if "georeference" not in provenance or {"longitude", "latitude"} & quantities_of(told).keys():
+        return provenance
+    georeference = provenance["georeference"]
+    a, b, c, d, e, f = georeference["transform"]
+    x, y = size[0] / 2, size[1] / 2
+    try:
+        (lon,), (lat,) = to_wgs84(georeference["crs"], [a * x + b * y + c], [d * x + e * y + f], where="georeference")
+        place = {"longitude": round((lon + 180) % 360 - 180, 6), "latitude": round(lat, 6)}
+        measured(place)
+    except CCDiffError:
+        return provenance
+    return {**provenance, METADATA: {**fields_of(provenance), **place}}
 
 
 def _of_json(value: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:

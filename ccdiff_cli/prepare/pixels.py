@@ -14,6 +14,7 @@ the picture under ``reading``.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,7 @@ import numpy as np
 from .. import rasters
 from ..errors import CCDiffError
 from ..pictures import Header, Reading, UnreadablePicture, open_picture, read_header, stored_point
+from ..quantities import GSD, METADATA, fields_of, quantities_of
 from ..rasters import RasterHeader
 from ..scene import Instance, Scene
 from .windows import held_whole, read_value_bands
@@ -251,6 +253,8 @@ def settle(scenes: Sequence[Scene], found: Sequence[Found], options: PixelOption
             factors = (real[0] / declared[0], real[1] / declared[1])
             scene = scene.replace(instances=tuple(scaled(i, *factors) for i in scene.instances))
             provenance["labels_scaled"] = [round(f, 6) for f in factors]
+            if GSD in quantities_of(scene):  # of the pixels that the labels count
+                provenance[GSD] = scene.provenance[GSD] / math.sqrt(factors[0] * factors[1])
         settled.scenes.append(scene.replace(width=real[0], height=real[1], reading=reading, provenance=provenance))
         if one.header.georeferenced and one.raster is None and one.header.format == "TIFF" and not rasters.installed():
             settled.notes[f"georeferenced pictures whose coordinates were not read ({rasters.INSTALL})"] += 1
@@ -520,15 +524,21 @@ def _judge(settled: Settled, options: PixelOptions, pictures: int, stop: bool) -
 
 
 def _placed(found: Found, reading: Reading, scene: Scene) -> dict[str, Any]:
-    """The picture's coordinate reference and metres a pixel, as far as the file tells them and the labels do not."""
+    """The picture's coordinate reference, metres a pixel, date and clouds, as far as the file tells them and labels and user do not."""
+    told: dict[str, Any] = {}
+    if found.raster is not None and found.raster.told:
+        known = quantities_of(scene)
+        new = {k: v for k, v in found.raster.told.items() if ("year" if k == "date" else k) not in known}
+        if new:
+            told[METADATA] = {**fields_of(scene.provenance), **new}
     raster = found.raster if found.raster is not None and found.raster.crs else found.world
     if raster is None or not raster.crs:
-        return {}
+        return told
     transform = raster.transform
     if reading.orientation != 1:
         c, a, b = (stored_point(reading.orientation, found.header.size, *p) for p in ((0, 0), (1, 0), (0, 1)))
         transform = composed(transform, (a[0] - c[0], b[0] - c[0], c[0], a[1] - c[1], b[1] - c[1], c[1]))
-    told: dict[str, Any] = {"georeference": {"crs": raster.crs, "transform": list(transform)}}
+    told["georeference"] = {"crs": raster.crs, "transform": list(transform)}
     if raster.gsd is not None and "gsd" not in scene.provenance:
         told["gsd"] = float(f"{raster.gsd:.6g}")
     return told

@@ -9,7 +9,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from ccdiff_cli.methods.diffusionsat.network import QUANTITIES, keep_metadata, make_unet, scale_metadata
+from ccdiff_cli.methods.diffusionsat.network import keep_metadata, make_unet, scale_metadata
+from ccdiff_cli.quantities import QUANTITIES
 
 from . import part
 

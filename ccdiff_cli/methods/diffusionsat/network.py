@@ -22,14 +22,14 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor
 
-QUANTITIES = ("longitude", "latitude", "gsd", "cloud cover", "year", "month", "day")
-"""Degrees east, degrees north, metres a pixel of the picture as generated, 0 to 1, then the date."""
+from ...quantities import QUANTITIES
+
 _SHIFT = (180.0, 90.0, 0.0, 0.0, -1980.0, 0.0, 0.0)
 _RANGE = (360.0, 180.0, 1.0, 1.0, 120.0, 12.0, 31.0)
 
 
 def scale_metadata(raw: Tensor) -> Tensor:
-    """``(..., 7)`` quantities as measured, NaN where unknown -> ``(..., 7)`` float32 as the network takes them, 0 where unknown."""
+    """``(..., 7)`` of ``QUANTITIES`` as measured, NaN where unknown -> ``(..., 7)`` float32 as the network takes them, unknown ones 0."""
     shift, span = (torch.tensor(v, dtype=torch.float64, device=raw.device) for v in (_SHIFT, _RANGE))
     return torch.nan_to_num(1000 * (raw.double() + shift) / span, nan=0.0, posinf=torch.inf, neginf=-torch.inf).float()
 

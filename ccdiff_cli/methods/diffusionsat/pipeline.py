@@ -6,7 +6,6 @@ picture is also dropped by itself, so that any of them may be unknown later.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -19,8 +18,9 @@ from ...generator import CLASSES
 from ...models.autoencoder import PatchAutoencoder, TinyAutoencoder
 from ...models.layout import LayoutBatch
 from ...models.pipeline import ScenePipeline
+from ...quantities import quantity_rows
 from ...scene import Scene
-from .network import QUANTITIES, MetadataEmbedding, keep_metadata, scale_metadata
+from .network import MetadataEmbedding, keep_metadata, scale_metadata
 
 
 class DiffusionSatPipeline(ScenePipeline):
@@ -67,13 +67,7 @@ class DiffusionSatPipeline(ScenePipeline):
 
     def metadata_of(self, scenes: Sequence[Scene]) -> Tensor:
         """``(B, 7)`` float64 in the order of ``QUANTITIES``, NaN where unknown; what a scene knows stands in its provenance."""
-        rows = []
-        for scene in scenes:
-            fields = scene.provenance.get("metadata")
-            known = {**(fields if isinstance(fields, dict) else {}), "gsd": scene.provenance.get("gsd")}
-            values = [known.get(name) for name in QUANTITIES]
-            rows.append([float(v) if isinstance(v, int | float) and not isinstance(v, bool) else math.nan for v in values])
-        return torch.tensor(rows, dtype=torch.float64)
+        return torch.tensor(quantity_rows(scenes), dtype=torch.float64)
 
     def condition(  # type: ignore[override]  # an unknown option is an error
         self, layout: LayoutBatch, empty: Tensor, *, dropped: Tensor | None = None, guided: bool = False
