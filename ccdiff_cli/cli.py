@@ -122,7 +122,12 @@ def prepare(
     keep_partial: Annotated[
         bool, typer.Option("--keep-partial/--drop-partial", help="Keep or drop tiles in which every object is difficult.")
     ] = True,
-    caption_style: Annotated[str, typer.Option(help="plain (what stands where, and its direction) or short (how many of each).")] = "plain",
+    caption_style: Annotated[
+        str,
+        typer.Option(
+            help="plain (what stands where, and its direction), short (how many of each) or measured (plain, with GSD, place, date)."
+        ),
+    ] = "plain",
     sentences: Annotated[
         Path | None, typer.Option(help="Your scene sentences: JSON {file name: sentence}, or CSV with columns file_name,sentence.")
     ] = None,

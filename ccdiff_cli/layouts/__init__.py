@@ -116,15 +116,9 @@ def plan_layouts(
         said = _said(layout)
         if GSD in said:  # of a layout that was scaled as a whole, pixels are smaller or larger on the ground
             said[GSD] /= changes.get("scale", 1.0)
+        layout = layout.replace(provenance={**said, "layout": {"source": source, "picture": original.file_name, **changes}})
         caption = layout.caption if caption_style == "stored" else caption_of(layout, style=caption_style)
-        planned.append(
-            layout.replace(
-                file_name=f"{k:08d}{extension}",
-                split="train",
-                caption=caption,
-                provenance={**said, "layout": {"source": source, "picture": original.file_name, **changes}},
-            )
-        )
+        planned.append(layout.replace(file_name=f"{k:08d}{extension}", split="train", caption=caption))
         if progress is not None:
             progress("layouts", len(planned), n)
     return planned

@@ -111,7 +111,7 @@ def prepare_dataset(
         keep_share, difficult_share: shares of an object's visible area inside a tile, see ``tiling``.
         keep_empty: keep pictures and tiles without objects.
         keep_partial: keep tiles in which every object is cut (all difficult).
-        caption_style: "plain" or "short".
+        caption_style: one of ``captions.STYLES``.
         sentences: file of scene sentences (see ``captions.read_sentences``): they open the captions of their pictures and tiles.
         scene_clip: folder or hub name of a CLIP that finds the place each other prepared picture shows (see ``scenes``).
         places: file of places it chooses from; our own list when None.

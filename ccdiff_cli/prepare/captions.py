@@ -4,7 +4,8 @@
 inner 2 x 2 is the centre, its corners the four corners and the rest the four edges; for each of these places the number of objects of
 each class and the direction of their long side, where most of them share it.  The same scene always gives the same words.
 <scene> is the most frequent class, unless a user's sentence or a scene classifier (``scenes``) knows better.  A spectrum other than
-natural colour (``provenance["spectrum"]``, see ``spectra``) is named: "This is a colour-infrared aerial image of <scene>."
+natural colour (``provenance["spectrum"]``, see ``spectra``) is named: "This is a colour-infrared aerial image of <scene>."  In the style
+"measured" the sentence also says what is known of the picture: "This is an aerial image of ships, 0.5 m per pixel, in May 2014."
 
 Text encoders see a fixed number of tokens, so an account that would be longer leaves out the directions, and if that is not enough, the
 places (``MAX_TOKENS``).  Nothing is ever cut in the middle.
@@ -22,9 +23,10 @@ from ..errors import CCDiffError
 from ..files import read_json
 from ..formats.raw import read_text
 from ..geometry import corners_to_le90
+from ..quantities import quantities_of, words_of
 from ..scene import Instance, Scene
 
-STYLES = ("plain", "short")
+STYLES = ("plain", "short", "measured")
 MAX_TOKENS = 75
 """CLIP's 77 without the first and the last; words, digits and punctuation marks count, as for CLIP."""
 PLACES = ("center", "top left", "top", "top right", "left", "right", "bottom left", "bottom", "bottom right")
@@ -38,7 +40,8 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
     """The caption of a scene.
 
     Args:
-        style: "plain" (the full account) or "short" (how many of each class, nothing else).
+        style: "plain" (the full account), "short" (how many of each class, nothing else), or "measured": the plain account whose first
+            sentence ends in what is known of GSD, place, date and clouds (see ``quantities``).
         place: the scene word or words, where something better than the most frequent class is known.
         sentence: stands in the place of the whole first sentence; by default the one that `prepare` noted in ``provenance["sentence"]``.
         max_tokens: the account is shortened to so many (see :func:`count_tokens`).
@@ -56,6 +59,8 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
         head = f"{spectrum.capitalize()}. {head}" if spectrum else head
     else:
         head = scene_sentence(place or (plural(order[0], 2) if order else "open ground"), spectrum)
+    if style == "measured" and (words := words_of(quantities_of(scene))):
+        head = f"{head.removesuffix('.')}, {words}."
     totals = _listed([(name, counts[name], None) for name in order])
     short = f"{head} {totals}." if totals else head
     if style == "short" or not order:

@@ -10,6 +10,8 @@ from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.formats import detect_format, read_raw
 from ccdiff_cli.formats.classes import CLASS_LISTS, HRSC_TREE, ClassMap, read_class_file
 from ccdiff_cli.geometry import corners_to_le90
+from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.quantities import quantities_of
 from tests.rawsets import picture
 
 BOX = {"box_xmin": 20, "box_ymin": 10, "box_xmax": 80, "box_ymax": 50}
@@ -175,3 +177,27 @@ def test_published_sample(tmp_path):
     bow = found.extra["header"]
     x1, y1, x4, y4 = *found.corners[0:2], *found.corners[6:8]
     assert abs((x4 - x1) * (y1 - bow[1]) - (x1 - bow[0]) * (y4 - y1)) / math.hypot(x4 - x1, y4 - y1) < 5
+
+
+@pytest.mark.parametrize(
+    ("location", "half", "expected"),
+    [
+        ("32.68,117.13", "W", {"longitude": -117.13, "latitude": 32.68}),
+        ("32.68, -117.13", "west", {"longitude": -117.13, "latitude": 32.68}),
+        ("44.4,33.5", "E", {"longitude": 33.5, "latitude": 44.4}),
+        ("44.4,33.5", "", {}),
+        ("0,0", "W", {}),
+        ("95,33", "W", {}),
+        ("somewhere", "E", {}),
+    ],
+)
+def test_a_place_is_known_once_its_half_of_the_earth_is(tmp_path, location, half, expected):
+    root = hrsc(tmp_path / "r", {"1": [ship(**MBOX)], "2": [ship(**MBOX)]})
+    for path in (root / "Annotations").iterdir():
+        path.write_text(path.read_text().replace("<Annotated>", f"<Img_Location>{location}</Img_Location><Annotated>"))
+    (tmp_path / "m.csv").write_text(f"file_name,hemisphere,sensor\n1.bmp,{half},x\n")
+    data = prepare_dataset(root, tmp_path / "out", metadata=tmp_path / "m.csv")
+    first, second = ({k: v for k, v in quantities_of(s).items() if k != "gsd"} for s in data.scenes)
+    assert first == expected and second == {}
+    readable = location not in ("0,0", "95,33", "somewhere")
+    assert data.manifest["notes"].get("places of labels without a hemisphere, left unknown", 0) == readable * (1 if half else 2)

@@ -161,6 +161,19 @@ def test_a_crowded_layout_is_quick():
 
 
 @pytest.mark.parametrize("source", ["set", "augmented"])
+def test_place_and_date_stay_and_the_gsd_follows_the_scale(source):
+    box = Instance.from_hbb("ship", (40, 40, 80, 70))
+    said = {"gsd": 0.5, "metadata": {"lat": 48.0, "sensor": "x"}, "offset": [0, 0]}
+    pictures = PictureSet(Path("d"), CLASSES, (Scene("a.png", 128, 128, (box,), source="a", provenance=said),), {})
+    made = plan_layouts(pictures, 8, seed=0, source=source, caption_style="measured")
+    for layout in made:
+        assert layout.provenance["metadata"] == said["metadata"] and layout.provenance.keys() == {"gsd", "metadata", "layout"}
+        gsd = layout.provenance["gsd"]
+        assert gsd == pytest.approx(0.5 / layout.provenance["layout"].get("scale", 1)) and f"{gsd:.2g} m per pixel" in layout.caption
+    assert (len({layout.provenance["gsd"] for layout in made}) > 1) == (source == "augmented")
+
+
+@pytest.mark.parametrize("source", ["set", "augmented"])
 def test_a_scene_sentence_stays_with_every_layout(source):
     box = Instance.from_hbb("ship", (20, 20, 60, 50))
     said = {"sentence": "A quay in fog.", "offset": [0, 0]}

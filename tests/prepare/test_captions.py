@@ -24,6 +24,11 @@ def test_the_account():
     assert caption_of(scene, "short") == "This is an aerial image of ships. 3 ships, 1 vehicle."
     assert caption_of(scene, place="a harbor").startswith("This is an aerial image of a harbor. center")
     assert caption_of(scene.replace(instances=())) == "This is an aerial image of open ground."
+    told = scene.replace(provenance={"gsd": 0.5, "metadata": {"date": "2014-05-02"}})
+    plain = caption_of(told)
+    assert plain == caption_of(scene) and caption_of(scene, "measured") == plain
+    assert caption_of(told, "measured") == plain.replace("of ships.", "of ships, 0.5 m per pixel, in May 2014.", 1)
+    assert caption_of(told, "measured", sentence="A quay.").startswith("A quay, 0.5 m per pixel, in May 2014. center")
     with pytest.raises(CCDiffError, match="unknown caption style"):
         caption_of(scene, "baroque")
 

@@ -17,6 +17,7 @@ from ccdiff_cli.inspection import inspect_set
 from ccdiff_cli.prepare import prepare_dataset
 from ccdiff_cli.prepare import windows as w
 from ccdiff_cli.prepare.pixels import PixelOptions, pixel_options
+from ccdiff_cli.quantities import date_of, quantities_of
 from tests.rawsets import coco, dior, files_of, hbb_xml, obb_xml
 from tests.test_pictures import FORMATS, save_turned
 
@@ -535,6 +536,49 @@ def test_metadata(tmp_path):
     assert again.scenes[0].provenance["metadata"] == {"lat": 48.1, "lon": 11.5} and again.scenes[0].provenance["gsd"] == 0.3
 
 
+def test_tiles_of_a_georeferenced_scene_have_their_own_place_date_and_clouds(tmp_path):
+    """Degrees: a tile's middle lies where its pixels lie; the file's date and clouds go with it; what a user says comes first."""
+    rasterio = pytest.importorskip("rasterio")
+
+    def write(path):
+        write_raster(path, ground(size=(80, 64)), crs="EPSG:4326", transform=rasterio.Affine(1e-5, 0, 11.0, 0, -1e-5, 48.0))
+        with rasterio.open(path, "r+") as out:
+            out.update_tags(ns="IMAGERY", ACQUISITIONDATETIME="2014-05-31 10:11:12", CLOUDCOVER="25")
+
+    source = raw_coco(
+        tmp_path / "raw",
+        {"a.tif": write, "b.tif": write, "c.png": lambda path: Image.fromarray(ground(size=(80, 64))).save(path)},
+        size=(80, 64),
+    )
+    (tmp_path / "m.json").write_text(json.dumps({"b": {"lon": -5, "lat": 1, "acquired": "2020-01", "sensor": "x"}}))
+    data = prepare_dataset(source, tmp_path / "out", tile=32, size=64, keep_empty=True, metadata=tmp_path / "m.json")
+    seen = 0
+    for scene in data.scenes:
+        known = quantities_of(scene)
+        if scene.provenance["picture"] == "a.tif":
+            x, y = (v + 16 for v in scene.provenance["offset"])
+            assert known["longitude"] == pytest.approx(11 + x * 1e-5, abs=2e-6) and known["latitude"] == pytest.approx(
+                48 - y * 1e-5, abs=2e-6
+            )
+            assert date_of(known) == "2014-05-31" and known["cloud_cover"] == 0.25
+            seen += 1
+        elif scene.provenance["picture"] == "b.tif":
+            assert (known["longitude"], known["latitude"]) == (-5, 1) and date_of(known) == "2020-01" and known["cloud_cover"] == 0.25
+        else:
+            assert known == {}
+    assert seen > 2
+    facts = inspect_set(tmp_path / "out", tmp_path / "page")["metadata"]
+    assert facts["date"] == {"pictures": 2 * seen, "min": "2014-05-31", "median": "2014-05-31", "max": "2020-01"}
+    assert facts["longitude"]["min"] == -5 and facts["cloud_cover"] == {"pictures": 2 * seen, "min": 0.25, "median": 0.25, "max": 0.25}
+
+
+def test_the_gsd_of_labels_follows_pictures_that_were_resized(tmp_path):
+    source = raw_coco(tmp_path / "raw", {"0.png": half}, names=("1",))
+    (tmp_path / "m.csv").write_text("file_name,gsd\n0.png,0.5\n")
+    data = prepare_dataset(source, tmp_path / "out", resized="scale", metadata=tmp_path / "m.csv")
+    assert quantities_of(data.scenes[0])["gsd"] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -543,6 +587,10 @@ def test_metadata(tmp_path):
         ("m.csv", "file_name,gsd\n0.png,-1\n", "m.csv:2: gsd"),
         ("m.csv", "file_name,gsd\n0.png,1\n0.png,2\n", "stands there twice"),
         ("m.csv", "file_name,gsd\nx.png,1\n", "none of its 1 file names is a picture of the set"),
+        ("m.csv", "file_name,lat\n0.png,95\n", "m.csv:2: lat: expected degrees north"),
+        ("m.csv", "file_name,date\n0.png,31.5.2014\n", "m.csv:2: date: expected a date such as"),
+        ("m.json", '{"0.png": {"cloud_cover": 25}}', "m.json: 0.png: cloud_cover"),
+        ("m.csv", "file_name,hemisphere\n0.png,north\n", "m.csv:2: hemisphere: expected E or W"),
         ("m.json", "[1]", "expected an object of objects"),
         ("m.json", '[{"gsd": 1}]', "file_name: expected a text"),
     ],
