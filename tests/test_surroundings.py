@@ -326,14 +326,14 @@ ODD_NAMES = [
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_names_are_no_markup_in_markdown_and_latex(name: str) -> None:
     from ccdiff_cli.errors import markdown, markdown_code
-    from ccdiff_cli.report.evaluation import _tex
+    from ccdiff_cli.report.evaluation import tex
 
     said = markdown(name)
     assert said.isprintable() and not re.search(r"(?<!\\)(?:\\\\)*[`*_\[\]<>|~&#$!]", said)
     assert re.sub(r"\\([\\`*_\[\]<>|~&#$!])", r"\1", said) == visible(name, lines=False), "a reader sees the name itself"
     code = markdown_code(name)
     assert code.count("`") == 2 and code.isprintable()
-    left = re.sub(r"\\(?:textbackslash|textasciicircum|textasciitilde)\{\}|\\[&%$#_{}]", "", _tex(name))
+    left = re.sub(r"\\(?:textbackslash|textasciicircum|textasciitilde)\{\}|\\[&%$#_{}]", "", tex(name))
     assert left.isprintable() and not re.search(r"[\\&%$#_{}^~]", left)
 
 

@@ -79,6 +79,8 @@ def trainability_page(
         samples: synthetic pictures, shown with their labels.
         changes: "learned" and "lost" -> objects.
     """
+    from .trainability import COLUMNS, protocol_rows  # it builds on this module's tables
+
     arms, chosen, base = results["arms"], results["headline"]["arm"], results["headline"]["baseline"]
     kinds = [arm["kind"] for arm in arms.values()]
     shown = [base, *(n for n, a in arms.items() if a["fraction"] == arms[chosen]["fraction"] and n != base and _belongs(a, arms[chosen]))]
@@ -103,7 +105,9 @@ def trainability_page(
         dose_figure=Markup(dose) if dose else None,
         fraction_figure=Markup(by_fraction) if by_fraction else None,
         class_figure=Markup(figures.class_gains(results)),
-        adherence_figure=Markup(figures.adherence(results)),
+        adherence_figure=Markup(figures.adherence(results)) if results["adherence"] else None,
+        protocol_columns=COLUMNS,
+        protocol_rows=protocol_rows(results),
         curves_figure=Markup(figures.precision_recall(results, shown)),
         loss_figure=Markup(figures.losses(results, shown)),
         examples=[
@@ -130,8 +134,8 @@ def trainability_page(
 
 
 def _belongs(arm: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
-    """Whether an arm is drawn beside the headline's: itself, and other ways of adding as many pictures."""
-    return arm["ratio"] == chosen["ratio"] and arm["kind"] != "real"
+    """Whether an arm is drawn beside the headline's: itself, and other ways of adding as many pictures at the same protocol."""
+    return arm["ratio"] == chosen["ratio"] and arm["kind"] not in ("real", "longer") and arm["protocol"] == chosen["protocol"]
 
 
 def _change(change: Change, classes: ClassList) -> dict[str, Any]:

@@ -137,10 +137,9 @@ def latex_table(results: Mapping[str, Any]) -> str:
     """A tabular of the figures (without intervals), to be pasted."""
     wanted = columns(results)
     arrows = {UP: r"$\uparrow$", DOWN: r"$\downarrow$"}
-    head = " & ".join(["", *(f"{_tex(c.title)} {arrows[c.better]}" for c in wanted)])
+    head = " & ".join(["", *(f"{tex(c.title)} {arrows[c.better]}" for c in wanted)])
     body = [
-        " & ".join([_tex(name), *(_cell(c, v, interval=False).replace(NO_VALUE, "--") for c, v in zip(wanted, cells, strict=True))])
-        + r" \\"
+        " & ".join([tex(name), *(_cell(c, v, interval=False).replace(NO_VALUE, "--") for c, v in zip(wanted, cells, strict=True))]) + r" \\"
         for name, _, cells in table_rows(results)
     ]
     notes = [visible(f"% {name}: {value}", lines=False) for name, value in protocol_lines(results)]
@@ -179,7 +178,7 @@ def protocol_lines(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     """A text as LaTeX sets it: a name with a backslash is no command."""
     words = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
     return re.sub(r"[&%$#_{}\\^~]", lambda found: words.get(found[0], f"\\{found[0]}"), visible(text, lines=False))

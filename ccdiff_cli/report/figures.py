@@ -19,7 +19,16 @@ REAL, BOTH = "#7a869a", "#1f6feb"
 GAIN, LOSS = "#1a7f5a", "#c2410c"
 WIDTH = 10.3  # inches: the width of the page
 INK, FAINT = "#1c2430", "#e3e8ef"
-COLOURS = {"real": REAL, "synthetic": BOTH, "synthetic-only": "#7fb2f5", "pretrain": "#7c3aed", "copy-paste": "#d97706"}
+COLOURS = {
+    "real": REAL,
+    "longer": "#a3aebd",
+    "synthetic": BOTH,
+    "synthetic-only": "#7fb2f5",
+    "pretrain": "#7c3aed",
+    "copy-paste": "#d97706",
+    "held-out": GAIN,
+    "jittered": "#b45309",
+}
 """Kind of arm -> its colour; other sets take the spare ones."""
 SPARE = ("#0f766e", "#be185d", "#65a30d", "#475569")
 LINES = ("-", "--", ":", "-.")
@@ -79,8 +88,9 @@ def gains(results: Mapping[str, Any]) -> str:
 def dose_curve(results: Mapping[str, Any]) -> str | None:
     """Gain in mAP over the pictures added for each real one; None where no arm has two ratios."""
     lines: dict[tuple[str, float], list[tuple[float, Mapping[str, Any]]]] = {}
+    protocol = results["arms"][results["headline"]["arm"]]["protocol"]
     for arm in results["arms"].values():
-        if arm["ratio"] and arm.get("gain") and arm["gain"]["mAP"]["mean"] is not None:
+        if arm["ratio"] and arm["protocol"] == protocol and arm.get("gain") and arm["gain"]["mAP"]["mean"] is not None:
             lines.setdefault((arm["kind"], arm["fraction"]), []).append((arm["ratio"], arm["gain"]["mAP"]))
     lines = {line: points for line, points in lines.items() if len(points) > 1}
     if not lines:
@@ -117,10 +127,11 @@ def dose_curve(results: Mapping[str, Any]) -> str | None:
 def fraction_curve(results: Mapping[str, Any]) -> str | None:
     """mAP over the number of real pictures, a line for each kind of arm at the headline's ratio; None with one fraction alone."""
     lines: dict[tuple[str, float | None], list[tuple[int, Mapping[str, Any], float]]] = {}
-    ratio_of_headline = results["arms"][results["headline"]["arm"]]["ratio"]
+    headline = results["arms"][results["headline"]["arm"]]
+    ratio_of_headline, protocol = headline["ratio"], headline["protocol"]
     real = {arm["fraction"]: arm["pictures"] for arm in results["arms"].values() if arm["kind"] == "real"}
     for arm in results["arms"].values():
-        shown = arm["kind"] == "real" or arm["ratio"] == ratio_of_headline
+        shown = arm["kind"] == "real" or (arm["kind"] != "longer" and (arm["ratio"], arm["protocol"]) == (ratio_of_headline, protocol))
         if shown and arm["mAP"]["mean"] is not None and arm["fraction"] in real:
             lines.setdefault((arm["kind"], arm["ratio"]), []).append((real[arm["fraction"]], arm["mAP"], arm["fraction"]))
     if len(real) < 2:

@@ -4,8 +4,9 @@
 
 Notable:
 
-* All arms get the same number of optimizer steps (or the same epochs, by option), the same first weights and the same seeds, so gains are
-  taken pair by pair.
+* All arms get the same first weights and the same seeds, so gains are taken pair by pair; each is trained for as many optimizer steps as
+  the real one, and for as many epochs (as published), beside real pictures trained as long.
+* Headroom first: the real arms of every seed are trained before any other, and say whether the experiment can answer (:mod:`.yardstick`).
 * Every training and every prediction is filed under the key of what it depends on: an interrupted experiment goes on where it
   stopped, and one with more seeds, arms or fractions trains only what is new.
 * Layout adherence comes for free: the detectors of the real arm look for the layouts in the synthetic pictures.
@@ -27,23 +28,41 @@ from ..detectors import Detections, DetectorConfig, Progress, seconds_per_step
 from ..errors import CCDiffError
 from ..files import read_json, write_json, write_text
 from ..geometry import hbb_iou, rotated_iou
+from ..layouts import plan_layouts
 from ..locks import locked
 from ..metrics.average_precision import Boxes, evaluate
 from ..report import Change, Example, trainability_page
+from ..report.trainability import latex_table, markdown_table
 from ..scene import ClassList, Scene
 from .adherence import adherence_scores, layout_adherence, swap_labels
-from .arms import REAL, Arm, copies_wanted, fraction_of, make_arms, split_lists, trainings_of
-from .config import ALL, COPY_PASTE, KINDS, SYNTHETIC, ExperimentConfig, load_detector_config, load_experiment
+from .arms import REAL, Arm, copies_wanted, fraction_of, make_arms, source_of, split_lists, trainings_of
+from .calibration import calibrate
+from .config import (
+    ALL,
+    COPY_PASTE,
+    HELD_OUT,
+    JITTERED,
+    KINDS,
+    PRETRAIN,
+    SYNTHETIC,
+    SYNTHETIC_ONLY,
+    ExperimentConfig,
+    load_detector_config,
+    load_experiment,
+)
 from .copy_paste import make_copy_paste
+from .jitter import jitter_labels
 from .leaks import check_leaks
 from .results import epochs_of, headline_of, object_changes, summarise
-from .statistics import verdict
+from .statistics import resample, verdict
 from .trainings import TRAININGS, Look, Task, carry_out, found_in, is_finished
+from .yardstick import answer_of, more_real, unknown
 
 __all__ = [
     "BOTH",
     "REAL",
     "ExperimentConfig",
+    "calibrate",
     "check_leaks",
     "eval_trainability",
     "layout_adherence",
@@ -57,7 +76,7 @@ BOTH = f"{REAL} + {SYNTHETIC}"
 EXAMPLES, CHANGES = 8, 8
 SAMPLES = 16
 """Test pictures with detections, objects learned and as many lost, and synthetic pictures, that the report shows."""
-SPLITS = "splits"
+SPLITS, YARDSTICK = "splits", "yardstick.json"
 SHOWN_SCORE = 0.5
 """A detection with this score counts as an object found, where single objects are shown or counted."""
 
@@ -65,7 +84,7 @@ SHOWN_SCORE = 0.5
 @locked("eval-trainability")
 def eval_trainability(
     real: str | Path,
-    synthetic: str | Path,
+    synthetic: str | Path | None,
     out: str | Path,
     config: ExperimentConfig | DetectorConfig | None = None,
     *,
@@ -80,12 +99,13 @@ def eval_trainability(
 ) -> dict[str, Any]:
     """Compare detectors trained on real pictures with others trained on real + synthetic ones, or any other arms.
 
-    Writes ``out/results.json`` and ``out/report.html``; trainings lie in ``out/trainings``, predictions in ``out/predictions``, copy-paste
+    Writes ``out/yardstick.json`` as soon as the real arms are finished, then ``out/results.json``, ``out/report.html``, ``out/table.md``
+    and ``out/table.tex``; trainings lie in ``out/trainings``, predictions in ``out/predictions``, copy-paste
     sets in ``out/copy-paste``, lists of the pictures of each part of the real set in ``out/splits``.
 
     Args:
         real: a prepared set with the splits "train" and "test".
-        synthetic: a synthetic set of the same classes (its split "train").
+        synthetic: a synthetic set of the same classes (its split "train"); None: the experiment has no arm of synthetic pictures.
         config: the experiment, or its detector alone; None: real and real + synthetic with the small detector for a CPU.
         seeds: in place of the experiment's: one training of each arm each.
         others: name -> any other set of the same classes to be added to the real pictures; at the synthetic arm's ratios, unless the
@@ -105,17 +125,10 @@ def eval_trainability(
             failed (the others are finished first, and kept), ...
     """
     out = Path(out)
-    sets = {"real": read_set(real), SYNTHETIC: read_added(synthetic, SYNTHETIC)}
-    for name, root in (others or {}).items():
-        if name in ("real", "floor", *KINDS):
-            raise CCDiffError(f"{name!r} cannot name an other set", fix="choose another name: --other NAME=SET")
-        sets[name] = read_added(root, name)
-    if floor is not None:
-        sets["floor"] = read_added(floor, "floor")
-    check_classes(sets)
+    config = _experiment(config, seeds, others or {}, with_synthetic=synthetic is not None)
+    sets = _read_sets(real, synthetic, others or {}, floor)
     train, test = sets["real"].split("train"), sets["real"].split("test")
-    _check_splits(sets, train, test)
-    config = _experiment(config, seeds, others or {}).with_steps(len(train))
+    config = config.with_steps(len(train))
     added_sets = {name: made for name, made in sets.items() if name not in ("real", "floor")}
     leaks = check_leaks(
         sets["real"],
@@ -134,13 +147,20 @@ def eval_trainability(
             write_text(out / SPLITS / f"{arm.fraction:g}" / name, text)
     looked_at = [Look("test", sets["real"].key(), test)]
     for_adherence = [Look(name, sets[name].key(), sets[name].split("train")) for name in (SYNTHETIC, "floor") if name in sets]
+    for_adherence = for_adherence if SYNTHETIC in sets else []
     chosen, baseline = headline_of(arms)
-    plan = {(arm.name, seed): trainings_of(arm, classes, config, seed) for seed in config.seeds for arm in arms}
-    tasks = []  # seed by seed: an early stop leaves whole pairs
-    for (name, _), trainings in plan.items():
-        looks = [*looked_at, *(for_adherence if name == baseline.name else ())]
-        tasks += [Task(t, ()) for t in trainings[:-1]] + [Task(trainings[-1], tuple(looks))]
-    failed = carry_out(tasks, classes, out, processes=processes, progress=progress)
+    ordered = sorted(arms, key=lambda a: a.kind != REAL)
+    plan = {(arm.name, seed): trainings_of(arm, classes, config, seed) for seed in config.seeds for arm in ordered}
+    failed: dict[str, CCDiffError] = {}
+    for alone in (True, False):  # headroom first; then seed by seed: an early stop leaves whole pairs
+        tasks = []
+        for (name, _), trainings in plan.items():
+            if (name in {a.name for a in arms if a.kind == REAL}) == alone:
+                looks = [*looked_at, *(for_adherence if name == baseline.name else ())]
+                tasks += [Task(t, ()) for t in trainings[:-1]] + [Task(trainings[-1], tuple(looks))]
+        failed |= carry_out(tasks, classes, out, processes=processes, progress=progress)
+        if alone and (answer := _yardstick(arms, config, plan, looked_at[0], classes, out, chosen.fraction)) is not None:
+            write_json(out / YARDSTICK, answer)
     arms, failures = _without_failures(arms, plan, failed, config.seeds, chosen, baseline)
 
     if progress:
@@ -164,7 +184,7 @@ def eval_trainability(
     objects = [_objects_found(test, on_test[a.name], classes, boxes) for a in (baseline, chosen)]
     changes = object_changes(test, classes, *objects)
     details = {
-        "adherence": adherence_scores(pictures, seen, evaluations[baseline.name], classes, boxes),
+        "adherence": adherence_scores(pictures, seen, evaluations[baseline.name], classes, boxes) if for_adherence else None,
         "leak_check": leaks,
         "failed": failures,
         "horizontal": horizontal,
@@ -182,9 +202,12 @@ def eval_trainability(
         ]
         for state, found in changes["examples"].items()
     }
-    samples = [sets[SYNTHETIC].split("train")[i] for i in _spread(range(len(sets[SYNTHETIC].split("train"))), SAMPLES)]
+    shown = sets[SYNTHETIC].split("train") if SYNTHETIC in sets else [s for s in chosen.scenes if s not in set(baseline.scenes)]
+    samples = [shown[i] for i in _spread(range(len(shown)), SAMPLES)]
     page = trainability_page(results, classes, examples, samples, changed)
     write_text(out / "report.html", page)
+    write_text(out / "table.md", markdown_table(results))
+    write_text(out / "table.tex", latex_table(results))
     write_json(out / "results.json", results)
     if progress:
         progress("compare", 1, 1)
@@ -199,8 +222,26 @@ def eval_trainability(
     return results
 
 
+def _read_sets(
+    real: str | Path, synthetic: str | Path | None, others: Mapping[str, str | Path], floor: str | Path | None
+) -> dict[str, PictureSet]:
+    """Name -> set, all of the same classes, none without what it is needed for."""
+    sets = {"real": read_set(real)}
+    if synthetic is not None:
+        sets[SYNTHETIC] = read_added(synthetic, SYNTHETIC)
+    for name, root in others.items():
+        if name in ("real", "floor", *KINDS):
+            raise CCDiffError(f"{name!r} cannot name an other set", fix="choose another name: --other NAME=SET")
+        sets[name] = read_added(root, name)
+    if floor is not None:
+        sets["floor"] = read_added(floor, "floor")
+    check_classes(sets)
+    _check_splits(sets, sets["real"].split("train"), sets["real"].split("test"))
+    return sets
+
+
 def _experiment(
-    config: ExperimentConfig | DetectorConfig | None, seeds: Sequence[int] | None, others: Mapping[str, Any]
+    config: ExperimentConfig | DetectorConfig | None, seeds: Sequence[int] | None, others: Mapping[str, Any], *, with_synthetic: bool
 ) -> ExperimentConfig:
     """The experiment with the other sets as arms and the seeds given."""
     if config is None or isinstance(config, DetectorConfig):
@@ -214,9 +255,36 @@ def _experiment(
         )
     if not arms:
         raise CCDiffError("the experiment has no arm besides real", fix="for example --arm synthetic=1")
+    if not with_synthetic and (needing := [name for name in arms if name in (SYNTHETIC, SYNTHETIC_ONLY, PRETRAIN)]):
+        raise CCDiffError(
+            f"arms.{needing[0]}: there is no synthetic set", fix="give one with --synthetic SET, or other arms: --arm copy-paste=1"
+        )
     if seeds is not None and (not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0):
         raise CCDiffError(f"seeds {list(seeds)}: expected different whole numbers from 0", fix="for example --seeds 0,1,2")
     return config.model_copy(update={"arms": arms, **({"seeds": tuple(seeds)} if seeds is not None else {})})
+
+
+def _yardstick(
+    arms: Sequence[Arm],
+    config: ExperimentConfig,
+    plan: Mapping[tuple[str, int], Sequence[Any]],
+    look: Look,
+    classes: ClassList,
+    out: Path,
+    fraction: float,
+) -> dict[str, Any] | None:
+    """Whether the experiment can answer, from the real arms alone; None while one of their trainings is not finished."""
+    real = [a for a in arms if a.kind == REAL]
+    boxes: Boxes = "obb" if config.detector.oriented else "hbb"
+    evaluations = {}
+    for arm in real:
+        found = [found_in(look, out, plan[arm.name, seed][-1].key) for seed in config.seeds]
+        if any(f is None for f in found):
+            return None
+        evaluations[arm.name] = [evaluate(look.scenes, f, classes, boxes) for f in found if f is not None]
+    drawn = resample(evaluations, [source_of(s) for s in look.scenes], samples=config.samples)
+    rows = more_real(real, evaluations, drawn)
+    return {**answer_of(rows, fraction, len(config.seeds)), "more_real": rows}
 
 
 def _pools(
@@ -231,22 +299,29 @@ def _pools(
     Without ``out`` nothing is made: training pictures stand in for the copy-paste ones, as many as there would be.
     """
     pools: dict[tuple[str, float], Sequence[Scene]] = {}
-    synthetic = sets[SYNTHETIC].split("train")
+    synthetic = sets[SYNTHETIC].split("train") if SYNTHETIC in sets else ()
     for percent in config.fractions:
         here = fraction_of(train, percent, config.draw)
         for kind in config.arms:
+            if kind in (HELD_OUT, JITTERED):
+                pools[kind, percent] = _held_out(config, train, here, kind, percent)
+                continue
             if kind != COPY_PASTE:
                 pools[kind, percent] = sets[kind if kind in sets else SYNTHETIC].split("train")
                 continue
-            count = copies_wanted(config, len(here), len(synthetic))
+            count = copies_wanted(config, len(here), len(synthetic) or len(here))
             if out is None:
                 pools[kind, percent] = [here[k % len(here)].replace(file_name=f"copy-paste-{k}") for k in range(count)]
                 continue
+            layouts = synthetic
+            if not synthetic:
+                own = PictureSet(sets["real"].root, sets["real"].classes, tuple(here), {})
+                layouts = tuple(plan_layouts(own, count, config.draw, source="augmented"))
             made = make_copy_paste(
                 out / COPY_PASTE,
                 sets["real"],
                 here,
-                synthetic,
+                layouts,
                 count,
                 draw=config.draw,
                 overlap=config.paste_overlap,
@@ -255,6 +330,17 @@ def _pools(
             sets[COPY_PASTE if percent == 100 else f"{COPY_PASTE} ({percent:g} %)"] = made
             pools[kind, percent] = made.split("train")
     return pools
+
+
+def _held_out(config: ExperimentConfig, train: Sequence[Scene], here: Sequence[Scene], kind: str, percent: float) -> Sequence[Scene]:
+    """The real pictures that a fraction leaves out, as they are or with jittered labels."""
+    chosen = {s.file_name for s in here}
+    rest = [s for s in train if s.file_name not in chosen]
+    if not rest:
+        raise CCDiffError(
+            f"arms.{kind}: {percent:g} % of the real pictures leave none out", fix="look at a smaller part: for example --fractions 10"
+        )
+    return rest if kind == HELD_OUT else [jitter_labels(s, config.label_jitter, config.draw) for s in rest]
 
 
 def _without_failures(
@@ -362,10 +448,10 @@ def _plan(
     counted: set[str] = set()
     todo = 0.0
     for arm in arms:
-        keys, finished, steps = [], 0, 0
+        trainings, finished, steps = 0, 0, 0
         for seed in config.seeds:
             for training in trainings_of(arm, classes, config, seed):
-                keys.append(training.key)
+                trainings += 1
                 if is_finished(training, out):
                     finished += 1
                 elif training.key not in counted:
@@ -375,15 +461,19 @@ def _plan(
         rows[arm.name] = {
             "pictures": len(arm.scenes) + len(arm.first),
             "epochs": epochs_of(arm, config),
-            "steps": arm.steps + arm.first_steps,
-            "trainings": len(keys),
+            "steps": arm.total_steps,
+            "trainings": trainings,
             "finished": finished,
             "minutes": round(steps * step / 60, 1),
         }
-    looks = len(config.seeds) * (len(arms) * len(test) + len(sets[SYNTHETIC].split("train")))
+    looks = len(config.seeds) * (len(arms) * len(test) + (len(sets[SYNTHETIC].split("train")) if SYNTHETIC in sets else 0))
     todo += looks * step / config.detector.batch / 3  # finding takes about a third of training
     devices = processes or _gpus(config.detector.device)
+    real = [rows[a.name] for a in arms if a.kind == REAL]
+    keys = {(a.name, seed): trainings_of(a, classes, config, seed) for a in arms if a.kind == REAL for seed in config.seeds}
+    answer = _yardstick(arms, config, keys, Look("test", sets["real"].key(), tuple(test)), classes, out, headline_of(arms)[0].fraction)
     return {
+        "yardstick": answer or unknown(sum(r["trainings"] - r["finished"] for r in real), sum(r["minutes"] for r in real)),
         "arms": rows,
         "seeds": list(config.seeds),
         "test pictures": len(test),

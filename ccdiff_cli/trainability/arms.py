@@ -5,6 +5,9 @@ Notable:
 * A fraction of the real set is drawn by source picture, once for all seeds and arms, and nested: the 10 % lie within the 25 %.  Tiles of a
   source stay together, as they would for somebody who had labelled fewer pictures.
 * Part of an added set is drawn the same way: half as many pictures lie within twice as many.
+* An arm is trained at two protocols: for the steps of the real arm (fair), and for the epochs of the real arm (as published), which are
+  more steps.  Beside the second stand the real pictures alone, trained as long: what is left of the gain over them is the pictures'.
+* More real pictures than a fraction's are the yardstick of what is added to it; of the whole set, what it gains over half of it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ from ..errors import CCDiffError
 from ..scene import ClassList, Scene
 from .config import ALL, COPY_PASTE, PRETRAIN, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig, with_steps
 
-REAL = "real"
+REAL, LONGER = "real", "longer"
+STEPS, EPOCHS = "steps", "epochs"
+"""The two protocols: what an arm has in common with the real arm of its fraction."""
+HALF = 50.0
 FRACTION, PART = 11, 12
 """What a random stream is for; with the experiment's ``draw`` it makes the stream's key."""
 
@@ -31,12 +37,14 @@ class Arm:
 
     Attributes:
         name: the label of tables and plots.
-        kind: "real", a key of :data:`.config.KINDS`, or the name of an other set.
+        kind: "real", "longer" (real alone, trained as long as an arm with more pictures), a key of :data:`.config.KINDS`, or the name of
+            an other set.
         ratio: pictures added for each real one; None: the whole set, or nothing is added.
         fraction: percent of the real training split.
         scenes: the training pictures (of the arm pretrain: of its second stage), for ``steps`` steps.
         first: pictures of a first stage, for ``first_steps`` steps.
-        added: how many of the pictures are not real ones.
+        added: how many of the pictures are not the fraction's own real ones.
+        protocol: "steps" or "epochs": what it has in common with the real arm; "" of real pictures alone.
     """
 
     name: str
@@ -48,6 +56,12 @@ class Arm:
     first: tuple[Scene, ...] = ()
     first_steps: int = 0
     added: int = 0
+    protocol: str = ""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of both stages."""
+        return self.steps + self.first_steps
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,14 @@ def part_of(scenes: Sequence[Scene], count: int, draw: int) -> tuple[Scene, ...]
     return tuple(scenes[int(k)] for k in np.sort(order[:count]))
 
 
+def fractions_of(config: ExperimentConfig, train: Sequence[Scene]) -> tuple[float, ...]:
+    """The fractions at which the real arm is trained: the experiment's, and those of the yardstick."""
+    wanted = {*config.fractions, 100.0}
+    if wanted == {100.0} and len(fraction_of(train, HALF, config.draw)) < len(train):
+        wanted.add(HALF)
+    return tuple(sorted(wanted))
+
+
 def make_arms(config: ExperimentConfig, train: Sequence[Scene], added: Mapping[tuple[str, float], Sequence[Scene]]) -> list[Arm]:
     """The arms of every fraction, the real one first, in the order of the recipe.
 
@@ -111,34 +133,52 @@ def make_arms(config: ExperimentConfig, train: Sequence[Scene], added: Mapping[t
         CCDiffError: a set has too few pictures for a ratio.
     """
     arms = []
-    for percent in config.fractions:
+    for percent in fractions_of(config, train):
         real = fraction_of(train, percent, config.draw)
-        whole = percent == 100 and len(config.fractions) == 1
         title = REAL if percent == 100 else f"{percent:g} % of real"
-        steps = _steps(config, len(real), len(train))
-        arms.append(Arm(title, REAL, None, percent, real, steps))
+        alone = Arm(title, REAL, None, percent, real, config.detector.steps)
+        arms.append(alone)
+        if percent not in config.fractions:
+            continue
+        with_more = []
         for kind, ratios in config.arms.items():
-            pool = added[kind, percent]
             for ratio in ratios:
-                extra = part_of(pool, added_count(kind, ratio, len(real), len(pool)), config.draw)
-                times = "" if ratio == ALL else f"{ratio:g}x "
-                place = "" if whole else f" ({percent:g} %)"
-                rate = None if ratio == ALL else float(ratio)
-                name, scenes = f"{title} + {times}{kind}", (*real, *extra)
-                first: tuple[Scene, ...] = ()
-                if kind == SYNTHETIC_ONLY:
-                    name, scenes = f"{times}synthetic only{place}", extra
-                elif kind == PRETRAIN:
-                    name, scenes, first = f"{times}synthetic, then {title}", real, extra
-                total = _steps(config, len(scenes), len(train))
-                first_steps = 0
-                if kind == PRETRAIN and config.match == "steps":
-                    first_steps = min(max(1, round(total * config.pretrain_share)), total - 1)
-                    total -= first_steps
-                elif kind == PRETRAIN:
-                    first_steps = _steps(config, len(first), len(train))
-                arms.append(Arm(name, kind, rate, percent, scenes, total, first, first_steps, len(extra)))
+                with_more += _both_protocols(config, alone, kind, ratio, added[kind, percent])
+        longer = sorted({arm.total_steps for arm in with_more if arm.protocol == EPOCHS and arm.total_steps > alone.steps})
+        arms += [Arm(f"{title}, longer ({steps:,} steps)", LONGER, None, percent, real, steps) for steps in longer]
+        arms += with_more
     return arms
+
+
+def _both_protocols(config: ExperimentConfig, real: Arm, kind: str, ratio: float | str, pool: Sequence[Scene]) -> list[Arm]:
+    """An arm at the protocols asked for; once where both come to the same."""
+    extra = part_of(pool, added_count(kind, ratio, len(real.scenes), len(pool)), config.draw)
+    times = "" if ratio == ALL else f"{ratio:g}x "
+    place = "" if real.fraction == 100 and len(config.fractions) == 1 else f" ({real.fraction:g} %)"
+    name, scenes = f"{real.name} + {times}{kind}", (*real.scenes, *extra)
+    first: tuple[Scene, ...] = ()
+    if kind == SYNTHETIC_ONLY:
+        name, scenes = f"{times}synthetic only{place}", extra
+    elif kind == PRETRAIN:
+        name, scenes, first = f"{times}synthetic, then {real.name}", real.scenes, extra
+    made: list[Arm] = []
+    for protocol in (STEPS, EPOCHS) if config.match == "both" else (config.match,):
+        steps, first_steps = _steps(config, real, len(scenes), len(first), protocol)
+        if made and (made[0].steps, made[0].first_steps) == (steps, first_steps):
+            continue
+        title = name + (", equal epochs" if protocol == EPOCHS else "")
+        rate = None if ratio == ALL else float(ratio)
+        made.append(Arm(title, kind, rate, real.fraction, scenes, steps, first, first_steps, len(extra), protocol))
+    return made
+
+
+def _steps(config: ExperimentConfig, real: Arm, pictures: int, first: int, protocol: str) -> tuple[int, int]:
+    """Steps of an arm's training, and of its first stage."""
+    if protocol == EPOCHS:
+        share = real.steps / len(real.scenes)
+        return max(1, round(share * pictures)), max(1, round(share * first)) if first else 0
+    first_steps = min(max(1, round(real.steps * config.pretrain_share)), real.steps - 1) if first else 0
+    return real.steps - first_steps, first_steps
 
 
 def added_count(kind: str, ratio: float | str, real: int, available: int) -> int:
@@ -174,9 +214,3 @@ def trainings_of(arm: Arm, classes: ClassList, config: ExperimentConfig, seed: i
         key = training_key(scenes, classes, detector, seed, start)
         done.append(Training(name, key, scenes, detector, seed, start))
     return done
-
-
-def _steps(config: ExperimentConfig, pictures: int, train: int) -> int:
-    if config.match == "steps":
-        return config.detector.steps
-    return max(1, round(config.detector.steps * pictures / train))

@@ -6,6 +6,7 @@ there: every other arm's gain is taken against it, at the same fraction, seed by
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,11 +20,15 @@ from ..recipes import find_recipe
 from ..settings import read_yaml
 
 SYNTHETIC, SYNTHETIC_ONLY, PRETRAIN, COPY_PASTE = "synthetic", "synthetic-only", "pretrain", "copy-paste"
+HELD_OUT, JITTERED = "held-out", "jittered"
 KINDS = {
     SYNTHETIC: "real + synthetic pictures",
     SYNTHETIC_ONLY: "synthetic pictures alone",
     PRETRAIN: "first synthetic pictures, then real ones",
-    COPY_PASTE: "real + real pictures with crops of the reference bank pasted in at the synthetic pictures' layouts",
+    COPY_PASTE: "real + real pictures with crops of the reference bank pasted in at the layouts of the synthetic pictures, or where "
+    "there are none at augmented layouts of the real ones",
+    HELD_OUT: "real + real pictures that the fraction leaves out: what a perfect generator would bring",
+    JITTERED: "the same with boxes moved and scaled at random: what imprecise labels cost",
 }
 """Arm -> what it is trained on; besides these any name given by ``--other NAME=SET``."""
 ALL: Literal["all"] = "all"
@@ -34,6 +39,11 @@ def _listed(value: Any) -> Any:
     if value is None or value is True:
         return (ALL,)
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def _ladder(value: Any) -> Any:
+    """One value stands for a list of one."""
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 Ratio = Annotated[float, Field(gt=0, le=1000)] | Literal["all"]
@@ -65,10 +75,10 @@ class ExperimentConfig(BaseModel):
         max_length=1000,
         description="Seeds of the trainings, the same for every arm: gains are taken seed by seed.",
     )
-    match: Literal["steps", "epochs"] = Field(
-        "steps",
-        description="What arms have in common. steps: optimizer steps, so an arm with more pictures sees each less often; epochs: as "
-        "published, so an arm with twice the pictures is trained twice as long.",
+    match: Literal["both", "steps", "epochs"] = Field(
+        "both",
+        description="What arms of one fraction have in common. steps: optimizer steps (fair); epochs: as published, so an arm with "
+        "twice the pictures is trained twice as long, beside the real pictures alone trained as long; both: side by side.",
     )
     epochs: float | None = Field(
         None,
@@ -78,8 +88,14 @@ class ExperimentConfig(BaseModel):
     )
     pretrain_share: float = Field(0.5, gt=0, lt=1, description="Share of the steps that the arm pretrain spends on synthetic pictures.")
     draw: int = Field(0, ge=0, lt=2**31, description="Seed of what is drawn once: fractions, parts of a set, pasted objects.")
+    label_jitter: float = Field(
+        0.1, gt=0, le=1, description="Arm jittered: deviation of a box's centre and of the logarithm of its size, as a share of its sides."
+    )
     paste_overlap: float = Field(
         0.1, ge=0, le=1, description="Largest share of an object (the smaller of two) that a pasted one may cover, or be covered by."
+    )
+    calibrate_steps: Annotated[tuple[int, ...] | None, BeforeValidator(_ladder)] = Field(
+        None, description="Steps that --calibrate tries, from few to many: doublings; a quarter to four times detector.steps unless given."
     )
     samples: int = Field(400, ge=50, le=10000, description="Bootstrap samples of the intervals.")
     detector: DetectorConfig = Field(DetectorConfig(), description="The detector and its training.")
@@ -90,6 +106,13 @@ class ExperimentConfig(BaseModel):
         if len(set(values)) != len(values) or min(values) <= 0 or max(values) > 100:
             raise ValueError("expected different percentages above 0 and up to 100, for example [25, 100]")
         return tuple(sorted(values))
+
+    @field_validator("calibrate_steps")
+    @classmethod
+    def _rising(cls, values: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if values is not None and (not values or values[0] < 2 or any(b < 2 * a for a, b in itertools.pairwise(values))):
+            raise ValueError("expected numbers of steps from 2, each at least twice the one before, for example [125, 250, 500]")
+        return values
 
     @field_validator("seeds")
     @classmethod

@@ -1,4 +1,4 @@
-"""What ``eval-trainability`` prints: the plan of a dry run, or the arms and the verdict."""
+"""What ``eval-trainability`` prints: the plan of a dry run, the arms and the verdict, or the regimes of a calibration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,41 @@ from .statistics import signed
 
 def result_lines(made: Mapping[str, Any], out: Path) -> list[RenderableType]:
     """The lines and tables that a person sees at the end."""
+    if "regimes" in made or "tried" in made:
+        return _calibration(made, out)
     return _results(made, out) if "verdict" in made else _plan(made, out)
+
+
+def _calibration(made: Mapping[str, Any], out: Path) -> list[RenderableType]:
+    """What a calibration tried, or would try."""
+    rows = made["regimes"] if "regimes" in made else made["tried"]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in (
+        "real pictures",
+        "steps",
+        *(("trainings", "minutes") if "regimes" in made else ("mAP", "of all", "gain [95 %]", "converged")),
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [f"{row['pictures']:,} ({row['fraction']:g} %)", f"{row['steps']:,}"]
+        if "regimes" in made:
+            table.add_row(*cells, str(row["trainings"]), f"{row['minutes']:.1f}")
+            continue
+        gain = row["yardstick"]["gain"]["mAP"]
+        within = gain["interval"]
+        said = f"{signed(gain['mean'])} [{signed(within['low'])}, {signed(within['high'])}]" if within else "-"
+        table.add_row(
+            *cells, _mean(row["mAP"]), _mean(row["mAP_all"]), said, {True: "yes", False: "no", None: "not known"}[row["converged"]]
+        )
+    looked = made["validation"]
+    where = f"looked at: {looked['pictures']:,} validation pictures with {looked['objects']:,} objects ({looked['what']}); no test picture"
+    if "regimes" in made:
+        end = [f"at most {made['estimated minutes']:.0f} minutes, fewer where an early regime will do",
+               f"nothing was trained or written (--dry-run); the same command without it writes {out}"]  # fmt: skip
+    else:
+        end = [str(made["sentence"])]
+        end += [f"recipe: {made['recipe']} (eval-trainability --recipe {made['recipe']})"] if made["recipe"] else []
+    return [table, where, *end]
 
 
 def _plan(plan: Mapping[str, Any], out: Path) -> list[RenderableType]:
@@ -28,6 +62,7 @@ def _plan(plan: Mapping[str, Any], out: Path) -> list[RenderableType]:
     leaks = plan["leak check"]
     return [
         table,
+        str(plan["yardstick"]["sentence"]),
         f"{plan['trainings']} trainings ({plan['trainings already finished']} finished), seeds {', '.join(map(str, plan['seeds']))}; "
         f"{plan['test pictures']} test pictures",
         f"{plan['pictures per second']} pictures/s here; about {plan['estimated minutes']:.0f} minutes in all with {plan['processes']} "
@@ -61,7 +96,14 @@ def _results(made: Mapping[str, Any], out: Path) -> list[RenderableType]:
         if r["gain"]["mAP"]["mean"] is not None
     ]
     warnings = [f"warning: {text}" for text in made["warnings"]]
-    return [table, *over, *warnings, str(made["verdict"]), f"report: {out}/report.html (figures: {out}/results.json)"]
+    sentences = [str(made["yardstick"]["sentence"]), str(made["protocols_sentence"]), str(made["verdict"])]
+    return [
+        table,
+        *over,
+        *warnings,
+        *sentences,
+        f"report: {out}/report.html (tables: {out}/table.md, {out}/table.tex; figures: {out}/results.json)",
+    ]
 
 
 def _mean(value: Mapping[str, Any]) -> str:

@@ -15,22 +15,23 @@ import numpy as np
 from ..dataset import PictureSet, versions
 from ..metrics.average_precision import METRICS, Evaluation
 from ..scene import ClassList, Scene
-from .arms import REAL, Arm, source_of
-from .config import COPY_PASTE, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig
+from .arms import EPOCHS, LONGER, REAL, STEPS, Arm, source_of
+from .config import COPY_PASTE, HELD_OUT, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig
 from .published import published_rows
 from .statistics import compare, resample, signed, spread, verdict
+from .yardstick import answer_of, more_real
 
 ALL_METRICS = (*METRICS, "AP50_voc07", "AP50_voc12")
 WHAT = {SYNTHETIC: "the synthetic pictures", COPY_PASTE: "the copy-paste pictures"}
 
 
 def headline_of(arms: Sequence[Arm]) -> tuple[Arm, Arm]:
-    """The arm whose gain is the verdict, and the real arm that it is measured against."""
-    fraction = max(a.fraction for a in arms)
-    here = [a for a in arms if a.fraction == fraction]
-    real = next(a for a in here if a.kind == REAL)
-    rest = [a for a in here if a.kind != REAL]
-    first = [a for a in rest if a.kind == rest[0].kind]
+    """The arm whose gain is the verdict (of two protocols at equal steps), and the real arm that it is measured against."""
+    added = [a for a in arms if a.kind not in (REAL, LONGER)]
+    fraction = max(a.fraction for a in added)
+    real = next(a for a in arms if a.kind == REAL and a.fraction == fraction)
+    rest = [a for a in added if a.fraction == fraction]
+    first = [a for a in rest if a.kind == rest[0].kind and a.protocol == rest[0].protocol]
     return min(first, key=lambda a: abs(np.log(a.ratio)) if a.ratio else 0.0), real
 
 
@@ -66,17 +67,24 @@ def summarise(
             table[arm.name] |= {"baseline": other, "gain": gains[arm.name][0]}
     chosen, base = headline_of(arms)
     gain, per_class_gain = gains[chosen.name]
-    more_real = _more_real(arms, evaluations, drawn)
+    brought = more_real(arms, evaluations, drawn)
+    yardstick = answer_of(brought, chosen.fraction, len(seeds))
+    protocols = _protocols(arms, {name: found for name, (found, _) in gains.items()}, evaluations, drawn)
+    mine = next(row for row in protocols if chosen.name in (row["fair"] or {}).values() or chosen.name in (row["published"] or {}).values())
     first = evaluations[base.name][0].summary
     return {
         "verdict": verdict(gain["mAP"], len(seeds), _what(chosen)),
         "headline": {"arm": chosen.name, "baseline": base.name},
-        "warnings": _warnings(sets, arms, config, evaluations, details, trained) + _hungry(more_real, config),
+        "yardstick": yardstick,
+        "protocols_sentence": _protocols_sentence(mine, config.match),
+        "warnings": _warnings(sets, arms, config, evaluations, details, trained)
+        + [answer["sentence"] for answer in _other_answers(brought, arms, chosen.fraction, len(seeds)) if not answer["can_answer"]],
         "gain": gain,
         "per_class_gain": per_class_gain,
         "arms": table,
         "rivals": _rivals(arms, evaluations, drawn),
-        "more_real": more_real,
+        "protocols": protocols,
+        "more_real": brought,
         "failed": details["failed"],
         "objects": details["objects"],
         "adherence": details["adherence"],
@@ -145,7 +153,8 @@ def _arm(
         "added": arm.added,
         "objects": sum(len(s.instances) for s in (*arm.scenes, *arm.first)),
         "objects_unusable": trained[0]["objects_unusable"],
-        "steps": arm.steps + arm.first_steps,
+        "protocol": arm.protocol,
+        "steps": arm.total_steps,
         "epochs": epochs_of(arm, config),
         **{metric: spread([s[metric] for s in summaries]) for metric in ALL_METRICS},
         "per_size": {
@@ -180,41 +189,86 @@ def epochs_of(arm: Arm, config: ExperimentConfig) -> float:
 
 
 def _rivals(arms: Sequence[Arm], evaluations: Mapping[str, Sequence[Evaluation]], drawn: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """The synthetic arm against each other way of adding as many pictures to the same real ones."""
+    """The synthetic arm against each other way of adding as many pictures to the same real ones, and each against real ones held out."""
+    added = [a for a in arms if a.kind not in (REAL, LONGER, SYNTHETIC_ONLY)]
     found = []
-    for ours in (a for a in arms if a.kind == SYNTHETIC):
-        for other in arms:
-            if other.kind not in (REAL, SYNTHETIC, SYNTHETIC_ONLY) and (other.fraction, other.ratio) == (ours.fraction, ours.ratio):
+    for ours in added:
+        for other in added:
+            same = (other.fraction, other.ratio, other.protocol) == (ours.fraction, ours.ratio, ours.protocol)
+            if same and other.kind != ours.kind and other.kind != SYNTHETIC and (ours.kind == SYNTHETIC or other.kind == HELD_OUT):
                 gain, _ = compare(evaluations[other.name], evaluations[ours.name], drawn[other.name], drawn[ours.name])
                 found.append({"arm": ours.name, "over": other.name, "gain": gain})
     return found
 
 
-def _more_real(
-    arms: Sequence[Arm], evaluations: Mapping[str, Sequence[Evaluation]], drawn: Mapping[str, np.ndarray]
+def _protocols(
+    arms: Sequence[Arm],
+    gains: Mapping[str, Mapping[str, Any]],
+    evaluations: Mapping[str, Sequence[Evaluation]],
+    drawn: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
-    """What the largest part of the real set gains over each smaller one: the yardstick of any gain from added pictures."""
-    real = [a for a in arms if a.kind == REAL]
+    """Every way of adding pictures at both protocols: the gain at equal steps, and the published one with what training time brings of it.
+
+    Returns:
+        [{"kind", "ratio", "fraction", "name", "baseline", "fair", "published", "longer": {"arm", "steps", "gain"} or None, "over_longer":
+        the published arm's gain over the real pictures trained as long, or None}, ...]; published gain = longer's + over_longer's.
+    """
+    rows: dict[tuple[str, float | None, float], dict[str, Arm]] = {}
+    for arm in arms:
+        if arm.kind not in (REAL, LONGER):
+            rows.setdefault((arm.kind, arm.ratio, arm.fraction), {})[arm.protocol] = arm
     found = []
-    for part in real[:-1]:
-        gain, _ = compare(evaluations[part.name], evaluations[real[-1].name], drawn[part.name], drawn[real[-1].name])
-        times = round(len(real[-1].scenes) / len(part.scenes), 2)
-        found.append({"arm": real[-1].name, "over": part.name, "times": times, "gain": gain})
+    for (kind, ratio, fraction), at in rows.items():
+        real = next(a for a in arms if a.kind == REAL and a.fraction == fraction)
+        fair, published = at.get(STEPS), at.get(EPOCHS)
+        if published is None and fair is not None and _equal_epochs(fair, real):
+            published = fair  # the two protocols are the same here
+        longer = next(
+            (a for a in arms if published and a.kind == LONGER and (a.fraction, a.steps) == (fraction, published.total_steps)), None
+        )
+        over = None
+        if published is not None and longer is not None:
+            over, _ = compare(evaluations[longer.name], evaluations[published.name], drawn[longer.name], drawn[published.name])
+        said = {
+            name: {"arm": a.name, "steps": a.total_steps, "gain": gains[a.name]} if a is not None else None
+            for name, a in (("fair", fair), ("published", published), ("longer", longer))
+        }
+        name = (fair or published or real).name.removesuffix(", equal epochs")
+        found.append({"kind": kind, "ratio": ratio, "fraction": fraction, "name": name, "baseline": real.name, **said, "over_longer": over})
     return found
 
 
-def _hungry(more_real: Sequence[Mapping[str, Any]], config: ExperimentConfig) -> list[str]:
-    """Where not even more real pictures help, the schedule is judged, not the pictures added."""
-    warnings = []
-    for row in more_real:
-        gain = row["gain"]["mAP"]
-        if gain["interval"] and gain["interval"]["low"] <= 0:
-            warnings.append(
-                f"{row['over']}: not even {row['times']:g} times as many real pictures bring a clear gain ({signed(gain['mean'])} mAP "
-                f"[{signed(gain['interval']['low'])}, {signed(gain['interval']['high'])}] in {config.detector.steps} steps): so short "
-                "a training leaves little to gain by the number of pictures; raise detector.steps"
-            )
-    return warnings
+def _equal_epochs(arm: Arm, real: Arm) -> bool:
+    """Whether an arm of as many steps as the real one also sees its pictures as often."""
+    return not arm.first and len(arm.scenes) == len(real.scenes)
+
+
+def _protocols_sentence(row: Mapping[str, Any], match: str) -> str:
+    """The headline's arm at both protocols, in words."""
+
+    def said(gain: Mapping[str, Any]) -> str:
+        within = gain["mAP"]["interval"]
+        if gain["mAP"]["mean"] is None or within is None:
+            return "not measured"
+        return f"{signed(gain['mAP']['mean'])} mAP [{signed(within['low'])}, {signed(within['high'])}]"
+
+    parts = []
+    if row["fair"]:
+        parts.append(f"at equal steps ({row['fair']['steps']:,}) {said(row['fair']['gain'])}")
+    if row["published"]:
+        text = f"as published, at equal epochs ({row['published']['steps']:,} steps), {said(row['published']['gain'])}"
+        if row["longer"]:
+            text += f"; training the real pictures alone as long brings {said(row['longer']['gain'])}"
+            text += f", so of the published gain the added pictures keep {said(row['over_longer'])}"
+        parts.append(text)
+    sentence = f"{row['name']}: {'; '.join(parts)}."
+    return sentence + ("" if match == "both" else f" The other protocol was left out (match: {match}).")
+
+
+def _other_answers(rows: Sequence[Mapping[str, Any]], arms: Sequence[Arm], headline: float, seeds: int) -> list[dict[str, Any]]:
+    """The yardstick at the other fractions that pictures are added to."""
+    fractions = sorted({a.fraction for a in arms if a.kind not in (REAL, LONGER)} - {headline})
+    return [answer_of(rows, fraction, seeds) for fraction in fractions]
 
 
 def _generator(made: PictureSet) -> dict[str, Any] | None:
@@ -247,7 +301,7 @@ def _warnings(
         warnings.append(
             f"the test split is small ({sources} source pictures, {summary['objects']} objects): gains of a few points are noise"
         )
-    compared = sum(a.kind != REAL for a in arms)
+    compared = sum(a.kind not in (REAL, LONGER) for a in arms)
     if compared > 3:
         warnings.append(f"{compared} gains are looked at: of intervals of 95 %, one in twenty misses by chance alone")
     rare = [name for name, c in summary["per_class"].items() if 0 < c["objects"] < 20]
@@ -265,11 +319,12 @@ def _warnings(
         there = Counter(c for s in made.split("train") for c in s.categories())
         if absent := [c for c in classes if not there[c]]:
             warnings.append(f"the {name} pictures hold no {', '.join(absent)}")
-    if sets["synthetic"].manifest.get("kind") == "floor":
+    if SYNTHETIC in sets and sets[SYNTHETIC].manifest.get("kind") == "floor":
         warnings.append("the synthetic set was made from shuffled layouts: its labels do not belong to its pictures")
     if empty := sum(not s.instances for s in test):
         warnings.append(f"{empty} of {len(test)} test pictures have no labels: whatever is found in them counts as wrong")
-    warnings += _unseen(sets, real)
+    added_to = {a.fraction for a in arms if a.kind not in (REAL, LONGER)}
+    warnings += _unseen(sets, [a for a in real if a.fraction in added_to])
     weights = trained[real[0].name][0]["backbone_weights"]
     if weights["sha256"] is None:
         warnings.append(weights["note"])
