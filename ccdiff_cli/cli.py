@@ -538,8 +538,10 @@ def export(
 )
 def eval_trainability(
     real: Annotated[Path, typer.Option(help="A prepared set with train and test splits.")],
-    synthetic: Annotated[Path, typer.Option(help="A synthetic set of the same classes.")],
     out: Out,
+    synthetic: Annotated[
+        Path | None, typer.Option(help="A synthetic set of the same classes; --calibrate, copy-paste and other sets need none.")
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(

@@ -202,7 +202,7 @@ def eval_trainability(
         ]
         for state, found in changes["examples"].items()
     }
-    shown = sets[SYNTHETIC].split("train") if SYNTHETIC in sets else [s for s in chosen.scenes if s not in set(baseline.scenes)]
+    shown = sets[SYNTHETIC].split("train") if SYNTHETIC in sets else [s for s in chosen.scenes if s not in baseline.scenes]
     samples = [shown[i] for i in _spread(range(len(shown)), SAMPLES)]
     page = trainability_page(results, classes, examples, samples, changed)
     write_text(out / "report.html", page)

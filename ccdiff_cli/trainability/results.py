@@ -268,7 +268,8 @@ def _protocols_sentence(row: Mapping[str, Any], match: str) -> str:
 def _other_answers(rows: Sequence[Mapping[str, Any]], arms: Sequence[Arm], headline: float, seeds: int) -> list[dict[str, Any]]:
     """The yardstick at the other fractions that pictures are added to."""
     fractions = sorted({a.fraction for a in arms if a.kind not in (REAL, LONGER)} - {headline})
-    return [answer_of(rows, fraction, seeds) for fraction in fractions]
+    said = answer_of(rows, headline, seeds)["over"]
+    return [answer for fraction in fractions if (answer := answer_of(rows, fraction, seeds))["over"] != said]
 
 
 def _generator(made: PictureSet) -> dict[str, Any] | None:

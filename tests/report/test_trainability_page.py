@@ -11,6 +11,7 @@ from defusedxml import ElementTree
 
 from ccdiff_cli.detectors import Detections
 from ccdiff_cli.report import Change, Example, figures, trainability_page
+from ccdiff_cli.report.trainability import latex_table, markdown_table
 from ccdiff_cli.scene import ClassList
 
 from ..detectors.small import make_set
@@ -31,7 +32,8 @@ def arm(kind="real", ratio=None, fraction=100.0, pictures=10):
     rows = [[10, 2.0, 1, 0.5, 0.3, 0.2], [20, 1.0, 0.5, 0.2, 0.2, 0.1]]
     training = {"seed": 0, "key": "k", "seconds": 60.0, "pictures_per_second": 9.0, "device": "cpu", "losses": {"rows": rows}}
     found = {
-        "kind": kind, "ratio": ratio, "fraction": fraction, "pictures": pictures, "added": 0, "objects": 20, "steps": 20, "epochs": 2.0,
+        "kind": kind, "ratio": ratio, "fraction": fraction, "pictures": pictures, "added": 0,
+        "protocol": "" if kind == "real" else "steps", "objects": 20, "steps": 20, "epochs": 2.0,
         **metrics,
         "per_class": {NASTY.names[0]: {**metrics, "test_objects": 5}, NASTY.names[1]: {**none, "test_objects": 0}},
         "per_size": {"small": {**metrics, "test_objects": 4}, "large": {**none, "test_objects": 0}},
@@ -41,8 +43,11 @@ def arm(kind="real", ratio=None, fraction=100.0, pictures=10):
     return found if kind == "real" else {**found, "baseline": REAL, "gain": {m: gain() for m in ("mAP", "AP50", "AP75")}}
 
 
-def gain():
-    return {**spread(-1.0, 3.0), "interval": {"low": -2.0, "high": 4.0, "above_zero": 0.7, "by_pictures": 0.5, "by_seeds": 1.5}}
+def gain(mean=1.0):
+    return {
+        **spread(mean - 2.0, mean + 2.0),
+        "interval": {"low": -2.0, "high": 4.0, "above_zero": 0.7, "by_pictures": 0.5, "by_seeds": 1.5},
+    }
 
 
 def results():
@@ -52,6 +57,21 @@ def results():
     counts = {"objects": 5, "both": 2, "learned": 1, "lost": 1, "neither": 1}
     return {
         "verdict": "+1.0 mAP",
+        "yardstick": {"can_answer": False, "sentence": "This experiment cannot answer: <i>no</i>", "over": REAL},
+        "protocols_sentence": "at equal steps +1.0 & more",
+        "protocols": [
+            {
+                "kind": "synthetic",
+                "ratio": 1.0,
+                "fraction": 100.0,
+                "name": ADDED,
+                "baseline": REAL,
+                "fair": {"arm": ADDED, "steps": 20, "gain": {m: gain() for m in ("mAP", "AP50", "AP75")}},
+                "published": {"arm": ADDED + ", equal epochs", "steps": 40, "gain": {m: gain(3.0) for m in ("mAP", "AP50", "AP75")}},
+                "longer": {"arm": "real, longer", "steps": 40, "gain": {m: gain(1.2) for m in ("mAP", "AP50", "AP75")}},
+                "over_longer": {m: gain(1.8) for m in ("mAP", "AP50", "AP75")},
+            }
+        ],
         "headline": {"arm": ADDED, "baseline": REAL},
         "warnings": ["classes <i>few</i>"],
         "gain": {m: gain() for m in ("mAP", "AP50", "AP75")},
@@ -162,6 +182,35 @@ def test_many_arms_have_curves_rivals_and_the_published_rows_of_their_set(parts)
     assert not any(text in few for text in absent)
 
 
+def test_both_protocols_stand_in_page_markdown_and_latex(parts, page):
+    made = results()
+    for text in (
+        "equal epochs (as published)",
+        "+3.0 [-2.0, +4.0]",
+        "+1.2 [-2.0, +4.0]",
+        "+1.8 [-2.0, +4.0]",
+        "&lt;i&gt;no&lt;/i&gt;",
+        "equal steps +1.0 &amp; more",
+    ):
+        assert text in page, text
+    table = markdown_table(made)
+    assert table.count("\n| real + ") == 2 and "| +1.0 [-2.0, +4.0] | +3.0 [-2.0, +4.0] | +1.2 [-2.0, +4.0] | +1.8 [-2.0, +4.0] |" in table
+    assert "cannot answer: \\<i\\>no" in table and "<i>" not in table.replace("\\<i", "")
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines() if line.startswith("|")} == {8, 6}
+    tex = latex_table(made)
+    assert tex.count(r"\begin{tabular}") == 2 == tex.count(r"\end{tabular}") and r"pla\$ne" not in tex
+    assert r"41.0 $\pm$ 1.0" in tex and "+1.8 [-2.0, +4.0]" in tex
+    made["protocols"][0] |= {"published": None, "longer": None, "over_longer": None}
+    assert "| +1.0 [-2.0, +4.0] | \N{EN DASH} | \N{EN DASH} | \N{EN DASH} |" in markdown_table(made)
+    assert " & -- & -- & --" in latex_table(made)
+
+
+def test_without_a_synthetic_set_there_is_no_adherence(parts):
+    made = results() | {"adherence": None}
+    page = trainability_page(made, NASTY, *parts)
+    assert "Layout adherence" not in page and "Added pictures with their labels" in page
+
+
 DRAWINGS = {
     "gains": figures.gains,
     "dose": figures.dose_curve,
@@ -194,4 +243,4 @@ def test_one_seed_has_no_spread(parts):
     one["gain"]["mAP"] |= {"per_seed": [1.0], "interval": {**gain()["interval"], "by_seeds": None}}
     one["protocol"]["seeds"] = [0]
     page = trainability_page(one, NASTY, *parts)
-    assert "over 1 seed, 20 steps each." in page and "what the seed brings is not known from one" in page
+    assert "over 1 seed. A gain" in page and "what the seed brings is not known from one" in page

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ccdiff_cli.detectors import DetectorConfig
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.scene import Scene
-from ccdiff_cli.trainability.arms import fraction_of, make_arms, part_of, trainings_of
+from ccdiff_cli.trainability.arms import fraction_of, fractions_of, make_arms, part_of, trainings_of
 from ccdiff_cli.trainability.config import ExperimentConfig
 from ccdiff_cli.trainability.results import headline_of
 
@@ -48,7 +48,7 @@ def test_parts_lie_within_one_another(a, b):
 
 
 def experiment(**values) -> ExperimentConfig:
-    return ExperimentConfig(detector=DetectorConfig(steps=100, warmup_steps=10), **values)
+    return ExperimentConfig(detector=DetectorConfig(steps=100, warmup_steps=10), **{"match": "steps", **values})
 
 
 def added(config, count=100):
@@ -77,9 +77,32 @@ def test_equal_epochs_train_longer_on_more_pictures():
     config = experiment(match="epochs", fractions=[50, 100], arms={"synthetic": [1], "pretrain": [1]})
     steps = {a.name: (a.first_steps, a.steps) for a in make_arms(config, tiles(16), added(config))}
     assert steps == {
-        "50 % of real": (0, 50), "50 % of real + 1x synthetic": (0, 100), "1x synthetic, then 50 % of real": (50, 50),
-        "real": (0, 100), "real + 1x synthetic": (0, 200), "1x synthetic, then real": (100, 100),
+        "50 % of real": (0, 100), "50 % of real, longer (200 steps)": (0, 200), "50 % of real + 1x synthetic, equal epochs": (0, 200),
+        "1x synthetic, then 50 % of real, equal epochs": (100, 100),
+        "real": (0, 100), "real, longer (200 steps)": (0, 200), "real + 1x synthetic, equal epochs": (0, 200),
+        "1x synthetic, then real, equal epochs": (100, 100),
     }  # fmt: skip
+
+
+def test_both_protocols_stand_side_by_side_with_real_pictures_trained_as_long():
+    config = experiment(match="both", arms={"synthetic": [0.5, 1], "copy-paste": [1], "synthetic-only": [1]}, fractions=[50])
+    arms = make_arms(config, tiles(16), added(config))
+    assert [(a.name, a.protocol, a.total_steps) for a in arms] == [
+        ("50 % of real", "", 100), ("50 % of real, longer (150 steps)", "", 150), ("50 % of real, longer (200 steps)", "", 200),
+        ("50 % of real + 0.5x synthetic", "steps", 100), ("50 % of real + 0.5x synthetic, equal epochs", "epochs", 150),
+        ("50 % of real + 1x synthetic", "steps", 100), ("50 % of real + 1x synthetic, equal epochs", "epochs", 200),
+        ("50 % of real + 1x copy-paste", "steps", 100), ("50 % of real + 1x copy-paste, equal epochs", "epochs", 200),
+        ("1x synthetic only (50 %)", "steps", 100),  # as many pictures as real ones: both protocols are one
+        ("real", "", 100),  # the yardstick alone
+    ]  # fmt: skip
+    longer = arms[2]
+    assert longer.kind == "longer" and longer.scenes == arms[0].scenes and longer.added == 0
+
+
+def test_the_yardstick_of_the_whole_set_is_what_it_gains_over_half_of_it():
+    assert fractions_of(experiment(fractions=[100]), tiles(16)) == (50, 100)
+    assert fractions_of(experiment(fractions=[25, 100]), tiles(16)) == (25, 100) == fractions_of(experiment(fractions=[25]), tiles(16))
+    assert fractions_of(experiment(fractions=[100]), tiles(1)) == (100,)  # one source cannot be halved
 
 
 def test_too_few_pictures_for_a_ratio():
@@ -94,6 +117,10 @@ def test_the_headline_is_chosen_by_rule():
     assert (chosen.name, real.name) == ("real + 1x synthetic", "real")
     config = experiment(arms={"copy-paste": [2], "synthetic": ["all"]})
     assert headline_of(make_arms(config, tiles(16), added(config)))[0].kind == "copy-paste"
+    for match, name in (("both", "10 % of real + 1x synthetic"), ("epochs", "10 % of real + 1x synthetic, equal epochs")):
+        config = experiment(fractions=[10], match=match, arms={"synthetic": [2, 1]})
+        chosen, real = headline_of(make_arms(config, tiles(16), added(config)))
+        assert (chosen.name, real.name) == (name, "10 % of real")  # at equal steps, and not at the yardstick's fraction
 
 
 def test_trainings_of_two_stages_hang_together(tmp_path):

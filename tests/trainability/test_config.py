@@ -29,7 +29,7 @@ def test_published_recipes_are_1x_with_equal_epochs() -> None:
     config = load_experiment("trainability-dior-rsvg")
     made = config.with_steps(5862)
     assert made.detector.steps == -(-12 * 5862 // 16) and made.detector.warmup_steps == 500 and made.detector.input_size == 800
-    assert (config.match, config.arms) == ("epochs", {"synthetic": (1.0,)})
+    assert (config.match, config.arms) == ("both", {"synthetic": (1.0,)})
     assert load_experiment("trainability-dota").detector.oriented and load_experiment("trainability-hrsc").detector.oriented
 
 
@@ -48,7 +48,7 @@ def test_options_win_over_the_recipe(tmp_path: Path) -> None:
 
 def test_without_anything_it_is_real_against_all_synthetic_pictures() -> None:
     made = load_experiment()
-    assert made.arms == {"synthetic": ("all",)} and made.fractions == (100,) and made.seeds == (0, 1, 2) and made.match == "steps"
+    assert made.arms == {"synthetic": ("all",)} and made.fractions == (100,) and made.seeds == (0, 1, 2) and made.match == "both"
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,9 @@ def test_without_anything_it_is_real_against_all_synthetic_pictures() -> None:
         ("detector: {stepz: 1}", r"detector.stepz: unknown key(.|\n)*steps"),
         ("detector: {steps: -1}", "detector.steps"),
         ("match: time", "match"),
+        ("calibrate_steps: [100, 150]", "calibrate_steps: expected numbers of steps from 2, each at least twice"),
+        ("calibrate_steps: []", "calibrate_steps"),
+        ("label_jitter: 0", "label_jitter"),
         ("samples: 3", "samples"),
         ("detector: 3", "detector"),
         ("arms: [", "not valid YAML"),

@@ -18,8 +18,10 @@ from ccdiff_cli.references import write_bank
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from ccdiff_cli.trainability import BOTH, REAL, ExperimentConfig, eval_trainability, layout_adherence, swap_labels
 from ccdiff_cli.trainability.arms import Training, fraction_of
+from ccdiff_cli.trainability.jitter import jitter_labels
 from ccdiff_cli.trainability.published import METHODS, PUBLISHED, published_rows
 from ccdiff_cli.trainability.trainings import Task
+from ccdiff_cli.trainability.yardstick import answer_of
 
 from ..detectors.small import CLASSES, TINY, make_set
 from ..rawsets import vhr10
@@ -52,7 +54,8 @@ def test_results_hold_both_arms_all_seeds_and_classes(compared):
     out, results, stages = compared
     assert json.loads((out / "results.json").read_text()) == results
     assert results["arms"][REAL]["pictures"] == 6 and results["arms"][BOTH]["pictures"] == 12
-    assert {t["losses"]["rows"][-1][0] for arm in results["arms"].values() for t in arm["trainings"]} == {TINY.steps}
+    steps = {name: {t["losses"]["rows"][-1][0] for t in arm["trainings"]} for name, arm in results["arms"].items()}
+    assert steps == {"50 % of real": {4}, REAL: {4}, "real, longer (8 steps)": {8}, BOTH: {4}, f"{BOTH}, equal epochs": {8}}
     for metric in METRICS:
         gain = results["gain"][metric]
         before, after = (results["arms"][arm][metric]["per_seed"] for arm in (REAL, BOTH))
@@ -115,12 +118,15 @@ def test_a_stopped_experiment_goes_on_and_gives_the_same_figures(compared, sets,
 def test_dry_run_writes_nothing_and_knows_what_is_finished(compared, sets, tmp_path):
     plan = eval_trainability(sets / "real", sets / "synthetic", tmp_path / "new", TINY, seeds=(0, 1, 2), dry_run=True)
     assert not (tmp_path / "new").exists()
-    assert plan["trainings"] == 6 and plan["trainings already finished"] == 0 and plan["estimated minutes"] >= 0
+    assert plan["trainings"] == 15 and plan["trainings already finished"] == 0 and plan["estimated minutes"] >= 0
+    assert plan["yardstick"]["can_answer"] is None and "6 trainings on real pictures alone" in plan["yardstick"]["sentence"]
     row = plan["arms"][BOTH]
     assert (row["pictures"], row["epochs"], row["steps"], row["trainings"], row["finished"]) == (12, round(8 / 12, 2), TINY.steps, 3, 0)
     plan = eval_trainability(sets / "real", sets / "synthetic", compared[0], TINY, seeds=(0, 1, 2), dry_run=True)
-    assert plan["trainings already finished"] == 4
+    assert plan["trainings already finished"] == 10 and "2 trainings on real pictures" in plan["yardstick"]["sentence"]
     json.dumps(plan)
+    plan = eval_trainability(sets / "real", sets / "synthetic", compared[0], TINY, seeds=(0, 1), dry_run=True)
+    assert plan["yardstick"]["sentence"] == compared[1]["yardstick"]["sentence"]  # known without training anything
 
 
 def refused(message: str, real, synthetic, out, **kwargs) -> None:
@@ -246,7 +252,7 @@ def fakes(monkeypatch, **kwargs) -> FakeFits:
 
 
 def experiment(**values) -> ExperimentConfig:
-    return ExperimentConfig(detector=TINY, samples=50, **{"seeds": (0, 1), **values})
+    return ExperimentConfig(detector=TINY, samples=50, **{"seeds": (0, 1), "match": "steps", **values})
 
 
 def test_all_arms_at_two_fractions_and_nothing_is_trained_twice(banked, tmp_path, monkeypatch):
@@ -303,10 +309,102 @@ def test_more_real_pictures_are_the_yardstick_of_added_ones(sets, tmp_path, monk
     for row in rows:
         per_seed = [b - a for a, b in zip(*(arms[n]["mAP"]["per_seed"] for n in (row["over"], row["arm"])), strict=True)]
         assert row["gain"]["mAP"]["per_seed"] == pytest.approx(per_seed, abs=2e-3) and row["arm"] == "real"
-    unclear = {r["over"] for r in rows if r["gain"]["mAP"]["interval"]["low"] <= 0}
-    warned = [w for w in results["warnings"] if "times as many real pictures bring" in w]
-    assert {w.split(":")[0] for w in warned} == unclear != set()
+    assert [r["clear"] for r in rows] == [r["gain"]["mAP"]["interval"]["low"] > 0 for r in rows]
+    assert results["yardstick"]["over"] == "67 % of real"  # the headline adds to all real pictures: nothing larger is there
+    said = [results["yardstick"]["sentence"], *(w for w in results["warnings"] if w.startswith("This experiment cannot answer"))]
+    assert sum("not even" in w for w in said) == sum(not r["clear"] for r in rows) > 0
     assert "What more real pictures bring" in (tmp_path / "report.html").read_text()
+
+
+def test_the_published_gain_is_training_time_and_what_the_pictures_keep(sets, tmp_path, monkeypatch):
+    fakes(monkeypatch)
+    results = eval_trainability(sets / "real", sets / "synthetic", tmp_path, experiment(match="both", arms={"synthetic": [1]}))
+    (row,) = results["protocols"]
+    names = [row[k]["arm"] for k in ("fair", "published", "longer")]
+    assert names == ["real + 1x synthetic", "real + 1x synthetic, equal epochs", "real, longer (8 steps)"]
+    for metric in METRICS:
+        published, time, left = row["published"]["gain"][metric], row["longer"]["gain"][metric], row["over_longer"][metric]
+        assert published["per_seed"] == pytest.approx([a + b for a, b in zip(time["per_seed"], left["per_seed"], strict=True)], abs=2e-3)
+        assert row["fair"]["gain"][metric] == results["gain"][metric]  # the headline is at equal steps
+    said = results["protocols_sentence"]
+    assert "at equal steps (4)" in said and "at equal epochs (8 steps)" in said and "training the real pictures alone as long" in said
+    assert html.escape(said, quote=False) in (tmp_path / "report.html").read_text().replace("&#39;", "'")
+    assert "equal epochs (as published)" in (tmp_path / "table.md").read_text()
+    assert r"\end{tabular}" in (tmp_path / "table.tex").read_text()
+    one = eval_trainability(sets / "real", sets / "synthetic", tmp_path, experiment(match="epochs", arms={"synthetic": [1]}))
+    assert (
+        one["protocols"][0]["fair"] is None
+        and one["headline"]["arm"] == names[1]
+        and "left out (match: epochs)" in one["protocols_sentence"]
+    )
+
+
+def test_headroom_is_known_before_any_other_arm_is_trained(sets, tmp_path, monkeypatch):
+    def fail(scenes, seed):
+        return any(s.file_name[0] == "s" for s in scenes)
+
+    fake = fakes(monkeypatch, fail=fail)
+    config = experiment(match="both", fractions=[34], arms={"synthetic": [1]}, seeds=(0, 1, 2))
+    with pytest.raises(CCDiffError, match="no gain to report"):
+        eval_trainability(sets / "real", sets / "synthetic", tmp_path, config)
+    answer = json.loads((tmp_path / "yardstick.json").read_text())
+    assert answer["over"] == "34 % of real" and answer["more_real"][0]["gain"]["mAP"]["interval"] and "3 seeds" in answer["sentence"]
+    assert [n for n, *_ in fake.log[:6]] == [2, 6] * 3  # the real arms of all seeds, then the rest
+    plan = eval_trainability(sets / "real", sets / "synthetic", tmp_path, config, dry_run=True)
+    assert plan["yardstick"]["sentence"] == answer["sentence"]
+
+
+def test_the_answer_is_one_plain_sentence_either_way():
+    def row(low, high):
+        gain = {"mAP": {"mean": (low + high) / 2, "interval": {"low": low, "high": high}}}
+        return {"arm": "real", "over": "10 % of real", "fraction": 10.0, "times": 9.9, "steps": 400, "clear": low > 0, "gain": gain}
+
+    clear, not_clear = answer_of([row(8, 16)], 10, 3), answer_of([row(-2.7, 4.5)], 10, 3)
+    assert clear["can_answer"] is True and clear["sentence"] == (
+        "This experiment can answer: 9.9 times as many real pictures (real over 10 % of real) bring +12.0 mAP [+8.0, +16.0] in 400 steps, "
+        "3 seeds, which is clear of zero."
+    )
+    assert not_clear["can_answer"] is False and "cannot answer: not even 9.9 times" in not_clear["sentence"]
+    assert "--calibrate" in not_clear["sentence"] and "One seed says nothing" in answer_of([row(8, 16)], 10, 1)["sentence"]
+    assert answer_of([], 100, 3)["can_answer"] is None
+
+
+def test_without_a_synthetic_set_copy_paste_takes_augmented_layouts_of_the_part_alone(banked, tmp_path, monkeypatch):
+    fakes(monkeypatch)
+    results = eval_trainability(banked / "real", None, tmp_path, experiment(arms={"copy-paste": [1]}, fractions=[34]))
+    assert list(results["arms"]) == ["34 % of real", "34 % of real + 1x copy-paste", "real"] and results["adherence"] is None
+    made = read_set(next(p for p in (tmp_path / "copy-paste").iterdir()))
+    part = {s.file_name for s in fraction_of(read_set(banked / "real").split("train"), 34, 0)}
+    assert {s.provenance["background"] for s in made.scenes} <= part
+    assert all(s.provenance["layout"]["picture"].endswith(".png") for s in made.scenes) and len(made.scenes) == len(part)
+    assert "Layout adherence" not in (tmp_path / "report.html").read_text()
+    with pytest.raises(CCDiffError, match=r"arms.synthetic: there is no synthetic set(.|\n)*--synthetic SET"):
+        eval_trainability(banked / "real", None, tmp_path / "none", experiment())
+    assert not (tmp_path / "none").exists()
+
+
+def test_oracles_are_the_pictures_a_fraction_leaves_out_as_they_are_and_with_jittered_labels(sets, tmp_path, monkeypatch):
+    fakes(monkeypatch)
+    config = experiment(arms={"synthetic": [1], "held-out": [1], "jittered": [1]}, fractions=[34])
+    results = eval_trainability(sets / "real", sets / "synthetic", tmp_path, config)
+    name = "34 % of real + 1x "
+    assert [results["arms"][name + k]["pictures"] for k in ("held-out", "jittered")] == [4, 4]
+    assert {(r["arm"], r["over"]) for r in results["rivals"]} == {
+        (name + "synthetic", name + "held-out"), (name + "synthetic", name + "jittered"), (name + "jittered", name + "held-out")
+    }  # fmt: skip
+    with pytest.raises(CCDiffError, match=r"arms.held-out: 100 % of the real pictures leave none out(.|\n)*--fractions 10"):
+        eval_trainability(sets / "real", None, tmp_path / "none", experiment(arms={"held-out": [1]}))
+
+
+def test_jittered_labels_move_a_little_and_the_same_way_every_time():
+    scene = Scene("a.png", 200, 200, tuple(Instance.from_corners("ship", (50, 60, 90, 60, 90, 80, 50, 80)) for _ in range(200)))
+    moved = jitter_labels(scene, 0.1, 0)
+    assert moved == jitter_labels(scene, 0.1, 0) != jitter_labels(scene, 0.1, 1)
+    boxes = np.array([i.hbb for i in moved.instances])
+    centre, width, height = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert np.allclose(width, 2 * height)  # scaled evenly
+    assert centre.std(axis=0) == pytest.approx((4, 2), rel=0.2) and np.log(width / 40).std() == pytest.approx(0.1, rel=0.2)
+    assert all(i.hbb == pytest.approx((i.corners[0], i.corners[1], i.corners[4], i.corners[5])) for i in moved.instances)
 
 
 def test_a_diverging_training_leaves_the_others_finished_and_the_report_made(banked, tmp_path, monkeypatch):
@@ -315,30 +413,33 @@ def test_a_diverging_training_leaves_the_others_finished_and_the_report_made(ban
 
     fake = fakes(monkeypatch, fail=fail)
     config = experiment(arms={"synthetic": [1], "copy-paste": [1]})
-    with pytest.raises(CCDiffError, match=r"1 of 6 trainings failed \(first: real \+ 1x copy-paste, seed 1: the detector's loss") as caught:
+    with pytest.raises(CCDiffError, match=r"1 of 8 trainings failed \(first: real \+ 1x copy-paste, seed 1: the detector's loss") as caught:
         eval_trainability(banked / "real", banked / "synthetic", tmp_path, config)
     assert "lower detector.lr" in str(caught.value) and "kept" in str(caught.value)
-    assert len(fake.log) == 5
+    assert len(fake.log) == 7
     results = json.loads((tmp_path / "results.json").read_text())
-    assert list(results["arms"]) == ["real", "real + 1x synthetic"] and results["failed"][0]["training"] == "real + 1x copy-paste, seed 1"
+    assert (
+        list(results["arms"]) == ["50 % of real", "real", "real + 1x synthetic"]
+        and results["failed"][0]["training"] == "real + 1x copy-paste, seed 1"
+    )
     assert "failed and left out" in (tmp_path / "report.html").read_text()
     fake.fail = lambda scenes, seed: False
     eval_trainability(banked / "real", banked / "synthetic", tmp_path, config)
-    assert len(fake.log) == 6  # the failed one alone
+    assert len(fake.log) == 8  # the failed one alone
 
 
 def test_without_the_real_arm_there_is_no_report_but_what_is_finished_is_kept(sets, tmp_path, monkeypatch):
     fake = fakes(monkeypatch, fail=lambda scenes, seed: len(scenes) == 6)
-    with pytest.raises(CCDiffError, match=r"2 of 4 trainings failed \(first: real, seed 0(.|\n)*no gain to report"):
+    with pytest.raises(CCDiffError, match=r"2 of 6 trainings failed \(first: real, seed 0(.|\n)*no gain to report"):
         eval_trainability(sets / "real", sets / "synthetic", tmp_path, experiment())
-    assert len(fake.log) == 2 and not (tmp_path / "results.json").exists()
+    assert len(fake.log) == 4 and not (tmp_path / "results.json").exists() and not (tmp_path / "yardstick.json").exists()
 
 
 def test_a_first_stage_that_fails_takes_the_second_with_it(sets, tmp_path, monkeypatch):
     fake = fakes(monkeypatch, fail=lambda scenes, seed: {s.file_name[0] for s in scenes} == {"s"})
     with pytest.raises(CCDiffError, match=r"first stage"):
         eval_trainability(sets / "real", sets / "synthetic", tmp_path, experiment(arms={"synthetic": [1], "pretrain": [1]}))
-    assert len(fake.log) == 4 and all(start is None for *_, start in fake.log)
+    assert len(fake.log) == 6 and all(start is None for *_, start in fake.log)
 
 
 def test_oriented_detectors_are_evaluated_by_oriented_boxes_and_by_horizontal_ones(sets, tmp_path, monkeypatch):
