@@ -158,8 +158,9 @@ def test_dry_run_and_command_line(real, tmp_path, monkeypatch, capsys):
     assert [r["steps"] for r in plan["regimes"]][::2] == [2, 4, 8, 16]  # a quarter (at least 2) to four times the detector's 4
     Learning(enough=4).install(monkeypatch)
     (tmp_path / "detector.yaml").write_text(json.dumps(TINY.model_dump(mode="json")))
-    common = ["eval-trainability", "--calibrate", "--real", str(real), "--out", str(tmp_path / "out"), "--fractions", "10", "--seeds", "0,1,2",
-              "--detector", str(tmp_path / "detector.yaml"), "--set", "calibrate_steps=[2,4,8]", "--set", "samples=50"]  # fmt: skip
+    common = ["eval-trainability", "--calibrate", "--real", str(real), "--out", str(tmp_path / "out"), "--fractions", "10",
+              "--seeds", "0,1,2", "--detector", str(tmp_path / "detector.yaml"),
+              "--set", "calibrate_steps=[2,4,8]", "--set", "samples=50"]  # fmt: skip
     for more, wanted in ((["--dry-run"], "nothing was trained"), ([], "regime.yaml")):
         with pytest.raises(SystemExit) as end:
             main([*common, *more])
