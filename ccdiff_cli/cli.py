@@ -777,7 +777,8 @@ def verify(
     if not made["ok"]:
         found = made["problems"]
         more = f"; and {len(found) - 20} more" if len(found) > 20 else ""
-        raise CCDiffError(f"{len(found)} problems: {'; '.join(found[:20])}{more}", where=source, fix=made["fix"])
+        count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
+        raise CCDiffError(f"{count}: {'; '.join(found[:20])}{more}", where=source, fix=made["fix"])
     if accept:
         made = {**made, "accepted": edit}
     finish(made, as_json=as_json, lines=[*lines, f"{source} is whole: {made['pictures']} pictures, {made['objects']} objects"])
