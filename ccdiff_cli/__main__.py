@@ -1,10 +1,9 @@
 """The program: ``ccdiff``, or ``python -P -m ccdiff_cli``.  Nothing is imported before the current folder is off the path."""
 
 import os
-import signal
 import sys
 
-from .startup import INTERRUPTED, TERMINATED, hear_signals, leave_current_folder, open_streams, watched
+from .startup import INTERRUPTED, TERMINATED, Terminated, hear_signals, leave, leave_current_folder, open_streams, watched
 
 
 def main() -> None:
@@ -18,12 +17,18 @@ def main() -> None:
 
     try:
         run()
+        code: int | str | None = 0
     except SystemExit as end:
-        if end.code in (INTERRUPTED, TERMINATED):
-            os._exit(int(end.code))  # clearing up is done; what a library does at exit would be a second message at best
-        raise
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is done; while the interpreter ends, it would be killed by it without a word
-    sys.exit(0)
+        code = end.code
+    except KeyboardInterrupt as stop:  # it came when the command had ended
+        leave(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
+    if code in (INTERRUPTED, TERMINATED):
+        os._exit(int(code))  # clearing up is done; what a library does at exit would be a second message at best
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # all is done; while the interpreter ends, it would be killed by it without a word
+    sys.exit(code)
 
 
 def _leave_after(ended: int) -> None:

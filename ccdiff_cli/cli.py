@@ -13,7 +13,7 @@ import typer
 
 from . import __version__
 from .errors import CCDiffError, EditedSet
-from .startup import leave_current_folder
+from .startup import INTERRUPTED, Terminated, leave_current_folder
 
 app = typer.Typer(
     name="ccdiff",
@@ -846,6 +846,8 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             check_surroundings(given)
             code = app(args=given, prog_name="ccdiff", standalone_mode=False)
+            if code == INTERRUPTED:
+                raise Terminated if Terminated.came else KeyboardInterrupt
             sys.stdout.flush()
         except (Exception, KeyboardInterrupt, SystemExit) as error:
             code = tell(error, as_json="--json" in given)

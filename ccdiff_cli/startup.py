@@ -27,6 +27,9 @@ INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
 class Terminated(KeyboardInterrupt):
     """SIGTERM came: what clears up after Ctrl-C clears up after this, too."""
 
+    came = False
+    """Whether it ever did: Typer turns this exception, as it does Ctrl-C's, into the exit code of the latter."""
+
 
 def trusted_paths(entries: list[str]) -> list[str]:
     """Those places of Python code that are neither relative nor the current folder.
@@ -221,6 +224,7 @@ def hear_signals() -> None:
             if frame.f_code.co_filename.startswith("<frozen importlib"):
                 leave(INTERRUPTED if number == signal.SIGINT else TERMINATED)
             frame = frame.f_back
+        Terminated.came = number == signal.SIGTERM
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     for number in (signal.SIGINT, signal.SIGTERM):
