@@ -1,6 +1,7 @@
 """What a run may take: estimates, and refusals that name the number to change before anything is made."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,13 @@ def test_every_number_of_a_recipe_has_bounds() -> None:
     for method in METHODS.values():
         check(method.recipe)
     check(DetectorConfig)
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "pipe"])
+def test_captions_that_are_no_file_are_refused_at_once(tmp_path, device):
+    from ccdiff_cli.layouts.llm import writer_of
+
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(CCDiffError, match="not a plain file"):
+        writer_of(None, "model", device if device.startswith("/") else path)
