@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..errors import CCDiffError, UnsafeInput
-from ..files import inside
+from ..files import inside, open_file
 from ..geometry import le90_to_corners
 from ..pictures import SUFFIXES
 from ..scene import HBB, ClassList, Corners, Scene
@@ -204,9 +204,7 @@ def read_bytes(path: Path, limit: int = MAX_LABEL_BYTES) -> bytes:
 def read_head(path: Path, size: int) -> bytes:
     """The first bytes of a file, to recognise a format by; none of what is missing, cannot be read or is no plain file."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return b""
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             return stream.read(size)
     except (OSError, ValueError):
         return b""

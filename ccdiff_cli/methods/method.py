@@ -70,6 +70,17 @@ class Stage:
     sees: Literal["features", "pixels"] = "features"
 
 
+def denoiser_stage(trains: Callable[[Any, Any], Iterable[nn.Parameter]], loss: Callable[[Any, Any], nn.Module] | None = None) -> Stage:
+    """The stage of a method that denoises, by the recipe's section ``denoiser``; ``loss``: in place of ``loss.DenoiserLoss``."""
+    return Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trains, loss=loss or _denoiser_loss)
+
+
+def _denoiser_loss(pipe: ScenePipeline, recipe: Recipe) -> nn.Module:
+    from .loss import DenoiserLoss
+
+    return DenoiserLoss(pipe, recipe)
+
+
 @dataclass(frozen=True)
 class Given:
     """What ``ccdiff import-checkpoint`` was given beside the released checkpoint.

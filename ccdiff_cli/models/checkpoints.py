@@ -9,19 +9,20 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, CLIPTextModel
 
+from .. import __version__
 from ..errors import CCDiffError, os_errors
-from ..files import write_json
+from ..files import TEMPORARY_PREFIX, content_key, write_json
 from ..generator import GENERATOR_FILE
 from .accounting import account_for
 from .pipeline import ScenePipeline
@@ -106,9 +107,37 @@ def part(cls: Any, folder: Path, name: str = "", *, config_only: bool = False) -
         ) from error
 
 
+def picture_size_of(pipe: ScenePipeline) -> int:
+    """Side in pixels of the pictures that the UNet's configuration names."""
+    sample = pipe.unet.config.sample_size
+    return int(sample if isinstance(sample, int) else sample[0]) * pipe.vae_scale_factor
+
+
+def imported(
+    model: str, identity: Sequence[Any], picture_size: int, files: Mapping[str, str], *, unused: Sequence[str] = (), **more: Any
+) -> dict[str, Any]:
+    """``ccdiff.json`` of a generator made of a released checkpoint: any class, until somebody says which.
+
+    Args:
+        identity: what makes it this generator and no other.
+        files: name -> SHA-256 of the released files.
+        unused: what of the checkpoint is not needed.
+        more: what else is said of it under ``imported``.
+    """
+    return {
+        "format": "ccdiff generator 1",
+        "identity": content_key(identity),
+        "picture_size": picture_size,
+        "classes": [],
+        "imported": {"model": model, **more, "files": dict(files)},
+        "unused_keys": list(unused),
+        "ccdiff": __version__,
+    }
+
+
 def write_generator(pipe: ScenePipeline, out: Path, description: dict[str, Any]) -> None:
     """The folder appears whole or not at all."""
-    partial = out.with_name(f".partial-{out.name}")
+    partial = out.with_name(TEMPORARY_PREFIX + out.name)
     with os_errors(out, "write the generator"):
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -136,10 +165,13 @@ def checkpoint_file(path: Path, pattern: str) -> Path:
     return found[0]
 
 
-def write_tensors(weights: Mapping[str, Any], target: Path) -> None:
-    """A file of torch with tensors alone; it appears whole or not at all."""
+def write_tensors(weights: Mapping[str, Any], target: Path, metadata: dict[str, str] | None = None) -> None:
+    """A file of tensors alone, of safetensors (with its ``metadata``) or of torch by its name; it appears whole or not at all."""
     with os_errors(target, "write the checkpoint"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(".partial-" + target.name)
-        torch.save(weights, partial)
+        partial = target.with_name(TEMPORARY_PREFIX + target.name)
+        if target.suffix == ".safetensors":
+            save_file(dict(weights), partial, metadata=metadata)
+        else:
+            torch.save(weights, partial)
         os.replace(partial, target)

@@ -17,7 +17,6 @@ parameter always receives a gradient, as distributed training wants.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +32,7 @@ from ..errors import CCDiffError
 from .layers import POINT_WIDTH, CrossAttention, PointNet, Tiles, join_heads, make_tiles, split_heads, tiled_attention
 from .layout import LayoutBatch, may_attend, resize_support, soft_ellipses
 from .resamplers import ContextTokens
+from .unets import remember, settings_of
 
 VARIANTS = ("ccdiff++", "ccdiff")
 _TEXT_TILE = 64  # cells a tile; larger wastes cells at the rim, smaller copies the keys of the context more often
@@ -80,10 +80,7 @@ class ConditioningConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ConditioningConfig:
-        known = {f.name for f in dataclasses.fields(cls)}
-        if surplus := set(values) - known:
-            raise CCDiffError(f"conditioning: unknown keys {sorted(surplus)}", fix=f"known keys: {', '.join(sorted(known))}")
-        return cls(**values)
+        return settings_of(cls, values, "conditioning")
 
 
 class Fusion(nn.Module):
@@ -477,8 +474,4 @@ class ConditionedUNet(UNet2DConditionModel):
             install_conditioning(self, ConditioningConfig.from_dict(conditioning))
 
 
-# diffusers reads the arguments of a saved model from the signature of __init__
-_parameters = list(inspect.signature(UNet2DConditionModel.__init__).parameters.values())
-ConditionedUNet.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [*_parameters, inspect.Parameter("conditioning", inspect.Parameter.KEYWORD_ONLY, default=None)]
-)
+remember(ConditionedUNet, "conditioning")

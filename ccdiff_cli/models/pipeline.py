@@ -346,6 +346,19 @@ class ScenePipeline(DiffusionPipeline):
         """
         raise NotImplementedError
 
+    def text_rows(self, layout: LayoutBatch, empty: Tensor, *, dropped: Tensor | None, guided: bool) -> Tensor:
+        """The captions' tokens of every row that :meth:`condition` is asked for, with ``empty`` where the branch is the unconditional."""
+        text = layout.caption_tokens
+        if dropped is not None:
+            text = torch.where(dropped[:, None, None], empty, text)
+        return torch.cat([empty.to(text).expand_as(text), text]) if guided else text
+
+    def bring_unet(self) -> None:
+        """Under model offload, bring the UNet to the device: for conditions that use its layers before its own pass does."""
+        hook = getattr(self.unet, "_hf_hook", None)
+        if hook is not None:
+            hook.pre_forward(self.unet)
+
     def predict(self, x: Tensor, t: Tensor, condition: Any, share: float = 0.0) -> Tensor:
         """One pass of the network: as many rows as ``condition`` has -> noise or velocity, as the schedule says, in the shape of ``x``.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ..method import CAPTION, CLASS_TEXT, OBB, Base, Given, Method, Stage, stable_diffusion_schedule
+from ..method import CAPTION, CLASS_TEXT, OBB, Base, Given, Method, denoiser_stage, stable_diffusion_schedule
 from ..recipe import MOST_WIDTH, LatentRecipe, SamplingConfig, Section
 
 if TYPE_CHECKING:
@@ -73,12 +73,6 @@ def trained(pipe: AeroGenPipeline, recipe: AeroGenRecipe) -> Iterable[nn.Paramet
     return pipe.unet.parameters() if recipe.unet.train_all else trained_parameters(pipe.unet)
 
 
-def _loss(pipe: AeroGenPipeline, recipe: AeroGenRecipe) -> nn.Module:
-    from ..loss import DenoiserLoss
-
-    return DenoiserLoss(pipe, recipe)
-
-
 def schedule(recipe: AeroGenRecipe, training: bool) -> Any:
     """As of Stable Diffusion; DDIM in double precision to sample with."""
     if training or recipe.sampling.scheduler != "ddim":
@@ -121,7 +115,7 @@ AEROGEN = Method(
     recipe=AeroGenRecipe,
     pipeline=_pipeline,
     build=build,
-    stages=(Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trained, loss=_loss),),
+    stages=(denoiser_stage(trained),),
     schedule=schedule,
     options=lambda recipe: {"eta": recipe.aerogen.eta, "class_prompt": recipe.aerogen.class_prompt},
     import_checkpoint=_import,

@@ -20,12 +20,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel
 
-from ... import __version__
 from ...errors import CCDiffError
-from ...files import content_key, sha256_file
+from ...files import sha256_file
 from ...locks import locked
 from ...models.accounting import account_for
-from ...models.checkpoints import check_empty, checkpoint_file, part, read_pickle, write_generator, write_tensors
+from ...models.checkpoints import check_empty, checkpoint_file, imported, part, picture_size_of, read_pickle, write_generator, write_tensors
 from ...models.compvis import diffusers_unet_names, renamed
 from ..method import Given
 from .network import AeroGenUNet
@@ -175,17 +174,9 @@ def import_checkpoint(released: str | Path, out: str | Path, given: Given) -> di
         scheduler=ddim(),
     )
     digest = sha256_file(path)
-    sample = unet.config.sample_size
-    description = {
-        "format": "ccdiff generator 1",
-        "identity": content_key([digest, str(given.stable_diffusion), str(given.image_encoder)]),
-        "picture_size": (sample if isinstance(sample, int) else sample[0]) * pipe.vae_scale_factor,
-        "classes": [],  # any: class names go through the text encoder
-        "method": "aerogen",
-        "imported": {"model": "aerogen", "files": {path.name: digest}},
-        "unused_keys": unused,
-        "ccdiff": __version__,
-    }
+    identity = [digest, str(given.stable_diffusion), str(given.image_encoder)]
+    description = imported("aerogen", identity, picture_size_of(pipe), {path.name: digest}, unused=unused)
+    description["method"] = "aerogen"
     write_generator(pipe, out, description)
     return description
 

@@ -13,7 +13,6 @@ Notable here:
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from ...errors import CCDiffError
+from ...models.unets import remember, settings_of
 
 RASTERS = ("opencv", "pillow")
 
@@ -68,10 +68,7 @@ class LayoutConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LayoutConfig:
-        known = [f.name for f in dataclasses.fields(cls)]
-        if surplus := set(values) - set(known):
-            raise CCDiffError(f"AeroGen: unknown keys {sorted(surplus)}", fix=f"known keys: {', '.join(known)}")
-        return cls(**values)
+        return settings_of(cls, values, "AeroGen")
 
 
 @dataclass
@@ -345,11 +342,7 @@ class AeroGenUNet(UNet2DConditionModel):
             hook.remove()
 
 
-# diffusers reads the arguments of a saved model from the signature of __init__
-_parameters = list(inspect.signature(UNet2DConditionModel.__init__).parameters.values())
-AeroGenUNet.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [*_parameters, inspect.Parameter("layout", inspect.Parameter.KEYWORD_ONLY, default=None)]
-)
+remember(AeroGenUNet, "layout")
 
 
 def with_layout(unet: UNet2DConditionModel, layout: Mapping[str, Any]) -> AeroGenUNet:

@@ -116,12 +116,7 @@ class AeroGenPipeline(ScenePipeline):
             else layout.class_pooled.new_zeros(*layout.class_index.shape, self.unet.layout_config.class_width)
         )
         context = self.unet.prepare(Layout(clockwise(corners), vectors, layout.valid, layout.latent_size))
-        text = layout.caption_tokens
-        if dropped is not None:
-            text = torch.where(dropped[:, None, None], empty, text)
-        if guided:
-            text, context = torch.cat([empty.to(text).expand_as(text), text]), context.repeated(2)
-        return text, context
+        return self.text_rows(layout, empty, dropped=dropped, guided=guided), context.repeated(2) if guided else context
 
     def predict(self, x: Tensor, t: Tensor, condition: Any, share: float = 0.0) -> Tensor:
         text, context = condition

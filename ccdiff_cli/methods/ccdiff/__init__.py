@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from ..method import CAPTION, CLASS_TEXT, HBB, OBB, REFERENCES, Base, Given, Method, Stage
+from ..method import CAPTION, CLASS_TEXT, HBB, OBB, REFERENCES, Base, Given, Method, denoiser_stage
 from ..recipe import LatentRecipe, Section
 
 if TYPE_CHECKING:
@@ -134,12 +134,6 @@ def _pipeline() -> type[CCDiffPipeline]:
     return CCDiffPipeline
 
 
-def _loss(pipe: CCDiffPipeline, recipe: CCDiffRecipe) -> nn.Module:
-    from ..loss import DenoiserLoss
-
-    return DenoiserLoss(pipe, recipe)
-
-
 def _import(released: Path, out: Path, given: Given) -> dict[str, Any]:
     from .checkpoints import import_checkpoint
 
@@ -161,7 +155,7 @@ CCDIFFPP = Method(
     recipe=CCDiffRecipe,
     pipeline=_pipeline,
     build=build,
-    stages=(Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trained, loss=_loss),),
+    stages=(denoiser_stage(trained),),
     import_checkpoint=_import,
     export_checkpoint=_export,
     published={"steps": 50, "guidance_scale": 7.5, "scheduler": "euler"},

@@ -11,23 +11,29 @@ Notable here:
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPImageProcessor, CLIPTextModel
 
-from ... import __version__
-from ...errors import CCDiffError, os_errors
-from ...files import content_key, sha256_file
+from ...errors import CCDiffError
+from ...files import sha256_file
 from ...locks import locked
-from ...models.checkpoints import check_empty, load_weights, part, read_pickle, read_safetensors, write_generator
+from ...models.checkpoints import (
+    check_empty,
+    imported,
+    load_weights,
+    part,
+    picture_size_of,
+    read_pickle,
+    read_safetensors,
+    write_generator,
+    write_tensors,
+)
 from ...models.conditioning import ConditioningConfig, install_conditioning
 from ...models.pipeline import PUBLISHED_NEGATIVE_PROMPT
 from ...models.resamplers import CoResampler, DualResampler
@@ -127,16 +133,7 @@ def import_checkpoint(
         renormalise_references=True,
     )
     hashes = {str(name): sha256_file(released / name) for name in (UNET_FILE, RESAMPLER_FILE)}
-    sample = unet.config.sample_size
-    description = {
-        "format": "ccdiff generator 1",
-        "identity": content_key([hashes, str(stable_diffusion)]),
-        "picture_size": (sample if isinstance(sample, int) else sample[0]) * pipe.vae_scale_factor,
-        "classes": [],  # any: class names go through the text encoder
-        "imported": {"model": variant, "places": list(places), "files": hashes},
-        "unused_keys": unused,
-        "ccdiff": __version__,
-    }
+    description = imported(variant, [hashes, str(stable_diffusion)], picture_size_of(pipe), hashes, unused=unused, places=list(places))
     write_generator(pipe, out, description)
     return description
 
@@ -151,15 +148,7 @@ def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
     generator, out = Path(generator), Path(out)
     paths = []
     for source, target in ((generator / UNET_FILE, out / UNET_FILE), (generator / "resampler" / UNET_FILE.name, out / RESAMPLER_FILE)):
-        weights = read_safetensors(source)
-        with os_errors(target, "write the checkpoint"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(".partial-" + target.name)
-            if target.suffix == ".pth":
-                torch.save(weights, partial)
-            else:
-                save_file(weights, partial, metadata={"format": "pt"})
-            os.replace(partial, target)
+        write_tensors(read_safetensors(source), target, {"format": "pt"})
         paths.append(target)
     return paths
 

@@ -124,17 +124,10 @@ class CCDiffPipeline(ScenePipeline):
     ) -> tuple[Tensor, ConditioningContext]:
         """Text tokens, and keys, values, gates and masks of every enhanced layer (``gate_threshold``: see ``ConditioningConfig``)."""
         tokens = self.resampler(layout)
-        hook = getattr(self.unet, "_hf_hook", None)  # model offload: the UNet's layers are used before its forward
-        if hook is not None:
-            hook.pre_forward(self.unet)
+        self.bring_unet()
         conditional = None if dropped is None else ~dropped
         context = prepare_context(self.unet, layout, tokens, conditional, guidance=guided, gate_threshold=gate_threshold)
-        text = layout.caption_tokens
-        if dropped is not None:
-            text = torch.where(dropped[:, None, None], empty, text)
-        if guided:
-            text = torch.cat([empty.to(text).expand_as(text), text])
-        return text, context
+        return self.text_rows(layout, empty, dropped=dropped, guided=guided), context
 
     def predict(self, x: Tensor, t: Tensor, condition: Any, share: float = 0.0) -> Tensor:
         text, context = condition

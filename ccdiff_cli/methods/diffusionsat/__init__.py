@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from ..method import CAPTION, METADATA, Base, Given, Method, Stage
+from ..method import CAPTION, METADATA, Base, Given, Method, denoiser_stage
 from ..recipe import LatentRecipe, Section
 
 if TYPE_CHECKING:
@@ -52,12 +52,6 @@ def _pipeline() -> type[DiffusionSatPipeline]:
     return DiffusionSatPipeline
 
 
-def _loss(pipe: DiffusionSatPipeline, recipe: DiffusionSatRecipe) -> nn.Module:
-    from ..loss import DenoiserLoss
-
-    return DenoiserLoss(pipe, recipe)
-
-
 def _import(released: Path, out: Path, given: Given) -> dict[str, Any]:
     from .checkpoints import import_checkpoint
 
@@ -78,7 +72,7 @@ METHOD = Method(
     recipe=DiffusionSatRecipe,
     pipeline=_pipeline,
     build=build,
-    stages=(Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trained, loss=_loss),),
+    stages=(denoiser_stage(trained),),
     options=lambda recipe: {"metadata_dropout": recipe.diffusionsat.dropout},
     import_checkpoint=_import,
     export_checkpoint=_export,

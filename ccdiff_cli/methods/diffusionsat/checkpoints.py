@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel
 
-from ... import __version__
-from ...errors import CCDiffError, os_errors
-from ...files import content_key, read_json, sha256_file, write_json
+from ...errors import CCDiffError
+from ...files import read_json, sha256_file, write_json
 from ...generator import read_generator
 from ...locks import locked
 from ...models.accounting import account_for
-from ...models.checkpoints import check_empty, part, read_pickle, read_safetensors, write_generator
+from ...models.checkpoints import check_empty, imported, part, read_pickle, read_safetensors, write_generator, write_tensors
 from .network import MetadataEmbedding, make_unet
 from .pipeline import DiffusionSatPipeline
 
@@ -97,16 +94,9 @@ def import_checkpoint(released: str | Path, stable_diffusion: str | Path, out: s
             fix="give the Stable Diffusion version that the checkpoint was trained on (2.1)",
         )
     hashes = {path.name: sha256_file(path)}
-    description: dict[str, Any] = {
-        "format": "ccdiff generator 1",
-        "identity": content_key(["diffusionsat", hashes, str(base)]),
-        "method": "diffusionsat",
-        "picture_size": 64 * pipe.vae_scale_factor,  # of the larger of the two released ones: its configuration says another
-        "classes": [],  # any: it reads captions alone
-        "imported": {"model": "diffusionsat", "files": hashes},
-        "unused_keys": [],
-        "ccdiff": __version__,
-    }
+    size = 64 * pipe.vae_scale_factor  # of the larger of the two released ones: its configuration says another
+    description = imported("diffusionsat", ["diffusionsat", hashes, str(base)], size, hashes)
+    description["method"] = "diffusionsat"
     write_generator(pipe, out, description)
     return description
 
@@ -130,11 +120,7 @@ def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
     generator, target = Path(generator), Path(out) / "unet"
     unet, embedding = part(UNet2DConditionModel, generator, "unet"), part(MetadataEmbedding, generator, "metadata_embedding")
     path = target / "diffusion_pytorch_model.safetensors"
-    with os_errors(target, "write the checkpoint"):
-        target.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(".partial-" + path.name)
-        save_file({k: v.contiguous() for k, v in joined_weights(unet.state_dict(), embedding.state_dict()).items()}, partial)
-        os.replace(partial, path)
+    write_tensors({k: v.contiguous() for k, v in joined_weights(unet.state_dict(), embedding.state_dict()).items()}, path)
     config = {k: v for k, v in dict(unet.config).items() if not k.startswith("_") and k != "class_embed_type"}
     own = {"_class_name": "SatUNet", "use_metadata": True, "num_metadata": embedding.config.num_metadata}
     write_json(target / "config.json", config | own)

@@ -74,15 +74,13 @@ class DiffusionSatPipeline(ScenePipeline):
     ) -> tuple[Tensor, Tensor]:
         """Text tokens, and what the quantities add to the time embedding."""
         assert layout.metadata is not None
-        text, scaled = layout.caption_tokens, scale_metadata(layout.metadata)
+        scaled = scale_metadata(layout.metadata)
         if dropped is not None:
-            text = torch.where(dropped[:, None, None], empty, text)
             kept = (torch.rand(scaled.shape) >= self.config.metadata_dropout).to(scaled.device)  # on the CPU: the same on every device
             scaled = keep_metadata(scaled, kept & ~dropped[:, None])
         if guided:
-            text = torch.cat([empty.to(text).expand_as(text), text])
             scaled = torch.cat([torch.zeros_like(scaled), scaled])
-        return text, self.metadata_embedding(scaled)
+        return self.text_rows(layout, empty, dropped=dropped, guided=guided), self.metadata_embedding(scaled)
 
     def predict(self, x: Tensor, t: Tensor, condition: Any, share: float = 0.0) -> Tensor:
         text, labels = condition

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from ..method import CAPTION, CLASS_TEXT, HBB, Base, Given, Method, Stage
+from ..method import CAPTION, CLASS_TEXT, HBB, Base, Given, Method, denoiser_stage
 from ..recipe import LatentRecipe, Section
 
 if TYPE_CHECKING:
@@ -60,12 +60,6 @@ def _pipeline() -> type[ScenePipeline]:
     return GLIGENPipeline
 
 
-def _loss(pipe: Any, recipe: GLIGENRecipe) -> nn.Module:
-    from ..loss import DenoiserLoss
-
-    return DenoiserLoss(pipe, recipe)
-
-
 def _import(released: Path, out: Path, given: Given) -> dict[str, Any]:
     from .checkpoints import import_checkpoint
 
@@ -86,7 +80,7 @@ METHOD = Method(
     recipe=GLIGENRecipe,
     pipeline=_pipeline,
     build=build,
-    stages=(Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trained, loss=_loss),),
+    stages=(denoiser_stage(trained),),
     import_checkpoint=_import,
     export_checkpoint=_export,
     most_objects=lambda recipe: recipe.gligen.slots,

@@ -10,21 +10,28 @@ Notable here:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel
 
-from ... import __version__
-from ...errors import CCDiffError, os_errors
-from ...files import content_key, read_json, sha256_file
+from ...errors import CCDiffError
+from ...files import read_json, sha256_file
 from ...locks import locked
-from ...models.checkpoints import check_empty, load_weights, part, read_pickle, read_safetensors, write_generator
+from ...models.checkpoints import (
+    check_empty,
+    imported,
+    load_weights,
+    part,
+    picture_size_of,
+    read_pickle,
+    read_safetensors,
+    write_generator,
+    write_tensors,
+)
 from ...models.compvis import diffusers_unet_names, renamed
 from .network import GLIGENConfig, GroundedUNet, grounded_like
 from .pipeline import GLIGENPipeline
@@ -125,17 +132,8 @@ def import_checkpoint(released: str | Path, stable_diffusion: str | Path, out: s
         negative_prompt=_NEGATIVE_PROMPT,
     )
     hashes = {path.name: sha256_file(path)}
-    sample = unet.config.sample_size
-    description: dict[str, Any] = {
-        "format": "ccdiff generator 1",
-        "identity": content_key(["gligen", hashes, str(base)]),
-        "method": "gligen",
-        "picture_size": (sample if isinstance(sample, int) else sample[0]) * pipe.vae_scale_factor,
-        "classes": [],  # any: class names go through the text encoder
-        "imported": {"model": "gligen", "files": hashes},
-        "unused_keys": [],
-        "ccdiff": __version__,
-    }
+    description = imported("gligen", ["gligen", hashes, str(base)], picture_size_of(pipe), hashes)
+    description["method"] = "gligen"
     write_generator(pipe, out, description)
     return description
 
@@ -144,9 +142,5 @@ def import_checkpoint(released: str | Path, stable_diffusion: str | Path, out: s
 def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
     """Write a generator's UNet as the authors' file, without their copies of Stable Diffusion's other parts; the file written."""
     unet, target = part(GroundedUNet, Path(generator), "unet"), Path(out) / RELEASED_FILE
-    with os_errors(target, "write the checkpoint"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(".partial-" + target.name)
-        torch.save({"model": to_released(unet)}, partial)
-        os.replace(partial, target)
+    write_tensors({"model": to_released(unet)}, target)
     return [target]

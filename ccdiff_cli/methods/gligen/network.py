@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from ...errors import CCDiffError
 from ...models.layers import fourier_code
 from ...models.layout import LayoutBatch
+from ...models.unets import remember, settings_of
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,7 @@ class GLIGENConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GLIGENConfig:
-        known = {f.name for f in dataclasses.fields(cls)}
-        if surplus := set(values) - known:
-            raise CCDiffError(f"GLIGEN: unknown keys {sorted(surplus)}", fix=f"known keys: {', '.join(sorted(known))}")
-        return cls(**values)
+        return settings_of(cls, values, "GLIGEN")
 
     def scale(self, step: int, steps: int) -> float:
         """s at a denoising step counted from 0, of ``steps``."""
@@ -99,11 +97,7 @@ class GroundedUNet(UNet2DConditionModel):
         self.position_net.__class__ = GroundingNet
 
 
-# diffusers reads the arguments of a saved model from the signature of __init__
-_parameters = list(inspect.signature(UNet2DConditionModel.__init__).parameters.values())
-GroundedUNet.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [*_parameters, inspect.Parameter("grounding", inspect.Parameter.KEYWORD_ONLY, default=None)]
-)
+remember(GroundedUNet, "grounding")
 
 
 def grounded_like(unet_config: Mapping[str, Any], config: GLIGENConfig) -> GroundedUNet:

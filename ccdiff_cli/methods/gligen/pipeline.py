@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from diffusers import AutoencoderKL, SchedulerMixin
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
@@ -70,11 +69,7 @@ class GLIGENPipeline(ScenePipeline):
         guided: bool = False,
     ) -> Grounding:
         """Text tokens and slots."""
-        text = layout.caption_tokens
-        if dropped is not None:
-            text = torch.where(dropped[:, None, None], empty, text)
-        if guided:
-            text = torch.cat([empty.to(text).expand_as(text), text])
+        text = self.text_rows(layout, empty, dropped=dropped, guided=guided)
         slots = grounding_slots(layout, grounding_config(self.unet).slots, None if dropped is None else ~dropped, guidance=guided)
         return Grounding(text, slots, dropped is not None)
 

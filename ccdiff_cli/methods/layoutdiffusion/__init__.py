@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from ..method import CLASS_INDEX, HBB, Base, Given, Method, Stage
+from ..method import CLASS_INDEX, HBB, Base, Given, Method, denoiser_stage
 from ..recipe import MOST_WIDTH, Recipe, SamplingConfig, Section
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ LAYOUTDIFFUSION = Method(
     recipe=LayoutDiffusionRecipe,
     pipeline=_pipeline,
     build=build,
-    stages=(Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trained, loss=_loss),),
+    stages=(denoiser_stage(trained, _loss),),
     schedule=schedule,
     options=lambda recipe: {"sampler": recipe.sampling.scheduler, "end_time": recipe.layoutdiffusion.end_time},
     import_checkpoint=_import,

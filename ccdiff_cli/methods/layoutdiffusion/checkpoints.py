@@ -14,13 +14,13 @@ from typing import Any
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from ... import __version__
 from ...errors import CCDiffError
-from ...files import content_key, sha256_file
+from ...files import sha256_file
 from ...locks import locked
 from ...models.checkpoints import (
     check_empty,
     checkpoint_file,
+    imported,
     load_weights,
     part,
     read_pickle,
@@ -128,16 +128,9 @@ def import_checkpoint(released: str | Path, out: str | Path, given: Given) -> di
         vae = part(AutoencoderKL, given.stable_diffusion, "vae")
     pipe = LayoutDiffusionPipeline(unet=model, scheduler=training_schedule(), vae=vae)
     digest = sha256_file(path)
-    description = {
-        "format": "ccdiff generator 1",
-        "identity": content_key([digest, str(given.stable_diffusion) if vae is not None else None]),
-        "picture_size": sizes["image_size"] * pipe.vae_scale_factor,
-        "classes": list(given.classes),
-        "method": "layoutdiffusion",
-        "imported": {"model": "layoutdiffusion", "files": {path.name: digest}},
-        "unused_keys": [],
-        "ccdiff": __version__,
-    }
+    identity = [digest, str(given.stable_diffusion) if vae is not None else None]
+    description = imported("layoutdiffusion", identity, sizes["image_size"] * pipe.vae_scale_factor, {path.name: digest})
+    description |= {"method": "layoutdiffusion", "classes": list(given.classes)}
     write_generator(pipe, out, description)
     return description
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ..method import CAPTION, CLASS_TEXT, HBB, Base, Given, Method, Stage
+from ..method import CAPTION, CLASS_TEXT, HBB, Base, Given, Method, denoiser_stage
 from ..recipe import LatentRecipe, Section
 
 if TYPE_CHECKING:
@@ -78,12 +78,6 @@ def _pipeline() -> type[ScenePipeline]:
     return MIGCPipeline
 
 
-def _loss(pipe: Any, recipe: MIGCRecipe) -> nn.Module:
-    from ..loss import DenoiserLoss
-
-    return DenoiserLoss(pipe, recipe)
-
-
 def _import(released: Path, out: Path, given: Given) -> dict[str, Any]:
     from .checkpoints import import_checkpoint
 
@@ -103,7 +97,7 @@ METHOD = Method(
     recipe=MIGCRecipe,
     pipeline=_pipeline,
     build=build,
-    stages=(Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trained, loss=_loss),),
+    stages=(denoiser_stage(trained),),
     import_checkpoint=_import,
     export_checkpoint=_export,
     published={"steps": 50, "guidance_scale": 7.5, "scheduler": "euler"},

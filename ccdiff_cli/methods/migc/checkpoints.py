@@ -11,22 +11,29 @@ Notable here:
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel
 
-from ... import __version__
-from ...errors import CCDiffError, os_errors
-from ...files import content_key, sha256_file
+from ...errors import CCDiffError
+from ...files import sha256_file
 from ...locks import locked
-from ...models.checkpoints import check_empty, load_weights, part, read_pickle, read_safetensors, write_generator
+from ...models.checkpoints import (
+    check_empty,
+    imported,
+    load_weights,
+    part,
+    picture_size_of,
+    read_pickle,
+    read_safetensors,
+    write_generator,
+    write_tensors,
+)
 from ...models.pipeline import PUBLISHED_NEGATIVE_PROMPT
 from .network import MIGCConfig, MIGCUNet, install_migc
 from .pipeline import MIGCPipeline
@@ -164,17 +171,10 @@ def import_checkpoint(released: str | Path, stable_diffusion: str | Path, out: s
         negative_prompt=PUBLISHED_NEGATIVE_PROMPT,
     )
     hashes = {path.name: sha256_file(path)}
-    sample = unet.config.sample_size
-    description: dict[str, Any] = {
-        "format": "ccdiff generator 1",
-        "identity": content_key(["migc", hashes, str(stable_diffusion)]),
-        "method": "migc",
-        "picture_size": (sample if isinstance(sample, int) else sample[0]) * pipe.vae_scale_factor,
-        "classes": [],  # any: class names go through the text encoder
-        "imported": {"model": "migc", "places": list(unet.config.migc["places"]), "files": hashes},
-        "unused_keys": [],
-        "ccdiff": __version__,
-    }
+    description = imported(
+        "migc", ["migc", hashes, str(stable_diffusion)], picture_size_of(pipe), hashes, places=list(unet.config.migc["places"])
+    )
+    description["method"] = "migc"
     write_generator(pipe, out, description)
     return description
 
@@ -197,9 +197,5 @@ def _file_of(released: Path) -> Path:
 def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
     """Write a generator's module as the authors' file; the file written.  Its UNet must be Stable Diffusion's to serve there."""
     unet, target = part(MIGCUNet, Path(generator), "unet"), Path(out) / RELEASED_FILE
-    with os_errors(target, "write the checkpoint"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(".partial-" + target.name)
-        torch.save({"state_dict": to_released(unet)}, partial)
-        os.replace(partial, target)
+    write_tensors({"state_dict": to_released(unet)}, target)
     return [target]

@@ -18,7 +18,6 @@ NOTE: every computation runs for zero instances and zero conditional rows too, s
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +33,7 @@ from ...errors import CCDiffError
 from ...models.conditioning import PlainProcessor, grid_sizes
 from ...models.layers import CrossAttention, Tiles, fourier_code, join_heads, make_tiles, split_heads, tiled_attention
 from ...models.layout import LayoutBatch, may_attend
+from ...models.unets import remember, settings_of
 
 _TILE = 16  # cells; larger wastes cells at the rim, smaller copies the keys of the text more often
 _FUSER_WEIGHT = 10.0
@@ -81,10 +81,7 @@ class MIGCConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MIGCConfig:
-        known = {f.name for f in dataclasses.fields(cls)}
-        if surplus := set(values) - known:
-            raise CCDiffError(f"MIGC: unknown keys {sorted(surplus)}", fix=f"known keys: {', '.join(sorted(known))}")
-        return cls(**values)
+        return settings_of(cls, values, "MIGC")
 
 
 # ---- the trained parts ----
@@ -633,8 +630,4 @@ class MIGCUNet(UNet2DConditionModel):
             install_migc(self, MIGCConfig.from_dict(migc))
 
 
-# diffusers reads the arguments of a saved model from the signature of __init__
-_parameters = list(inspect.signature(UNet2DConditionModel.__init__).parameters.values())
-MIGCUNet.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [*_parameters, inspect.Parameter("migc", inspect.Parameter.KEYWORD_ONLY, default=None)]
-)
+remember(MIGCUNet, "migc")

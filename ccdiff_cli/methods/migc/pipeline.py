@@ -75,18 +75,13 @@ class MIGCPipeline(ScenePipeline):
         Args:
             slot_order: see ``prepare_context``; a random one is what the authors' program has.
         """
-        hook = getattr(self.unet, "_hf_hook", None)  # model offload: the UNet's layers are used before its forward
-        if hook is not None:
-            hook.pre_forward(self.unet)
+        self.bring_unet()
         conditional = None
-        text = layout.caption_tokens
         if dropped is not None:
             conditional = ~dropped
-            text = torch.where(dropped[:, None, None], empty, text)
             middle = migc_config(self.unet).slots - 2
             slot_order = torch.stack([torch.randperm(middle) for _ in range(layout.batch_size)]).to(layout.hbb.device)
-        if guided:
-            text = torch.cat([empty.to(text).expand_as(text), text])
+        text = self.text_rows(layout, empty, dropped=dropped, guided=guided)
         return text, prepare_context(self.unet, layout, conditional, guidance=guided, order=slot_order)
 
     def predict(self, x: Tensor, t: Tensor, condition: Any, share: float = 0.0) -> Tensor:

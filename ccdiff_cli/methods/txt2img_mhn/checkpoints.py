@@ -11,22 +11,19 @@ Notable here:
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ... import __version__
-from ...errors import CCDiffError, os_errors
-from ...files import content_key, sha256_file
+from ...errors import CCDiffError
+from ...files import sha256_file
 from ...generator import read_generator
 from ...locks import locked
 from ...models.accounting import account_for
-from ...models.checkpoints import check_empty, read_pickle, write_generator
+from ...models.checkpoints import check_empty, imported, read_pickle, write_generator, write_tensors
 from .network import PrototypeTransformer, sizes_of
 from .pictures import VQGAN, VQVAE
 from .pipeline import MHNPipeline
@@ -195,16 +192,9 @@ def import_checkpoint(released: str | Path, out: str | Path) -> dict[str, Any]:
         )
     pipe = MHNPipeline(transformer=transformer, pictures=pictures, vocabulary=pieces.config.text)
     hashes = {path.name: sha256_file(path) for path in (*weights, *texts)}
-    description: dict[str, Any] = {
-        "format": "ccdiff generator 1",
-        "identity": content_key(["txt2img_mhn", hashes]),
-        "method": "txt2img_mhn",
-        "picture_size": transformer.config.grid[0] * pictures.factor,
-        "classes": [],  # any: it reads captions alone
-        "imported": {"model": "txt2img_mhn", "files": hashes},
-        "unused_keys": unused,
-        "ccdiff": __version__,
-    }
+    size = transformer.config.grid[0] * pictures.factor
+    description = imported("txt2img_mhn", ["txt2img_mhn", hashes], size, hashes, unused=unused)
+    description["method"] = "txt2img_mhn"
     write_generator(pipe, out, description)
     return description
 
@@ -216,10 +206,6 @@ def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
     pipe, out = MHNPipeline.from_pretrained(str(generator)), Path(out)
     kind = "vqvae" if isinstance(pipe.pictures, VQVAE) else "vqgan"
     target, vocabulary = out / f"mhn_{kind}.pth", out / "vocabulary.bpe"
-    with os_errors(target, "write the checkpoint"):
-        out.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(".partial-" + target.name)
-        torch.save(joined_weights(pipe.transformer.state_dict(), pipe.pictures.state_dict(), kind), partial)
-        os.replace(partial, target)
+    write_tensors(joined_weights(pipe.transformer.state_dict(), pipe.pictures.state_dict(), kind), target)
     write_pieces(pipe.pieces, vocabulary)
     return [target, vocabulary]
