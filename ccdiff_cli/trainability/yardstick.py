@@ -16,7 +16,7 @@ from ..metrics.average_precision import Evaluation
 from .arms import REAL, Arm
 from .statistics import compare, signed
 
-CALIBRATE = "`eval-trainability --calibrate` looks for a part of the real pictures and a number of steps with which it can"
+CALIBRATE = "eval-trainability --calibrate looks for a part of the real pictures and a number of steps with which it can"
 
 
 def more_real(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -534,6 +535,7 @@ def test_a_process_that_is_killed_takes_only_its_training_with_it(sets, tmp_path
     from ccdiff_cli.trainability import trainings
 
     monkeypatch.setattr(trainings, "_work", dying_worker)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # a command that ran before in this process left the folder
     done = [Task(Training(name, name, (), TINY, 0), ()) for name in ("a", "killed", "b", "c")]
     failed = trainings.carry_out(done, CLASSES, tmp_path, processes=2)
     assert set(failed) == {"killed"} and "ended with code -9" in failed["killed"].what and "--processes" in str(failed["killed"])
