@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import shapely
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from ccdiff_cli import geometry as g
@@ -117,14 +117,15 @@ def parts(corners) -> list:
 
 
 @given(st.lists(quadrilateral, max_size=3), st.lists(quadrilateral, max_size=3))
+@example([(4.0, -2.0, -13.0, -6.0, 15.0, 2.0, 1.0, 0.0)], [(0.0, -4.0, -13.0, -6.0, 15.0, 2.0, 6.0, 0.0)])
 @settings(max_examples=50, deadline=None)
 def test_rotated_iou_of_any_corners_against_shapely(a, b):
-    """Self-crossing, flat and 1-pixel boxes too; added up here piece by piece."""
+    """Self-crossing, flat and 1-pixel boxes too; added up here piece by piece, on a grid, off which GEOS loses one piece of the example."""
     found = g.rotated_iou(np.array(a).reshape(-1, 8), np.array(b).reshape(-1, 8))
     assert found.shape == (len(a), len(b))
     for i, one in enumerate(a):
         for j, other in enumerate(b):
-            inter = sum(p.intersection(q).area for p in parts(one) for q in parts(other))
+            inter = sum(shapely.intersection(p, q, grid_size=1e-9).area for p in parts(one) for q in parts(other))
             union = sum(p.area for p in parts(one) + parts(other)) - inter
             assert found[i, j] == pytest.approx(inter / union if union else 0, abs=1e-6)
             assert g.polygon_iou(one, other) == pytest.approx(found[i, j], abs=1e-9)

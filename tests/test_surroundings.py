@@ -409,6 +409,7 @@ def test_where_memory_is_limited_a_library_that_aborts_is_one_message(tmp_path: 
     text = f"""if True:
         import ctypes, os, signal, sys, time; sys.path[:] = [p for p in sys.path if p]
         from ccdiff_cli import __main__, cli
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell start with it ignored
         def app(**options): {ends}
         cli.app = app
         __main__.main()
