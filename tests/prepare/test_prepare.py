@@ -94,10 +94,10 @@ def test_same_bytes_whatever_the_number_of_processes(raw, tmp_path):
 
 
 def test_a_killed_process_is_one_message_and_resumes(raw, tmp_path, monkeypatch):
-    import ccdiff_cli.prepare as prepare
+    from ccdiff_cli.prepare import run
 
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "_prepare_picture", die)
+        patched.setattr(run, "prepare_picture", die)
         with pytest.raises(CCDiffError, match=r"(?s)a worker process was killed.*fewer --processes"):
             prepare_dataset(raw, tmp_path / "out", **OPTIONS, processes=2)
     prepare_dataset(raw, tmp_path / "out", **OPTIONS)
@@ -462,13 +462,13 @@ def test_the_bank_of_a_prepared_set(raw, tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_crowded_pictures_tell_their_progress_while_they_are_worked_on(tmp_path, monkeypatch, processes):
-    from ccdiff_cli import prepare
     from ccdiff_cli.drawn import CLASSES, draw_dataset
+    from ccdiff_cli.prepare import workers
 
-    monkeypatch.setattr(prepare, "TELL_EVERY", 0.001)
+    monkeypatch.setattr(workers, "TELL_EVERY", 0.001)
     raw, told = draw_dataset(tmp_path / "raw", pictures=8, size=64), []
     for crowded, out in ((1, "told"), (10_000, "not")):
-        monkeypatch.setattr(prepare, "CROWDED", crowded)
+        monkeypatch.setattr(workers, "CROWDED", crowded)
         told.clear()
         made = prepare_dataset(raw, tmp_path / out, classes=raw / CLASSES, processes=processes, progress=lambda *a: told.append(a))
         crops = [(done, total) for stage, done, total in told if stage == "cutting reference crops"]

@@ -1,0 +1,349 @@
+"""``prepare`` from the raw set to the finished one: what is read first, what is made of each picture, what is written last."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..dataset import MANIFEST, PictureSet, scene_record, write_set
+from ..errors import CCDiffError, os_errors
+from ..files import content_key, sha256_file
+from ..formats import read_raw
+from ..formats.classes import read_class_file
+from ..formats.raw import RawSet
+from ..geometry import FITTED, TURNED
+from ..locks import locked
+from ..pictures import UnreadablePicture, labels_of_stored_pixels
+from ..references import write_bank
+from ..scene import Scene
+from .captions import STYLES
+from .folder import PLAN, begin, finished, withdraw
+from .labels import Ledger, apply_splits, checked_sizes, sentences_of
+from .leaks import LEAKS, settle_leaks
+from .masks import COCO, MASKS, NONE, SAM, MaskJob, mask_picture, masker_of
+from .metadata import add_metadata
+from .options import PrepareOptions
+from .picture import Job, named_jobs, prepare_picture
+from .pixels import KEEP, PixelOptions, pixel_options
+from .scenes import DEFAULT_PLACES, PLACES_FOUND, name_scenes, read_places
+from .workers import Progress, Workers, crops_told
+
+if TYPE_CHECKING:
+    from ..pretrained import Clip
+
+
+@locked("prepare")
+def prepare_dataset(
+    source: str | Path,
+    out: str | Path,
+    *,
+    format: str | None = None,
+    tile: int | None = None,
+    overlap: int = 0,
+    size: int | None = None,
+    splits: str | Path | None = None,
+    classes: str | Path | None = None,
+    seed: int = 0,
+    keep_share: float = 0.7,
+    difficult_share: float = 0.2,
+    keep_empty: bool = False,
+    keep_partial: bool = True,
+    caption_style: str = "plain",
+    sentences: str | Path | None = None,
+    scene_clip: str | Path | None = None,
+    places: str | Path | None = None,
+    masks: str = COCO,
+    exif: str | None = None,
+    bands: str | None = None,
+    stretch: str = "set",
+    resized: str = "stop",
+    metadata: str | Path | None = None,
+    leaks: str | None = None,
+    source_pattern: str | None = None,
+    strict: bool = False,
+    voc_origin: int | None = None,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> PictureSet:
+    """Prepare a raw data set into the folder ``out``.
+
+    Args:
+        source: the raw set as it lies on disk.
+        format: a key of ``formats.READERS``; recognised from the folder when None.
+        tile: side of the square tiles, source pixels; None for whole pictures.
+        overlap: pixels that neighbouring tiles share.
+        size: side of the square output pictures, pixels; None for no resizing. Whole pictures that are not square are padded first,
+            so that angles stay true.
+        splits: folder with train.txt, val.txt, test.txt; else the source's own lists; else drawn by ``seed``, 70 : 10 : 20.
+        classes: class file (see ``formats.classes.read_class_file``).
+        keep_share, difficult_share: shares of an object's visible area inside a tile, see ``tiling``.
+        keep_empty: keep pictures and tiles without objects.
+        keep_partial: keep tiles in which every object is cut (all difficult).
+        caption_style: one of ``captions.STYLES``.
+        sentences: file of scene sentences (see ``captions.read_sentences``): they open the captions of their pictures and tiles.
+        scene_clip: folder or hub name of a CLIP that finds the place each other prepared picture shows (see ``scenes``).
+        places: file of places it chooses from; our own list when None.
+        masks: where the masks of reference crops come from, see ``masks``.
+        exif, bands, stretch, resized: which way up, which bands, which values and in which size pictures are read, see
+            ``pixels.pixel_options``.
+        metadata: file of what is known of each picture (gsd, sensor, date, ...), see ``metadata.read_metadata_file``.
+        leaks: what becomes of the same picture in several splits, one of ``leaks.LEAKS``; it is kept, and said, when None, while pieces
+            of one scene in several splits are refused.
+        source_pattern: regular expression whose first group names the scene that a picture is a piece of.
+        strict: stop at the first broken label, missing picture or picture that does not decode, rather than leave it out and say so.
+        voc_origin: of VOC whose files do not say it: 1 where boxes count pixels from 1, as the devkit's; edges from 0 unless given.
+        processes: how many work at a time; 1 works in this one. Each holds a scene of up to 32 million pixels whole (4 bytes a pixel), of
+            a larger PNG or TIFF about a row of tiles (see ``windows``), and a larger JPEG or BMP whole, which a stage of its own says.
+        progress: called as ``progress(stage, done, total)``.
+
+    Returns:
+        The set. Made before from the same inputs, it is read and nothing is written (stage "already prepared").
+
+    Raises:
+        CCDiffError: bad labels or options, a missing picture, an empty set, a folder that holds something else, a full disk.
+    """
+    source, out = Path(source), Path(out)
+    report = progress or (lambda stage, done, total: None)
+    options = PrepareOptions(
+        format, tile, overlap, size, Path(splits) if splits is not None else None, classes, seed, keep_share, difficult_share,
+        keep_empty, keep_partial, caption_style, Path(sentences) if sentences is not None else None, scene_clip,
+        Path(places) if places is not None else None, masks, exif, bands, stretch, resized,
+        Path(metadata) if metadata is not None else None, leaks, source_pattern, strict, voc_origin,
+    )  # fmt: skip
+    _check_options(options)
+    if processes < 1:
+        raise CCDiffError(f"{processes} processes", fix="at least 1")
+    tools = _tools_of(options)
+    raw = _read_labels(source, options, report)
+    ledger = Ledger(raw, strict=options.strict)
+    if options.metadata is not None:
+        raw.scenes = add_metadata(raw.scenes, options.metadata, ledger.notes)
+    drawn = apply_splits(ledger, options.splits, options.seed, options.leaks)
+    said = sentences_of(ledger, options.sentences) if options.sentences is not None else {}
+    with Workers(processes, report) as workers:
+        scenes, settled = checked_sizes(ledger, workers, tools.pixels)
+        if not scenes:
+            raise CCDiffError("no picture of the set decodes", where=source, fix="check the picture files")
+        inputs = _inputs_of(scenes, settled, ledger, workers, options.leaks, drawn)
+        plan = _plan_of(inputs, raw, options, tools, said)
+        if (done := finished(out, plan, report)) is not None:
+            report("already prepared", len(done.scenes), len(done.scenes))
+            return done
+        begin(out, plan)
+        if (say := getattr(progress, "say", None)) is not None:
+            say({"changes": ledger.changes, "skipped": ledger.skipped, "places": ledger.places})
+        jobs = named_jobs(inputs.scenes, out, said, options)
+        if tools.masker is not None:
+            _mask_objects(jobs, tools.masker["source"], workers)
+        try:
+            made = _prepare_pictures(jobs, workers, ledger)
+            if not made.tiles:
+                raise _Fruitless(
+                    "no picture with objects is left", where=source, fix="keep pictures without objects, or check the picture files"
+                )
+        except (UnreadablePicture, _Fruitless):
+            workers.close()
+            if not (out / MANIFEST).is_file():  # else it is a finished set that lost files
+                withdraw(out)  # the cure changes the inputs, so what is written would be of no use
+            raise
+    if tools.clip is not None:
+        known = {s.file_name for s in inputs.scenes if s.caption or s.file_name in said}
+        made.tiles = name_scenes(made.tiles, out, tools.clip, tools.places, style=options.caption_style, leave=known, report=report)
+    write_bank(out, made.references, made.tiles)
+    facts = {
+        "source": {
+            "format": raw.format,
+            "folder": source.resolve().name,
+            "pictures": len(inputs.scenes),
+            "objects": sum(len(s.instances) for s in inputs.scenes),
+        },
+        "prepare": plan,
+        "seed": options.seed,
+    }
+    return _finish(out, raw, made, {**facts, **_counted(ledger, inputs, made)})
+
+
+# ------------------------------------------------------------------------------------------------------------- before any picture is cut
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What the options name, found and checked: how pixels are read, who masks objects (None: nobody), who finds places (None: nobody)."""
+
+    pixels: PixelOptions
+    masker: dict[str, Any] | None
+    clip: Clip | None
+    places: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The pictures that are prepared, the SHA-256 of their files by name, and what was settled about their pixels, for the manifest."""
+
+    scenes: list[Scene]
+    hashes: dict[str, str]
+    pixels: dict[str, Any]
+
+
+def _check_options(options: PrepareOptions) -> None:
+    tile, overlap, size = options.tile, options.overlap, options.size
+    if tile is not None and tile < 8:
+        raise CCDiffError(f"tile {tile}", fix="tiles have at least 8 pixels")
+    if overlap and tile is None:
+        raise CCDiffError(f"overlap {overlap} without tiles", fix="give a tile size too")
+    if tile is not None and not 0 <= overlap < tile:
+        raise CCDiffError(f"overlap {overlap} with tile {tile}", fix="the overlap must be at least 0 and smaller than the tile")
+    if size is not None and size < 8:
+        raise CCDiffError(f"size {size}", fix="output pictures have at least 8 pixels")
+    keep, difficult = options.keep_share, options.difficult_share
+    if not 0 < difficult <= keep <= 1:
+        raise CCDiffError(f"keep share {keep}, difficult share {difficult}", fix="0 < difficult share <= keep share <= 1")
+    if options.caption_style not in STYLES:
+        raise CCDiffError(f"unknown caption style {options.caption_style!r}", fix=f"known styles: {', '.join(STYLES)}")
+    if options.places is not None and options.scene_clip is None:
+        raise CCDiffError("places without a CLIP to choose among them", where="--places", fix="give --scene-clip too")
+    if options.leaks not in (None, *LEAKS):
+        raise CCDiffError(f"unknown way with leaks {options.leaks!r}", where="--leaks", fix=f"known: {', '.join(LEAKS)}")
+
+
+def _tools_of(options: PrepareOptions) -> _Tools:
+    places = read_places(options.places) if options.places is not None else DEFAULT_PLACES
+    pixels = pixel_options(options.exif, options.bands, options.stretch, options.resized)
+    masker = masker_of(options.masks)[1] if options.masks not in (COCO, NONE) else None
+    clip = None
+    if options.scene_clip is not None:
+        from ..pretrained import Clip  # slow to import, and few need it
+
+        clip = Clip(options.scene_clip, where="--scene-clip")
+    return _Tools(pixels, masker, clip, places)
+
+
+def _read_labels(source: Path, options: PrepareOptions, report: Progress) -> RawSet:
+    report("reading labels", 0, 1)
+    names = read_class_file(options.classes) if options.classes is not None else None
+    with labels_of_stored_pixels(options.exif == KEEP):
+        raw = read_raw(
+            source,
+            options.format,
+            names,
+            strict=options.strict,
+            voc_origin=options.voc_origin,
+            source_pattern=options.source_pattern,
+        )
+    report("reading labels", 1, 1)
+    return raw
+
+
+def _inputs_of(
+    scenes: list[Scene], settled: dict[str, Any], ledger: Ledger, workers: Workers, leaks: str | None, drawn: set[str]
+) -> _Inputs:
+    """The pictures after what is done about leaks; ``drawn``: the sources whose split was drawn by the seed."""
+    found = workers.map(sha256_file, [str(s.path) for s in scenes], "hashing pictures")
+    hashes = dict(zip((s.file_name for s in scenes), found, strict=True))
+    scenes = settle_leaks(scenes, hashes, leaks, ledger, workers.map, drawn=drawn)
+    return _Inputs(scenes, {s.file_name: hashes[s.file_name] for s in scenes}, settled)
+
+
+def _plan_of(inputs: _Inputs, raw: RawSet, options: PrepareOptions, tools: _Tools, said: dict[str, str]) -> dict[str, Any]:
+    """What decides the set's bytes, as it stands in the manifest: options that are newer than old sets stand there where they matter."""
+    stored: dict[str, Any] = {
+        "format": raw.format,
+        "tile": options.tile,
+        "overlap": options.overlap,
+        "size": options.size,
+        "keep_share": options.keep_share,
+        "difficult_share": options.difficult_share,
+        "keep_empty": options.keep_empty,
+        "keep_partial": options.keep_partial,
+        "caption_style": options.caption_style,
+        "seed": options.seed,
+    }
+    if options.sentences is not None:
+        stored["sentences"] = content_key(said)
+    if tools.clip is not None:
+        stored["scene_clip"], stored["places"] = tools.clip.key, content_key(tools.places)
+    if options.masks != COCO:
+        stored["masks"] = tools.masker or NONE
+    if inputs.pixels:
+        stored["pixels"] = inputs.pixels
+    labels = content_key([list(raw.classes), [scene_record(s) for s in inputs.scenes], inputs.hashes])
+    return {"options": stored, "inputs": labels}
+
+
+# ---------------------------------------------------------------------------------------------------------------------- the pictures
+
+
+class _Fruitless(CCDiffError):
+    """Nothing is left to make a set of."""
+
+
+@dataclass
+class _Made:
+    """What came of all pictures."""
+
+    tiles: list[Scene] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)
+    references: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _mask_objects(jobs: Sequence[Job], model: str, workers: Workers) -> None:
+    """Let a model cut the objects of the train split out, one file a picture; what was done before is not done again."""
+    todo = [MaskJob(job.scene, job.options.masks, job.mask_file) for job in jobs if job.scene.split == "train" and job.scene.instances]
+    if model == SAM:  # one process: it is large, and batches the boxes of a picture itself
+        workers = Workers(1, workers.report)
+    for _ in workers.map(mask_picture, todo, "masking objects"):
+        pass
+
+
+def _prepare_pictures(jobs: Sequence[Job], workers: Workers, ledger: Ledger) -> _Made:
+    made = _Made()
+    cut_out = [len(job.scene.instances) for job in jobs if job.scene.split == "train"]
+    with crops_told(cut_out, workers), contextlib.closing(workers.map(prepare_picture, jobs, "preparing pictures")) as results:
+        for job, result in zip(jobs, results, strict=True):
+            if result.failure:
+                ledger.quarantine(job.scene, result.failure)
+                continue
+            made.tiles.extend(result.scenes)
+            made.hashes.update(result.hashes)
+            made.references.extend(result.references)
+            ledger.counts.update(result.counts)
+            for how in (FITTED, TURNED) if job.options.tile is None else ():  # no tile's border but the picture's: the annotator's own box
+                if count := result.notes.pop(how, 0):
+                    ledger.change(how, str(job.scene.path), count=count)
+            ledger.notes.update(result.notes)
+    return made
+
+
+# ------------------------------------------------------------------------------------------------------------------- written last
+
+
+def _counted(ledger: Ledger, inputs: _Inputs, made: _Made) -> dict[str, Any]:
+    """What the manifest says of all that was altered, left out and made."""
+    return {
+        "changes": dict(sorted(ledger.changes.items())),
+        "skipped": dict(sorted(ledger.skipped.items())),
+        "places": dict(sorted(ledger.places.items())),
+        "quarantined": ledger.quarantined,
+        "notes": dict(sorted(ledger.notes.items())),
+        "cutting": dict(sorted(ledger.counts.items())),
+        **({"pixels": inputs.pixels} if inputs.pixels else {}),
+        "references": {"instances": len(made.references), "masks": dict(sorted(Counter(r["mask"] for r in made.references).items()))},
+        "sources": inputs.hashes,
+    }
+
+
+def _finish(out: Path, raw: RawSet, made: _Made, details: dict[str, Any]) -> PictureSet:
+    if hasattr(os, "sync"):
+        os.sync()  # the manifest, which says that all is there, must not reach the disk before the pictures
+    done = write_set(out, made.tiles, raw.classes, kind="prepared", details=details, picture_hashes=made.hashes)
+    with os_errors(out, "finish the set"):
+        for name in (MASKS, PLACES_FOUND):
+            shutil.rmtree(out / name, ignore_errors=True)
+        (out / PLAN).unlink(missing_ok=True)
+    return done
