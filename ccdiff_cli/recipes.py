@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from .errors import CCDiffError
 from .files import is_file
 from .methods import METHODS
@@ -26,11 +24,12 @@ from .methods.recipe import (
     StageConfig,
     UNetConfig,
 )
+from .options import checked_options
 from .settings import read_yaml
 
 __all__ = [
     "AutoencoderConfig", "DenoiserConfig", "EncodersConfig", "Recipe", "SamplingConfig", "StageConfig", "UNetConfig",
-    "find_recipe", "load_recipe", "recipe_folders", "recipe_of",
+    "find_recipe", "load_recipe", "recipe_folders", "recipe_of", "shipped_recipes",
 ]  # fmt: skip
 
 
@@ -61,9 +60,14 @@ def find_recipe(name: str | Path, *, experiment: bool = False) -> Path:
     raise CCDiffError(f"no recipe named {str(name)!r} is shipped", fix=there + _known(experiment))
 
 
-def _known(experiment: bool) -> str:
+def shipped_recipes(*, experiments: bool = False) -> list[str]:
+    """Names of the shipped recipes of generators, or of experiments."""
     names = sorted({p.stem for folder in recipe_folders() if folder.is_dir() for p in folder.glob("*.yaml")})
-    names = [name for name in names if name.startswith("trainability-") == experiment]
+    return [name for name in names if name.startswith("trainability-") == experiments]
+
+
+def _known(experiment: bool) -> str:
+    names = shipped_recipes(experiments=experiment)
     return f"known recipes: {', '.join(names)}; or give the path of a .yaml file" if names else "give the path of a .yaml file"
 
 
@@ -98,17 +102,7 @@ def _set(values: dict[str, Any], dotted: str, value: Any, path: Path) -> None:
 
 def recipe_of(values: dict[str, Any], *, where: str | Path) -> Recipe:
     """A recipe from its dictionary; raises CCDiffError naming the key."""
-    model = _model_of(values, where)
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "recipe"
-        found = "" if first["type"] == "missing" else f" (found {first['input']!r:.80})"
-        more = f"; {error.error_count() - 1} more" if error.error_count() > 1 else ""
-        message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
-        fix = f"keys known there: {', '.join(_fields(model, first['loc']))}" if first["type"] == "extra_forbidden" else None
-        raise CCDiffError(f"{key}: {message}{found}{more}", where=where, fix=fix or "see the comments in recipes/tiny.yaml") from error
+    return checked_options(_model_of(values, where), values, where=where, fix="see the comments in recipes/tiny.yaml")
 
 
 def _model_of(values: dict[str, Any], where: str | Path) -> type[Recipe]:
@@ -121,11 +115,3 @@ def _model_of(values: dict[str, Any], where: str | Path) -> type[Recipe]:
     if not isinstance(name, str) or name not in METHODS:
         raise CCDiffError(f"method: there is no method {name!r:.80}", where=where, fix=f"known methods: {', '.join(METHODS)}")
     return METHODS[name].recipe
-
-
-def _fields(model: Any, location: tuple[Any, ...]) -> list[str]:
-    for part in location[:-1]:
-        annotation = model.model_fields[part].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), model)
-    return list(model.model_fields)

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, St
 
 from .errors import CCDiffError
 from .files import parse_json, read_bytes
+from .options import problem_of
 from .scene import cleaned
 
 
@@ -76,9 +77,8 @@ def checked(kind: Any, value: Any, *, where: str | Path, fix: str | None = None)
     try:
         return _adapter(kind).validate_python(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise CCDiffError(f"{_key(first['loc'])}{_said(first)}{more}", where=where, fix=fix) from None
+        problem = problem_of(error)
+        raise CCDiffError(f"{f'{problem.key}: ' if problem.key else ''}{problem.what}", where=where, fix=fix) from None
 
 
 def read_as(kind: Any, path: str | Path, *, fix: str | None = None) -> Any:
@@ -105,41 +105,3 @@ def read_lines(kind: Any, path: str | Path, *, fix: str | None = None) -> Iterat
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
-
-
-def _key(place: tuple[int | str, ...]) -> str:
-    text = ""
-    for part in place:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif not (part.startswith(("function-", "constrained-", "lax-or-strict", "json-or-python")) or part in _BRANCHES):
-            text += f".{part}" if text else str(part)
-    return f"{text}: " if text else ""
-
-
-_BRANCHES = {"bool", "int", "float", "str", "none", "list[nullable]", "dict[str,nullable]", "nullable"}
-"""What pydantic calls the branches of a union: no keys of the file."""
-
-
-_WORDS = {"Input should be": "expected", "a valid dictionary": "an object", "a valid integer": "a whole number", "a valid ": "a "}
-
-
-def _said(problem: Any) -> str:
-    if problem["type"] == "missing":
-        return "the key is missing"
-    expected = problem["msg"].removeprefix("Value error, ")
-    for theirs, ours in _WORDS.items():
-        expected = expected.replace(theirs, ours)
-    expected = expected.partition(" or instance of")[0]
-    return f"{expected[:1].lower()}{expected[1:]}, found {shown(problem['input'])}"
-
-
-def shown(value: Any, most: int = 60) -> str:
-    """A value for a message: short, on one line, whatever it is."""
-    if isinstance(value, (list, dict)):
-        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    try:
-        text = ascii(value)
-    except ValueError:  # an int of thousands of digits
-        return "a number of thousands of digits"
-    return text if len(text) <= most else f"{text[:most]}..."

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from ..detectors import DetectorConfig
 from ..errors import CCDiffError
+from ..options import checked_options
 from ..recipes import find_recipe
 from ..settings import read_yaml
 
@@ -166,7 +167,7 @@ def load_experiment(recipe: str | Path | None = None, overrides: Mapping[str, An
         node[last] = value
     if values.get("epochs") is not None and isinstance(values.get("detector"), dict):
         values["detector"].setdefault("steps", 1_000_000)  # replaced when the set is known
-    return _checked(values, str(path) if path is not None else "experiment settings")
+    return checked_options(ExperimentConfig, values, where=path or "experiment settings")
 
 
 def experiment_of_options(
@@ -231,8 +232,7 @@ def load_detector_config(path: Path | None = None, overrides: Mapping[str, Any] 
     values = values.get("detector", values)
     if not isinstance(values, dict):
         raise CCDiffError(f"detector settings are a mapping of keys, found {type(values).__name__}", where=path)
-    detector = {"detector": {**values, **(overrides or {})}}
-    return _checked(detector, str(path) if path is not None else "detector settings", "detector").detector
+    return checked_options(DetectorConfig, {**values, **(overrides or {})}, where=path or "detector settings")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -240,25 +240,3 @@ def _read(path: Path) -> dict[str, Any]:
     if values is not None and not isinstance(values, dict):
         raise CCDiffError(f"settings are a mapping of keys, found {type(values).__name__}", where=path)
     return values or {}
-
-
-def _checked(values: dict[str, Any], where: str, inside: str = "") -> ExperimentConfig:
-    """Validate; messages name keys as the file writes them: without the group ``inside``."""
-    try:
-        return ExperimentConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        location = [str(part) for part in first["loc"] if str(part) not in ("float", "literal['all']")]
-        model: type[BaseModel] = ExperimentConfig
-        if location[:1] == ["detector"] and (inside or len(location) > 1):
-            model = DetectorConfig
-        group = int(model is DetectorConfig)
-        key = ".".join(location[group if inside else 0 :])
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(model.model_fields)
-            raise CCDiffError(f"{key}: unknown key", where=where, fix=f"known keys: {known}") from error
-        field = model.model_fields.get(location[group]) if location[group:] else None
-        found = f" (found {first['input']!r:.80})" if key and not isinstance(first["input"], dict) else ""
-        message = first["msg"].removeprefix("Value error, ")
-        fix = f"{key}: {field.description}" if field is not None else None
-        raise CCDiffError(f"{key + ': ' if key else ''}{message}{found}", where=where, fix=fix) from error

@@ -63,8 +63,8 @@ def check(arguments: list[str]) -> None:
     """Fail unless the program's own parser accepts the verb, its options and their values' types (nothing is run)."""
     if not arguments or arguments[0] in ("--help", "-h", "--version"):
         return
-    verb = COMMAND.commands.get(arguments[0])  # type: ignore[attr-defined]
-    assert verb is not None, f"no such verb: ccdiff {' '.join(arguments)}; there are {', '.join(COMMAND.commands)}"  # type: ignore[attr-defined]
+    verb = COMMAND.get_command(None, arguments[0])  # type: ignore[attr-defined]
+    assert verb is not None, f"no such verb: ccdiff {' '.join(arguments)}; there are {', '.join(COMMAND.list_commands(None))}"  # type: ignore[attr-defined]
     if "--help" in arguments or "-h" in arguments:
         return
     try:
@@ -91,9 +91,9 @@ def test_readme_shows_the_two_commands_and_the_chain() -> None:
     assert {"prepare", "train", "synthesize", "export", "eval-trainability"} <= verbs
 
 
-@pytest.mark.parametrize("verb", sorted(COMMAND.commands))  # type: ignore[attr-defined]
+@pytest.mark.parametrize("verb", sorted(COMMAND.list_commands(None)))  # type: ignore[attr-defined]
 def test_help_of_every_verb_says_what_it_does_and_how(verb: str) -> None:
-    command = COMMAND.commands[verb]  # type: ignore[attr-defined]
+    command = COMMAND.get_command(None, verb)  # type: ignore[attr-defined]
     assert command.help
     example = command.epilog.removeprefix("Example: ")
     assert arguments_of(shlex.split(example)) is not None

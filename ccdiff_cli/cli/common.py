@@ -1,0 +1,61 @@
+"""What several verbs share: kinds of options, values that are texts on the command line."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+MOST_PIXELS, MOST_PROCESSES, MOST_SEED = 65_500, 1024, 2**63 - 1
+"""Bounds of options: the longest side that JPEG holds; more would be a slip of the hand."""
+
+
+def finite(value: float | None) -> float | None:
+    """The bounds of an option let NaN through."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output; no progress bars.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write. An interrupted run is finished by the same command.")]
+SOURCE_HELP = (
+    "set: as they are; augmented: flipped, turned, shifted, jittered; mixed: of two; sampled: by a model of the set; "
+    "llm: by a language model."
+)
+BALANCE_HELP = "none; rare: pictures with rare classes more often; classes: every class as often as every other."
+LlmUrl = Annotated[
+    str | None, typer.Option(help="Of source llm: an OpenAI-compatible endpoint; its key is read from the environment (CCDIFF_LLM_KEY).")
+]
+LlmModel = Annotated[
+    str | None, typer.Option(help="Of source llm: the endpoint's model, or a local one: a transformers folder, a .gguf file, smollm2.")
+]
+LlmCaptions = Annotated[
+    Path | None, typer.Option(help="Of source llm: a text file of captions, one a line; those of the set unless given.")
+]
+
+SourcePattern = Annotated[
+    str | None,
+    typer.Option(help=r"Regular expression for pieces of one scene, which never part: its group is the scene's name, ^(.+)_\d+_\d+$"),
+]
+VocOrigin = Annotated[
+    int | None,
+    typer.Option(
+        help="Of VOC whose files do not say it. 1: boxes count pixels from 1, the last one inside, as VOC's devkit; "
+        "0 (unless given): edges from 0, as most tools write them."
+    ),
+]
+
+
+def shipped(name: str) -> Path:
+    from ..generator import SHIPPED, shipped_generator
+
+    return shipped_generator() if name == SHIPPED else Path(name)
+
+
+def overrides_of(pairs: list[str] | None) -> dict[str, Any]:
+    from ..settings import overrides
+
+    return overrides(pairs or [])
