@@ -115,7 +115,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 MAX_BYTES = 2_000_000_000
-"""The largest file of ours that is read whole: a sparse one may claim more than the memory holds."""
+"""The largest file that is read whole: a sparse one may claim more than the memory holds."""
 
 
 def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
@@ -128,9 +128,9 @@ def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise CCDiffError("expected a file, found a folder or a device", where=path, fix="take it out of the folder")
+            raise CCDiffError("not a plain file: a folder, a pipe or a device", where=path, fix="take it out of the folder")
         if found.st_size > limit:
-            raise CCDiffError(f"the file has {found.st_size:,} bytes; at most {limit:,} are read", where=path)
+            raise CCDiffError(f"the file has {found.st_size:,} bytes; at most {limit:,} are read", where=path, fix="split it")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise CCDiffError("the file does not exist", where=path) from error

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..dataset import SPLITS
 from ..errors import CCDiffError
+from ..files import is_file
 from ..geometry import bitmap_outlines, hbb_of, min_area_corners
 from ..scene import HBB, ClassList, Corners, Instance, Scene
 from .classes import ClassMap, clean_name, over, plain_name
@@ -35,7 +36,6 @@ from .raw import (
     UnknownClass,
     child,
     flag,
-    is_file,
     is_litter,
     listed,
     make_names_differ,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CCDiffError
+from ..files import is_file
 from ..pictures import SUFFIXES
 from ..scene import ClassList, Instance, Scene
 from .classes import CLASS_LISTS, ClassMap, clean_name, over, plain_name
@@ -30,7 +31,6 @@ from .raw import (
     files_below,
     find_pictures,
     flag,
-    is_file,
     listed,
     missing_picture,
     number,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CCDiffError
-from ..files import inside
+from ..files import inside, is_file, read_bytes
 from ..scene import ClassList, Instance, Scene
 from .classes import ClassMap, clean_name, over, read_class_file
 from .common import declared, split_of_folders
@@ -30,11 +30,9 @@ from .raw import (
     files_below,
     first_files,
     flag,
-    is_file,
     missing_picture,
     number,
     parse_json,
-    read_bytes,
     read_head,
     read_text,
 )

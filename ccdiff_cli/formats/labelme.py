@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CCDiffError
+from ..files import is_file
 from ..geometry import hbb_of
 from ..pictures import opened
 from ..scene import ClassList, Instance
@@ -53,7 +54,6 @@ from .raw import (
     files_below,
     first_files,
     flag,
-    is_file,
     number,
     parse_json,
     read_head,

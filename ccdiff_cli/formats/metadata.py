@@ -18,12 +18,12 @@ from typing import Any
 
 from ..dataset import SPLITS
 from ..errors import CCDiffError
-from ..files import inside
+from ..files import inside, is_file
 from ..pictures import UnreadablePicture, labelled_size
 from ..scene import ClassList, Instance, Scene
 from .classes import ClassMap, clean_name, over, read_class_file
 from .dota import tile_source
-from .raw import Faults, RawSet, is_file, missing_picture, number, parse_json, read_head, read_text
+from .raw import Faults, RawSet, missing_picture, number, parse_json, read_head, read_text
 
 METADATA = "metadata.jsonl"
 CLASSES = "classes.txt"

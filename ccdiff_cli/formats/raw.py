@@ -14,7 +14,6 @@ import json
 import math
 import os
 import re
-import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..errors import CCDiffError, UnsafeInput
-from ..files import inside, open_file
+from ..files import inside, is_file, open_file, read_bytes
 from ..geometry import le90_to_corners
 from ..pictures import SUFFIXES
 from ..scene import HBB, ClassList, Corners, Scene
@@ -170,37 +169,6 @@ class Faults:
                 raise CCDiffError(f"{error.what}{many}", where=error.where, fix=error.fix)
 
 
-MAX_LABEL_BYTES = 2_000_000_000
-"""The largest label file that is read at all: a sparse file may claim more than the memory holds."""
-
-
-def is_file(path: Path) -> bool:
-    """``path.is_file()``, but False too for a name that the file system cannot hold."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def read_bytes(path: Path, limit: int = MAX_LABEL_BYTES) -> bytes:
-    """A label file's bytes.
-
-    Raises:
-        CCDiffError: missing, not a plain file (a pipe would wait for ever), larger than ``limit``.
-    """
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise CCDiffError("not a plain file", where=path, fix="take it out of the folder")
-        if found.st_size > limit:
-            raise CCDiffError(f"the file has {found.st_size:,} bytes; at most {limit:,} are read", where=path, fix="split the set")
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise CCDiffError("the label file does not exist", where=path) from error
-    except OSError as error:
-        raise CCDiffError(f"cannot read the file: {error.strerror or error}", where=path) from error
-
-
 def read_head(path: Path, size: int) -> bytes:
     """The first bytes of a file, to recognise a format by; none of what is missing, cannot be read or is no plain file."""
     try:
@@ -217,7 +185,7 @@ def read_text(path: Path) -> str:
     """A label file as text: UTF-8, or UTF-16 or UTF-32 that begins with its mark (as Windows' editor saves it).
 
     Raises:
-        CCDiffError: see :func:`read_bytes`; another encoding.
+        CCDiffError: see ``files.read_bytes``; another encoding.
     """
     data = read_bytes(path)
     encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8-sig")

@@ -26,7 +26,7 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
 from ..errors import CCDiffError, UnsafeInput
-from ..files import inside
+from ..files import inside, is_file, read_bytes
 from ..geometry import hbb_of, le90_to_corners, min_area_corners
 from ..pictures import SUFFIXES
 from ..scene import HBB, ClassList, Corners, Instance, Scene
@@ -40,13 +40,11 @@ from .raw import (
     files_below,
     find_pictures,
     flag,
-    is_file,
     listed,
     make_names_differ,
     missing_picture,
     number,
     path_parts,
-    read_bytes,
     read_head,
     read_split_lists,
     turned_box,

@@ -19,12 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import CCDiffError, os_errors
-from ..files import write_bytes
+from ..files import is_file, write_bytes
 from ..pictures import SUFFIXES
 from ..scene import Scene
 from .classes import ClassMap
 from .huggingface import class_names, scene_of
-from .raw import SPLIT_WORDS, Faults, RawSet, is_file, missing_picture, parse_json
+from .raw import SPLIT_WORDS, Faults, RawSet, missing_picture, parse_json
 
 MAX_MEMBER_BYTES = 2_000_000_000
 _HEAD_MEMBERS = 20

@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import CCDiffError
+from ..files import is_file
 from ..geometry import min_area_corners
 from ..pictures import SUFFIXES, UnreadablePicture, labelled_size
 from ..scene import ClassList, Instance, Scene
@@ -39,7 +40,6 @@ from .raw import (
     below,
     child,
     files_below,
-    is_file,
     is_litter,
     listed,
     missing_picture,

@@ -25,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin as ModelMixin  # diffusers looks it up here when it loads a saved ConditionedUNet
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from ..errors import CCDiffError
-from .layers import POINT_WIDTH, CrossAttention, PointNet, Tiles, join_heads, make_tiles, split_heads, tiled_attention
+from .layers import POINT_WIDTH, CrossAttention, PlainProcessor, PointNet, Tiles, join_heads, make_tiles, split_heads, tiled_attention
 from .layout import LayoutBatch, may_attend, resize_support, soft_ellipses
 from .resamplers import ContextTokens
 from .unets import remember, settings_of
@@ -145,13 +145,6 @@ class ConditioningContext:
     start: int
     rows: Tensor | None
     layers: dict[str, LayerContext] = field(default_factory=dict)
-
-
-class PlainProcessor(AttnProcessor2_0):
-    """diffusers' attention; takes the ``conditioning`` that is handed to every layer, and ignores it."""
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, conditioning=None):  # type: ignore[override]
-        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
 class FusionProcessor(nn.Module):

@@ -13,17 +13,30 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 
 _FREQUENCIES = 8
 POINT_WIDTH = 512
 
 
-def fourier_code(x: Tensor) -> Tensor:
-    """``(..., n)`` coordinates -> ``(..., 16 n)`` float32: for each frequency 100^(i/8) the sines, then the cosines, of all coordinates."""
-    frequencies = 100.0 ** (torch.arange(_FREQUENCIES, device=x.device, dtype=torch.float32) / _FREQUENCIES)
+def fourier_code(x: Tensor, count: int = _FREQUENCIES) -> Tensor:
+    """``(..., n)`` coordinates -> ``(..., 2 F n)`` float32: for each of F frequencies 100^(i/F) the sines, then the cosines, of all."""
+    frequencies = 100.0 ** (torch.arange(count, device=x.device, dtype=torch.float32) / count)
     angles = x.float()[..., None, :] * frequencies[:, None]
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+class PlainProcessor(AttnProcessor2_0):
+    """diffusers' attention; takes what a method hands to every layer, and ignores it.
+
+    NOTE: by name, because diffusers reads the signature to see which keywords a processor takes.
+    """
+
+    def __call__(  # type: ignore[override]
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, conditioning=None, layout=None
+    ):
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
 class PointNet(nn.Module):

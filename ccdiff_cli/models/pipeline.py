@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +35,8 @@ from transformers.utils import logging as transformers_logging
 from typing_extensions import Self
 
 from ..errors import CCDiffError
-from ..files import read_json, write_json
-from ..generator import check_index
+from ..files import parse_json, read_bytes, read_json, write_json, write_text
+from ..generator import INDEX, check_index
 from ..scene import Scene
 from .layout import LayoutBatch, boxes_of_scenes
 
@@ -173,13 +174,18 @@ class ScenePipeline(DiffusionPipeline):
             ) from error
 
     def save_pretrained(self, save_directory, **kwargs: Any) -> None:
-        """Write the generator folder (safetensors; see diffusers)."""
+        """Write the generator folder (safetensors; see diffusers), the same bytes wherever its parts were loaded from."""
         super().save_pretrained(save_directory, **kwargs)
+        folder = Path(save_directory)
+        for path in (folder / INDEX, *sorted(folder.glob("*/*config.json"))):
+            found = parse_json(read_bytes(path), where=path, careful=False, constants=True)
+            if isinstance(found, dict) and found.pop("_name_or_path", None) is not None:
+                write_text(path, json.dumps(found, indent=2, sort_keys=True) + "\n")
         # transformers 5 names its tokenizer class differently; the old name loads everywhere
-        index = read_json(Path(save_directory) / "model_index.json")
+        index = read_json(folder / INDEX)
         if index.get("tokenizer") == ["transformers", "TokenizersBackend"]:
             index["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
-            write_json(Path(save_directory) / "model_index.json", index)
+            write_json(folder / INDEX, index)
 
     def compile_blocks(self, **kwargs: Any) -> None:
         """Compile the repeated blocks of the UNet, each without a graph break; ``kwargs`` go to ``torch.compile``."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.generator import shipped_generator
+from ccdiff_cli.generator import generator_key, shipped_generator
 from ccdiff_cli.methods import METHODS, export_checkpoint, import_checkpoint, load_pipeline, method_of, published_sampling
 from ccdiff_cli.methods.method import TAKES
 from ccdiff_cli.methods.recipe import Recipe
@@ -50,6 +50,19 @@ def test_the_shipped_generator_loads_without_saying_its_method(tmp_path: Path) -
     (lost / "ccdiff.json").write_text(json.dumps({**description, "method": "another"}))
     with pytest.raises(CCDiffError, match="there is no method 'another'"):
         load_pipeline(lost)
+
+
+def test_the_key_of_a_generator_does_not_say_where_its_parts_lay(tmp_path: Path) -> None:
+    keys = set()
+    for place in ("here", "another place"):
+        source = Path(shutil.copytree(shipped_generator(), tmp_path / place / "g"))
+        pipe = load_pipeline(source)
+        pipe.save_pretrained(tmp_path / f"saved {place}")
+        keys.add(generator_key(tmp_path / f"saved {place}"))
+        assert not any(place in path.read_text() for path in (tmp_path / f"saved {place}").rglob("*.json"))
+    assert len(keys) == 1
+    again = load_pipeline(tmp_path / "saved here")
+    assert sorted(again.unet.state_dict()) == sorted(pipe.unet.state_dict()) and again.config["guidance_scale"] == pipe.config["guidance_scale"]
 
 
 def test_programs_of_earlier_versions_find_their_pipeline() -> None:

@@ -25,11 +25,12 @@ import torch.nn.functional as F
 from diffusers import ModelMixin as ModelMixin  # diffusers looks it up here when it loads a saved AeroGenUNet
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention import FeedForward
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from ...errors import CCDiffError
+from ...models.layers import PlainProcessor, fourier_code
 from ...models.unets import remember, settings_of
 
 RASTERS = ("opencv", "pillow")
@@ -148,17 +149,11 @@ class LayoutEncoder(nn.Module):
         self.null_text_feature = nn.Parameter(torch.zeros(class_width))
         self.null_position_feature = nn.Parameter(torch.zeros(code))
 
-    def code(self, corners: Tensor) -> Tensor:
-        """``(..., 8)`` -> ``(..., 16 frequencies)`` float32: for each frequency the sines, then the cosines, of all numbers."""
-        scale = 100.0 ** (torch.arange(self.frequencies, device=corners.device, dtype=torch.float32) / self.frequencies)
-        angles = corners.float()[..., None, :] * scale[:, None]
-        return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
-
     def forward(self, corners: Tensor, vectors: Tensor, valid: Tensor) -> Tensor:
         """``(B, N, 8)`` cells, ``(B, N, D)``, ``(B, N)`` bool -> ``(B, N, W)``; places that are not valid give the empty token."""
         there, dtype = valid[..., None], self.null_text_feature.dtype
         vector = torch.where(there, vectors.to(dtype), self.null_text_feature)
-        place = torch.where(there, self.code(corners).to(dtype), self.null_position_feature)
+        place = torch.where(there, fourier_code(corners, self.frequencies).to(dtype), self.null_position_feature)
         return self.linears(torch.cat([vector, place], dim=-1))
 
 
@@ -241,13 +236,6 @@ class LayoutContext:
             self.slot.repeat(times),
             self.cell.repeat(times),
         )
-
-
-class PlainProcessor(AttnProcessor2_0):
-    """diffusers' attention; takes the ``layout`` that is handed to every layer, and ignores it."""
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, layout=None):  # type: ignore[override]
-        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
 class DualProcessor(nn.Module):

@@ -30,8 +30,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from ...errors import CCDiffError
-from ...models.conditioning import PlainProcessor, grid_sizes
-from ...models.layers import CrossAttention, Tiles, fourier_code, join_heads, make_tiles, split_heads, tiled_attention
+from ...models.conditioning import grid_sizes
+from ...models.layers import CrossAttention, PlainProcessor, Tiles, fourier_code, join_heads, make_tiles, split_heads, tiled_attention
 from ...models.layout import LayoutBatch, may_attend
 from ...models.unets import remember, settings_of
 
