@@ -23,6 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write. An interrupted run is finished by the same command.")]
 SOURCE_HELP = (
     "set: as they are; augmented: flipped, turned, shifted, jittered; mixed: of two; sampled: by a model of the set; "
+    "diffusion: by a small diffusion model of it; "
     "llm: by a language model."
 )
 BALANCE_HELP = "none; rare: pictures with rare classes more often; classes: every class as often as every other."

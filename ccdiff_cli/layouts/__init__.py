@@ -1,9 +1,10 @@
-"""Where new layouts come from: a set's own labels as they are, augmented or mixed, a sampler fitted to them, or a language model.
+"""Where new layouts come from: a set's own labels as they are, augmented or mixed, a sampler fitted to them, a diffusion model of them,
+or a language model.
 
 * A layout is a :class:`Scene` without a picture; its ``provenance["layout"]`` says which picture it came from and what was changed.
 * Layout k depends on (set, seed, k) alone: asking for more layouts never changes the first ones.
-* A source is a function ``(scene, rng) -> scene``, made for a pool of layouts by an entry of :data:`SOURCES`; every source is given the
-  same seeded order of pictures.
+* A source is a function ``(scenes, rngs) -> scenes``, one random stream a layout, made for a pool of layouts by an entry of
+  :data:`SOURCES`; every source is given the same seeded order of pictures.
 * NOTE: outlines (``Instance.mask``) and what the data set said of an object (``Instance.extra``) are true of the real object only; they
   do not enter a planned layout.
 """
@@ -38,16 +39,32 @@ INSIDE = 1e-6
 BALANCES = ("none", "rare", "classes")
 """Order of the pictures: each as often as every other; those with rare classes more often; every class as often as every other."""
 
-Source = Callable[[Scene, np.random.Generator], Scene]
+Source = Callable[[Sequence[Scene], Sequence[np.random.Generator]], Sequence[Scene]]
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(stage, done, total)``."""
 
-SOURCES: dict[str, Callable[[Sequence[Scene], Writer | None], Source]] = {
-    "set": lambda pool, writer: lambda scene, rng: scene,
-    "augmented": lambda pool, writer: augmented_layouts(pool),
-    "mixed": lambda pool, writer: mixed_layouts(pool),
-    "sampled": lambda pool, writer: Sampler(pool).draw,
-    "llm": written_layouts,
+
+def _each(draw: Callable[[Scene, np.random.Generator], Scene]) -> Source:
+    return lambda scenes, rngs: [draw(scene, rng) for scene, rng in zip(scenes, rngs, strict=True)]
+
+
+def _diffusion(pool: Sequence[Scene], writer: Writer | None, progress: Progress | None) -> Source:
+    from .diffusion import DiffusionLayouts  # torch and diffusers are slow to import
+
+    return DiffusionLayouts(pool, progress).draw
+
+
+SOURCES: dict[str, Callable[[Sequence[Scene], Writer | None, Progress | None], Source]] = {
+    "set": lambda pool, writer, progress: lambda scenes, rngs: scenes,
+    "augmented": lambda pool, writer, progress: _each(augmented_layouts(pool)),
+    "mixed": lambda pool, writer, progress: _each(mixed_layouts(pool)),
+    "sampled": lambda pool, writer, progress: _each(Sampler(pool).draw),
+    "diffusion": _diffusion,
+    "llm": lambda pool, writer, progress: _each(written_layouts(pool, writer)),
 }
-"""Name -> what makes the source for a pool of layouts; only "llm" looks at the writer."""
+"""Name -> what makes the source for a pool of layouts; only "llm" looks at the writer, only "diffusion" is trained first and says so."""
+TOGETHER = {"diffusion": 16}
+"""How many layouts a source draws at a time, always the same ones, where that is not one."""
 
 
 def layouts_of_set(pictures: PictureSet, split: str = "train") -> tuple[Scene, ...]:
@@ -81,7 +98,7 @@ def plan_layouts(
     writer: Writer | None = None,
     start: int = 0,
     extension: str = ".png",
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Scene]:
     """Layouts ``start`` to ``start + n - 1``, named ``00000000.png``, ``00000001.png``, ...
 
@@ -107,20 +124,26 @@ def plan_layouts(
             fix="use the layouts as they are: --layout-source set",
         )
     pool = layouts_of_set(pictures, split)
-    make = SOURCES[source](pool, writer)
+    make = SOURCES[source](pool, writer, progress)
     planned = []
-    for k, place in zip(range(start, start + n), islice(_order(pool, seed, balance), start, None), strict=False):
-        original = pool[place]
-        layout = make(original, np.random.default_rng((seed, CHANGE, k)))
-        changes = layout.provenance.get("layout", {})
-        said = _said(layout)
-        if GSD in said:  # of a layout that was scaled as a whole, pixels are smaller or larger on the ground
-            said[GSD] /= changes.get("scale", 1.0)
-        layout = layout.replace(provenance={**said, "layout": {"source": source, "picture": original.file_name, **changes}})
-        caption = layout.caption if caption_style == "stored" else caption_of(layout, style=caption_style)
-        planned.append(layout.replace(file_name=f"{k:08d}{extension}", split="train", caption=caption))
-        if progress is not None:
-            progress("layouts", len(planned), n)
+    block = TOGETHER.get(source, 1)
+    first, last = start - start % block, start + n + -(start + n) % block
+    places = islice(_order(pool, seed, balance), first, None)
+    for here in range(first, last, block):
+        originals = [pool[place] for place in islice(places, block)]
+        layouts = make(originals, [np.random.default_rng((seed, CHANGE, k)) for k in range(here, here + block)])
+        for k, original, layout in zip(range(here, here + block), originals, layouts, strict=True):
+            if not start <= k < start + n:
+                continue
+            changes = layout.provenance.get("layout", {})
+            said = _said(layout)
+            if GSD in said:  # of a layout that was scaled as a whole, pixels are smaller or larger on the ground
+                said[GSD] /= changes.get("scale", 1.0)
+            layout = layout.replace(provenance={**said, "layout": {"source": source, "picture": original.file_name, **changes}})
+            caption = layout.caption if caption_style == "stored" else caption_of(layout, style=caption_style)
+            planned.append(layout.replace(file_name=f"{k:08d}{extension}", split="train", caption=caption))
+            if progress is not None:
+                progress("layouts", len(planned), n)
     return planned
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,11 @@ from ..errors import CCDiffError
 from ..files import write_bytes, write_json, write_text
 from ..locks import locked
 from ..scene import ClassList, Scene
-from . import SOURCES, layouts_of_set, plan_layouts
+from . import SOURCES, Progress, layouts_of_set, plan_layouts
 from .llm import Writer
 from .statistics import MEASURES, Statistics, compare_sources
 
 SHEET_LAYOUTS, COLUMNS, CELL = 60, 10, 150
-
-Progress = Callable[[str, int, int], None]
 
 
 @locked("layout")
@@ -94,7 +92,7 @@ def compare_layouts(
     chosen = list(sources) if sources else [name for name in SOURCES if name != "llm" or writer is not None]
 
     def make(half: PictureSet, n: int, source: str) -> list[Scene]:
-        return plan_layouts(half, n, seed, source=source, writer=writer)
+        return plan_layouts(half, n, seed, source=source, writer=writer, progress=progress)
 
     found = compare_sources(layouts, pictures.classes, chosen, make, pictures.root, seed=seed, n=n, progress=progress)
     for source, examples in found.pop("examples").items():

@@ -19,6 +19,7 @@ _SOURCES = {
     "augmented": "layouts of the set, flipped, turned, shifted, scaled, and single objects moved a little",
     "mixed": "layouts mixed of two pictures of the set",
     "sampled": "layouts drawn from a statistical model of the set",
+    "diffusion": "layouts drawn from a diffusion model of the set's layouts",
     "llm": "layouts written by a language model for captions of the set",
 }
 

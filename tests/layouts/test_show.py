@@ -15,6 +15,14 @@ from ccdiff_cli.layouts.statistics import MEASURES
 from tests.layouts.test_sampler import CLASSES, harbour
 
 
+@pytest.fixture(autouse=True)
+def untrained(monkeypatch, tmp_path):
+    """The diffusion model after a step, nowhere else kept."""
+    monkeypatch.setattr("ccdiff_cli.layouts.diffusion.STEPS", 1)
+    monkeypatch.setattr("ccdiff_cli.layouts.diffusion.DRAW_STEPS", 2)
+    monkeypatch.setenv("CCDIFF_CACHE", str(tmp_path / "kept"))
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """48 harbours: see test_sampler."""
@@ -41,11 +49,13 @@ def test_sources_are_compared_with_layouts_they_have_not_seen(prepared, tmp_path
     made = compare_layouts(prepared, tmp_path)
     assert json.loads((tmp_path / "comparison.json").read_text()) == made and made["pictures"] == [24, 24]
     table = made["distances"]
-    assert list(table) == ["real", "set", "augmented", "mixed", "sampled"] and all(set(row) == set(MEASURES) for row in table.values())
+    assert list(table) == ["real", "set", "augmented", "mixed", "sampled", "diffusion"] and all(
+        set(row) == set(MEASURES) for row in table.values()
+    )
     assert table["mixed"]["together"] > table["set"]["together"], "two pictures at once put classes together that seldom are"
     assert table["mixed"]["counts"] > table["sampled"]["counts"]
     assert all((tmp_path / f"{source}.png").is_file() for source in table)
-    assert compare_layouts(prepared, tmp_path) == made
+    assert compare_layouts(prepared, tmp_path) == made and len(list((tmp_path / "kept").rglob("*.safetensors"))) == 1
 
 
 def test_as_many_of_each_as_asked_for_and_a_language_model_among_them(prepared, tmp_path):

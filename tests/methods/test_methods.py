@@ -62,7 +62,10 @@ def test_the_key_of_a_generator_does_not_say_where_its_parts_lay(tmp_path: Path)
         assert not any(place in path.read_text() for path in (tmp_path / f"saved {place}").rglob("*.json"))
     assert len(keys) == 1
     again = load_pipeline(tmp_path / "saved here")
-    assert sorted(again.unet.state_dict()) == sorted(pipe.unet.state_dict()) and again.config["guidance_scale"] == pipe.config["guidance_scale"]
+    assert (
+        sorted(again.unet.state_dict()) == sorted(pipe.unet.state_dict())
+        and again.config["guidance_scale"] == pipe.config["guidance_scale"]
+    )
 
 
 def test_programs_of_earlier_versions_find_their_pipeline() -> None:
