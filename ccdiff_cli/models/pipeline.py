@@ -12,12 +12,13 @@ Notable here:
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import json
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -141,6 +142,20 @@ class ScenePipeline(DiffusionPipeline):
     def __init__(self) -> None:
         super().__init__()
         self._texts, self._references = _Cache(_CACHE_BYTES // 8), _Cache()
+        self._place: torch.device | None = None
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """Where the parts run.  diffusers walks through all modules each time it is asked: while a batch is made the answer is kept."""
+        return self._place if self._place is not None else super()._execution_device
+
+    @contextlib.contextmanager
+    def _in_place(self) -> Iterator[None]:
+        outer, self._place = self._place, self._execution_device
+        try:
+            yield
+        finally:
+            self._place = outer
 
     def modules_of(self) -> dict[str, torch.nn.Module]:
         """The components that hold weights, by name."""
@@ -438,16 +453,17 @@ class ScenePipeline(DiffusionPipeline):
             raise CCDiffError(f"output type {output_type!r}", fix="choose pil, np or latent")
         if steps < 1:
             raise CCDiffError(f"{steps} denoising steps", fix="ask for at least one")
-        layout = self.layout_batch(scenes, references)
         generators = [generator] * len(scenes) if isinstance(generator, torch.Generator) or generator is None else list(generator)
         if len(generators) != len(scenes):
             raise CCDiffError(f"{len(generators)} generators for {len(scenes)} scenes", fix="give one generator for each scene")
-        x = self.sample(layout, self._text(negative)[0], generators, steps=steps, scale=scale, latents=latents, **options)
-        images: Any = x
-        if output_type != "latent":
-            images = self.decode_latents(x).permute(0, 2, 3, 1).cpu().numpy()
-            if output_type == "pil":
-                images = [Image.fromarray(picture) for picture in (images * 255).round().astype(np.uint8)]
+        with self._in_place():
+            layout = self.layout_batch(scenes, references)
+            x = self.sample(layout, self._text(negative)[0], generators, steps=steps, scale=scale, latents=latents, **options)
+            images: Any = x
+            if output_type != "latent":
+                images = self.decode_latents(x).permute(0, 2, 3, 1).cpu().numpy()
+        if output_type == "pil":
+            images = [Image.fromarray(picture) for picture in (images * 255).round().astype(np.uint8)]
         self.maybe_free_model_hooks()
         return SceneOutput(images=images)
 
