@@ -36,6 +36,18 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
         ("rasterio",),
         "without it no TIFF of more than 8 bits in several bands, of five bands or more, or band by band, and no coordinates of scenes",
     ),
+    "evaluate": (
+        ("open-clip-torch", "timm", "torch-fidelity"),
+        "without it `evaluate` has no InceptionV3 (FID, KID), no OpenCLIP scores, and no features by timm's models",
+    ),
+    "llm": (
+        ("gguf",),
+        "without it `--llm-model` reads no GGUF file; transformers folders and servers (`--llm-url`) work",
+    ),
+    "ray": (
+        ("ray",),
+        "without it no `synthesize --ray`; processes, several GPUs and several machines work without it",
+    ),
     "mmrotate": (
         ("mmcv-lite", "mmdet", "mmengine", "mmrotate"),
         "without it no Oriented R-CNN, Rotated Faster R-CNN and RTMDet-R, and no Faster R-CNN of mmdetection; it compiles nothing",
@@ -43,6 +55,14 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "ultralytics": (
         ("ultralytics-opencv-headless",),
         "without it no YOLO11; it is under AGPL-3.0, which reaches what you build on it and pass on or offer as a service",
+    ),
+    "fuzz": (
+        ("atheris",),
+        "without it the readers are not fuzzed (Linux, Python 3.11 to 3.13); for those who work on ccdiff",
+    ),
+    "dev": (
+        ("hypothesis", "mypy", "pre-commit", "pytest", "pytest-xdist", "ruff", "types-PyYAML", "types-defusedxml"),
+        "without it no linters and tests; for those who work on ccdiff",
     ),
 }
 """Optional extra -> the packages it brings and what its absence costs."""
@@ -64,7 +84,7 @@ def examine(folder: str | Path = ".") -> dict[str, Any]:
     problems: list[str] = []
     advice: list[str] = []
     core = {name: _version(name) for name in CORE}
-    problems += [f"{name} is not installed: pip install --upgrade ccdiff" for name, version in core.items() if version is None]
+    problems += [f"{name} is not installed: pip install ccdiff" for name, version in core.items() if version is None]
     system = _system(Path(folder))
     if system["memory"] is not None and system["memory"] < LITTLE_MEMORY:
         advice.append("under 4 GB of memory: lower the batch of the recipe and of the detector")

@@ -6,6 +6,7 @@ A recipe fails when it is loaded, with the file, the key and the fix, never an h
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -32,11 +33,26 @@ __all__ = [
     "find_recipe", "load_recipe", "recipe_folders", "recipe_of", "shipped_recipes",
 ]  # fmt: skip
 
+SHARED = Path("share", "ccdiff", "recipes")
+"""Where a wheel lays the recipes, below the prefix that it is installed with (pyproject.toml, ``data-files``)."""
+
 
 def recipe_folders() -> list[Path]:
-    """Where recipes are looked for by name: the checkout, the installed copy.  NOTE: never the current folder, which may be anybody's."""
-    here = Path(__file__).resolve().parent
-    return [here.parent / "recipes", Path(sys.prefix) / "share" / "ccdiff" / "recipes"]
+    """Where recipes are looked for by name: the checkout, or the installed copy.  NOTE: never the current folder, which may be anybody's.
+
+    A wheel's data files lie under the prefix that it was installed with (an environment, ``--user``, ``--prefix``), which its record
+    tells; ``--target`` moves them beside the package without noting it.
+    """
+    beside = Path(__file__).resolve().parent.parent
+    if (beside / "pyproject.toml").is_file():
+        return [beside / "recipes"]
+    recorded = [
+        Path(str(file.locate())).resolve().parent
+        for distribution in importlib.metadata.distributions(name="ccdiff", path=[str(beside)])
+        for file in distribution.files or ()
+        if file.parts[-4:-1] == SHARED.parts
+    ]
+    return list(dict.fromkeys([*recorded, beside / SHARED, Path(sys.prefix) / SHARED]))
 
 
 def find_recipe(name: str | Path, *, experiment: bool = False) -> Path:

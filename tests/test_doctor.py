@@ -25,14 +25,16 @@ def no_backend(monkeypatch):
 
 
 def names(text: str, key: str) -> set[str]:
-    block = re.search(rf"^{re.escape(key)} = \[(.*?)\]", text, re.S | re.M)
+    block = re.search(rf"^{re.escape(key)} = \[(.*?)\]$", text, re.S | re.M)
     assert block
-    return {re.split(r"[<>=]", quoted)[0] for quoted in re.findall(r'"([^"]+)"', block[1])}
+    return {re.split(r"[\[<>=]", quoted)[0] for quoted in re.findall(r'"([^"]+)"', block[1])}
 
 
 def test_it_knows_what_the_package_asks_for():
     text = (ROOT / "pyproject.toml").read_text()
     assert {*doctor.CORE, "httpx", "httpx2"} == names(text, "dependencies")  # httpx2 is httpx from Python 3.11 on
+    listed = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    assert set(doctor.EXTRAS) == set(re.findall(r"^([\w-]+) = \[", listed, re.M))
     for extra, (parts, cost) in doctor.EXTRAS.items():
         assert set(parts) == names(text, extra) and "without it" in cost
 
