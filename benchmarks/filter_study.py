@@ -3,7 +3,12 @@
     ccdiff synthesize --n 400 -c GENERATOR -l runs/vhr10 --out runs/plain
     ccdiff synthesize --n 400 -c GENERATOR -l runs/vhr10 --out runs/objects --filter objects
     ccdiff synthesize --n 400 -c GENERATOR -l runs/vhr10 --out runs/pictures --filter pictures
-    python -m benchmarks.filter_study --real runs/vhr10 --sets runs/plain runs/objects runs/pictures
+    ccdiff synthesize --n 400 -c GENERATOR -l runs/vhr10 --out runs/crops --filter pictures --filter-judges crops
+    python -m benchmarks.filter_study --real runs/vhr10 --sets runs/plain runs/objects runs/pictures runs/crops
+
+The last set is AeroGen's filter of pictures (a classifier of crops, whose least certain object must pass; --filter-clip for its other
+half).  Its filter of layouts is the last column: the share of boxes whose size or shape is more than 2 deviations from the mean of the
+real ones of their class.
 
 Adherence is measured by a detector of another seed than the filter's: one that judged the pictures cannot be asked again.  Diversity is
 the mean cosine distance between pictures, and between objects of one class, in the features of that detector's backbone; beside it what
@@ -25,7 +30,8 @@ from ccdiff_cli.console import progress_bars
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.detectors import DetectorConfig, fit
 from ccdiff_cli.detectors.samples import load_picture
-from ccdiff_cli.layouts.llm import cache_folder
+from ccdiff_cli.files import cache_folder
+from ccdiff_cli.layouts.diffusion import Likely
 from ccdiff_cli.metrics.average_precision import evaluate
 from ccdiff_cli.references import reference_window
 from ccdiff_cli.scene import Scene
@@ -75,6 +81,7 @@ def main() -> None:
     with progress_bars() as progress:
         home = cache_folder() / "detectors"
         detector: Any = fit(real.split("train"), real.classes, DetectorConfig(), home, options.seed, progress)
+    likely = Likely([s for s in real.split("train") if s.instances])
     rows: dict[str, list[str]] = {}
     shares: dict[str, Counter[str]] = {}
     named = {"real test pictures": real.split("test"), **{path.name: read_set(path).scenes for path in options.sets}}
@@ -100,6 +107,7 @@ def main() -> None:
             f"{np.average([w for w, _ in within], weights=[n for _, n in within]):.3f}",
             f"{np.median(sizes):.1f}",
             f"{len(objects) / len(labelled):.2f}",
+            f"{100 * np.mean([not likely.box(i, s) for s in labelled for i in s.instances]):.1f} %",
         ]
     columns = [
         "set",
@@ -111,6 +119,7 @@ def main() -> None:
         "of objects of a class",
         "median size, px",
         "objects a picture",
+        "boxes unlike real ones",
     ]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name, values in rows.items():
@@ -122,7 +131,8 @@ def main() -> None:
         if (result := read_set(path).manifest.get("filter")) is not None:
             found = ", ".join(f"{c} {v['found']}" for c, v in result["real"].items())
             print(
-                f"\n{path.name}: {result['result']['pictures']}; share of real validation objects that the filter's detector finds: {found}"
+                f"\n{path.name}: {result['result']['pictures']}; by judge {result['result'].get('judges')}; share of real validation "
+                f"objects that the filter's detector finds: {found}"
             )
 
 

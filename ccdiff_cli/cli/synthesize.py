@@ -44,6 +44,13 @@ def synthesize(
         Path | None, typer.Option(help="Folder of a trained detector; one is trained and kept in ~/.cache/ccdiff unless given.")
     ] = None,
     filter_clip: Annotated[Path | None, typer.Option(help="Folder of a transformers CLIP model that judges the crops, too.")] = None,
+    filter_judges: Annotated[
+        str | None,
+        typer.Option(
+            help="Who judges, with commas: detector, clip (needs --filter-clip), crops (a classifier of the real crops, trained and kept, "
+            "which every object must pass); detector, and clip where given, unless said."
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; the generator's own unless given.")] = None,
     guidance_scale: Annotated[
         float | None, typer.Option(min=1, max=1000, callback=finite, help="Classifier-free guidance; the generator's own unless given.")
@@ -120,7 +127,8 @@ def synthesize(
             retrieval=retrieval, top_k=top_k,
             layout_source=layout_source, balance=balance, writer=writer,
             shuffle_layouts=shuffle_layouts, val_share=val_share, filter=filter, filter_recall=filter_recall,
-            filter_retries=filter_retries, filter_detector=filter_detector, filter_clip=filter_clip, precision=precision,
+            filter_retries=filter_retries, filter_detector=filter_detector, filter_clip=filter_clip,
+            filter_judges=tuple(filter_judges.split(",")) if filter_judges else (), precision=precision,
             channels_last=channels_last, compile=compile, format=format, num_processes=num_processes, part=_part(part), ray_actors=ray,
             progress=progress, dry_run=dry_run,
         )  # fmt: skip
@@ -138,6 +146,16 @@ def _part(text: str | None) -> tuple[int, int] | None:
 
 def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bool) -> list[str]:
     shown = [f"{k}: {v}" for k, v in made.items() if isinstance(v, (str, int, float, bool))]
+    drawn = made["layouts"]
+    if beyond := drawn.get("more_objects_than_usual"):
+        shown.append(
+            f"{beyond['pictures']} pictures have up to {beyond['most']} objects; the method was published with {beyond['usual']} at most"
+        )
+    if "boxes_unlike_the_real_ones" in drawn:
+        shown.append(
+            f"layouts by diffusion: {drawn['boxes_unlike_the_real_ones']} boxes unlike the real ones left out, "
+            f"{drawn['layouts_drawn_again']} layouts drawn again, {drawn['not_by_diffusion']} taken from the set"
+        )
     if "filter" in made:
         pictures, objects = made["filter"]["pictures"], made["filter"]["objects"]
         if made["filter"]["not_judged"]:
@@ -145,6 +163,10 @@ def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bo
         kept = ", ".join(f"{name} {o['kept']} of {o['planned']}" for name, o in objects.items())
         shown += [
             f"filter: {pictures['rejected']} of {pictures['planned']} pictures rejected, {pictures['left_out']} left out",
+            *(
+                f"judge {name}: {j['objects_failed']} objects failed in {j['in_pictures']} pictures"
+                for name, j in made["filter"].get("judges", {}).items()
+            ),
             f"kept: {kept}",
         ]
     if dry_run:

@@ -20,7 +20,7 @@ from .ccdiff import CCDIFF, CCDIFFPP
 from .diffusionsat import METHOD as DIFFUSIONSAT
 from .gligen import METHOD as GLIGEN
 from .layoutdiffusion import LAYOUTDIFFUSION
-from .method import Base, Given, Method, Stage
+from .method import Base, Given, Method, Places, Stage
 from .migc import METHOD as MIGC
 from .recipe import DEFAULT_METHOD
 from .txt2img_mhn import METHOD as TXT2IMG_MHN
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..models.pipeline import ScenePipeline
 
 __all__ = [
-    "METHODS", "Base", "Given", "Method", "Stage",
+    "METHODS", "Base", "Given", "Method", "Places", "Stage",
     "export_checkpoint", "import_checkpoint", "load_pipeline", "method_named", "method_of", "published_sampling",
 ]  # fmt: skip
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import CCDiffError
+from ..files import read_json
 from .recipe import Recipe, StageConfig
 
 if TYPE_CHECKING:
@@ -136,6 +137,45 @@ def _any_number(recipe: Any) -> int | None:
     return None
 
 
+@dataclass(frozen=True)
+class Places:
+    """How many objects of a picture a generator has places for.
+
+    Attributes:
+        most: more cannot be drawn; None: any number can.
+        usual: up to so many, what is drawn is what a generator of the published form draws; more are drawn, too, but as no picture
+            that it was trained on unless its set had as many; None: no such number.
+        key: the recipe's key that says so.
+    """
+
+    most: int | None = None
+    usual: int | None = None
+    key: str = ""
+
+
+def places_in(part: str, setting: str, key: str, *, spare: int = 0, bound: bool = True) -> Callable[[Path], Places]:
+    """:attr:`Method.places` of a method whose network's configuration holds the number of its slots.
+
+    Args:
+        part: the entry of ``unet/config.json`` that holds the settings; "": the configuration itself.
+        setting: the number's name there; ``spare``: how many of the slots are not for objects.
+        bound: whether more objects than slots cannot be drawn.
+    """
+
+    def read(generator: Path) -> Places:
+        config = read_json(generator / "unet" / "config.json")
+        count = (config.get(part) or {} if part else config).get(setting)
+        if not isinstance(count, int):
+            return Places()
+        return Places(count - spare, key=key) if bound else Places(usual=count - spare, key=key)
+
+    return read
+
+
+def _no_places(generator: Path) -> Places:
+    return Places()
+
+
 def _none(recipe: Any, parts: Mapping[str, Any]) -> float:
     return 0.0
 
@@ -158,6 +198,7 @@ class Method:
         schedulers: names that may stand in place of a generator's own in a synthesis (``ScenePipeline.set_up``).
         published: the published sampling, as arguments of a synthesis; empty: not to be had by arguments alone.
         most_objects: the most objects of a picture that a generator of the recipe takes; None: any number.
+        places: the same of a generator's folder, and how many are usual.
         numbers_of_object: how many numbers training keeps of one object, for the estimate of memory.
     """
 
@@ -175,6 +216,7 @@ class Method:
     schedulers: tuple[str, ...] = ("euler",)
     published: Mapping[str, Any] = field(default_factory=dict)
     most_objects: Callable[[Any], int | None] = _any_number
+    places: Callable[[Path], Places] = _no_places
     numbers_of_object: Callable[[Any, Mapping[str, Any]], float] = _none
 
     def of_boxes(self) -> str | None:

@@ -23,7 +23,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,13 +41,14 @@ from ..methods.method import REFERENCES
 from ..references import WORDS, ReferenceBank
 from ..startup import python_command, python_environment
 from .accept import accept_set
-from .filtering import Judge, calibrate, filter_identity, prepare_filter
+from .filtering import Judge, calibrate, filter_identity, judges_of, prepare_filter
 from .finish import CONTACT_SHEET, changed_by_hand, finish, is_whole, verify_set
 from .plan import (
     PLAN,
     PLAN_LINES,
     Plan,
     check_needs,
+    check_objects,
     environment,
     holds_plan,
     identity_of,
@@ -114,6 +115,7 @@ def synthesize(
     filter_retries: int = 2,
     filter_detector: str | Path | None = None,
     filter_clip: str | Path | None = None,
+    filter_judges: Sequence[str] = (),
     precision: str | None = None,
     channels_last: bool | None = None,
     compile: bool | None = None,
@@ -147,7 +149,7 @@ def synthesize(
         top_k: references are drawn from so many best, 1: the best, as published; by default as the generator was trained.
         val_share: share of the real pictures whose layouts go to the "val" split of the new set.
         filter: None, "objects" or "pictures"; with ``filter_recall``, ``filter_retries``, ``filter_detector`` (folder of a trained
-            detector) and ``filter_clip`` (folder of a CLIP model): see ``filtering``.
+            detector), ``filter_clip`` (folder of a CLIP model) and ``filter_judges``: see ``filtering``.
         precision: of the generator's arithmetic: "float32", "bfloat16" or "float16"; by default the recipe's.
         channels_last, compile: other ways to compute the same, up to rounding; by default the recipe's.
         format: of the pictures: "png", "jpeg" or "webp".
@@ -208,8 +210,11 @@ def synthesize(
         "format": format,
         "val_share": val_share,
         "shuffle_layouts": shuffle_layouts,
-        "filter": filter_identity(source, filter, recall=filter_recall, retries=filter_retries, detector=filter_detector, clip=filter_clip),
+        "filter": filter_identity(
+            source, filter, recall=filter_recall, retries=filter_retries, detector=filter_detector, clip=filter_clip, judges=filter_judges
+        ),
     }
+    judges = judges_of(options["filter"]) if filter is not None else []
     rank, world = _place()
     found_by = retrieval or (generator.get("recipe") or {}).get("retrieval", WORDS)
     if bank is not None and bank_folder is not None and found_by != WORDS and rank == 0:
@@ -219,9 +224,11 @@ def synthesize(
         retrieval=found_by, top_k=top_k,
     )  # fmt: skip
     extension = FORMATS[format][0]
-    parts = Parts(str(checkpoint), str(bank_folder or ""), "", str(filter_clip or ""), pipeline)
+    crops = str(source.root) if "crops" in judges else ""
+    parts = Parts(str(checkpoint), str(bank_folder or ""), "", str(filter_clip or ""), crops, pipeline)
     if dry_run:
         plan = make_plan(identity, source, bank, writer=writer, extension=extension, progress=progress)
+        check_objects(plan, method.places(Path(checkpoint)), method.title, where=layouts)
         return {**_summary(out, plan), **cost, **_estimate(plan, parts, num_processes)}
     machine = environment(device_of(0).partition(":")[0])
     with contextlib.ExitStack() as stack:
@@ -231,21 +238,23 @@ def synthesize(
                 out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(out, part))
             with _planning(out, part):
-                if filter is not None:
+                if "detector" in judges:
                     parts = replace(parts, detector=str(prepare_filter(source, filter_detector, progress)))
                 if not holds_plan(out, identity, machine):
                     thresholds = None
                     if filter is not None:
-                        judge = Judge(parts.detector, parts.clip or None)
+                        known = source if parts.crops else None
+                        judge = Judge(parts.detector or None, parts.clip or None, crops=known, progress=progress)
                         thresholds = calibrate(judge, source, filter_recall, progress)
                     made_plan = make_plan(
                         identity, source, bank, writer=writer, thresholds=thresholds, extension=extension, progress=progress
                     )
+                    check_objects(made_plan, method.places(Path(checkpoint)), method.title, where=layouts)
                     write_plan(out, made_plan, machine)
             if part is None:
                 _clean(out)  # of other parts, unfinished files may still be written
         _wait_for_start(world)
-        if rank > 0 and filter is not None:
+        if rank > 0 and "detector" in judges:
             parts = replace(parts, detector=str(prepare_filter(source, filter_detector)))
         plan = read_plan(out)  # the written one counts, also for those who could make it again
         by_hand = changed_by_hand(out, plan)

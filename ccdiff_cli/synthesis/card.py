@@ -11,9 +11,15 @@ from ..dataset import count_scenes
 from ..errors import markdown, markdown_code
 from ..methods import method_named
 from ..scene import Scene
+from .filtering import judges_of
 from .plan import Plan
 
 CARD = "README.md"
+_JUDGED = {
+    "detector": "a detector trained on the real set looked for every object",
+    "clip": "CLIP compared every crop with the name of its class",
+    "crops": "a classifier of the real set's crops looked at every crop",
+}
 _SOURCES = {
     "set": "the layouts of the set as they are",
     "augmented": "layouts of the set, flipped, turned, shifted, scaled, and single objects moved a little",
@@ -98,7 +104,7 @@ def _filter(details: Mapping[str, Any]) -> str:
     worst = sorted(objects, key=lambda name: objects[name]["share"])[:3]
     most = ", ".join(f"{markdown(name)} ({100 * (1 - objects[name]['share']):.0f} %)" for name in worst)
     return (
-        f"a detector trained on the real set looked for every object (thresholds: what {100 * found['recall']:g} % of the real validation "
+        f"{'; '.join(_JUDGED[judge] for judge in judges_of(found))} (thresholds: what {100 * found['recall']:g} % of the real validation "
         f"objects reach); {pictures['left_out']:,} of {pictures['planned']:,} pictures and {planned - kept:,} of {planned:,} labels were "
         f"left out; most of {most}."
     )

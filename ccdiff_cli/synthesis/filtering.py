@@ -1,12 +1,14 @@
-"""Is every object there?  Objects of generated pictures are scored by a detector trained on the real set, and, if wished, by CLIP.
+"""Is every object there?  Objects of generated pictures are scored by a detector trained on the real set, CLIP, a classifier of crops.
 
 Notable here:
 
 * The score of an object is that of the best detection of its class with an IoU of at least 0.5 (each detection counts once); 0 where
-  there is none.  CLIP's is the cosine of the crop and the name of the class.
+  there is none.  CLIP's is the cosine of the crop and the name of the class.  The classifier's (``crops``) is how sure it is of the class.
 * Thresholds are not chosen by hand: for every class the one that a share ``recall`` of the real validation objects pass.  A class that
-  the detector misses too often on real pictures gets the threshold 0: it cannot judge that class, and does not.
-* A picture is accepted when no more of its objects fail than of a real one would: ``floor((1 - recall) * objects)``.  A rejected one is
+  the detector misses too often on real pictures gets the threshold 0: it cannot judge that class, and does not.  The threshold of the
+  classifier is one for all classes: what the least certain object of a share ``recall`` of the real pictures passes.
+* A picture is accepted when no more of its objects fail detector and CLIP than of a real one would, ``floor((1 - recall) * objects)``,
+  and none fails the classifier: as published, the minimum over the picture's objects must pass (AeroGen, CVPR 2025).  A rejected one is
   made again with its next seed, ``retries`` times at most; then the best attempt is kept without the labels of its failing objects (mode
   "objects"), or left out (mode "pictures").  Difficult objects are scored, but fail nothing.
 * All of this happens within a block, so picture k still depends on the plan alone.
@@ -31,11 +33,15 @@ from ..geometry import hbb_iou
 from ..pictures import read_rgb
 from ..references import reference_window
 from ..scene import ClassList, Scene
+from .crops import CropJudge, crops_file
 
 if TYPE_CHECKING:
     from ..pretrained import Clip
 
 MODES = ("objects", "pictures")
+JUDGES = ("detector", "clip", "crops")
+OF_PICTURES = "crops"
+"""The judge whose threshold the least of a picture's objects must pass."""
 IOU = 0.5
 FEW = 20
 """A class with fewer validation objects gets the threshold of all classes together."""
@@ -47,15 +53,25 @@ Progress = Callable[[str, int, int], None]
 
 
 def filter_identity(
-    real: PictureSet, mode: str | None, *, recall: float, retries: int, detector: str | Path | None, clip: str | Path | None
+    real: PictureSet,
+    mode: str | None,
+    *,
+    recall: float,
+    retries: int,
+    detector: str | Path | None,
+    clip: str | Path | None,
+    judges: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """What the filter's verdicts depend on, part of the plan; None without a filter.
+
+    Args:
+        judges: of :data:`JUDGES`; none: the detector, and CLIP where its folder is given.
 
     Raises:
         CCDiffError: options out of range, no such detector.
     """
     if mode is None:
-        if detector is not None or clip is not None:
+        if detector is not None or clip is not None or judges:
             raise CCDiffError("a judge without a filter", where="--filter", fix=f"choose --filter {' or --filter '.join(MODES)}")
         return None
     if mode not in MODES:
@@ -64,12 +80,31 @@ def filter_identity(
         raise CCDiffError(f"the recall is {recall}, expected a share between 0 and 1", where="--filter-recall")
     if retries < 0:
         raise CCDiffError(f"{retries} retries, expected 0 or more", where="--filter-retries")
+    usual = ["detector", *(["clip"] if clip is not None else [])]
+    chosen = [judge for judge in JUDGES if judge in judges] or usual
+    if unknown := sorted(set(judges) - set(JUDGES)):
+        raise CCDiffError(f"there is no judge {unknown[0]!r}", where="--filter-judges", fix=f"choose of {', '.join(JUDGES)}")
+    if ("clip" in chosen) != (clip is not None) or (detector is not None and "detector" not in chosen):
+        raise CCDiffError(
+            f"the judges are {', '.join(chosen)}",
+            where="--filter-judges",
+            fix="name clip and give --filter-clip; likewise the detector's folder",
+        )
+    key = None
     if detector is not None:
         key = content_key([sha256_file(Path(detector) / name) for name in ("detector.json", "model.safetensors")])
-    else:
+    elif "detector" in chosen:
         key = training_key(real.split("train"), real.classes, DetectorConfig(), 0)
     looks = content_key([sha256_file(p) for p in _clip_files(clip)]) if clip is not None else None
-    return {"mode": mode, "recall": recall, "retries": retries, "detector": key, "clip": looks, "iou": IOU, "revision": REVISION}
+    found = {"mode": mode, "recall": recall, "retries": retries, "detector": key, "clip": looks, "iou": IOU, "revision": REVISION}
+    if chosen != usual:
+        found["judges"] = chosen
+    return found | ({"crops": crops_file(real).stem} if "crops" in chosen else {})
+
+
+def judges_of(rules: Mapping[str, Any]) -> list[str]:
+    """The judges of a filter, from its :func:`filter_identity`."""
+    return list(rules.get("judges") or ["detector", *(["clip"] if rules["clip"] else [])])
 
 
 def prepare_filter(real: PictureSet, detector: str | Path | None, progress: Progress | None = None) -> Path:
@@ -85,7 +120,8 @@ class Judge:
     """Scores objects, and says whether they pass.
 
     Args:
-        detector: folder of a trained detector; ``clip``: folder of a transformers CLIP model.
+        detector: folder of a trained detector; ``clip``: folder of a transformers CLIP model; ``crops``: the set whose crops a
+            classifier knows.  None: not a judge.
         device: where it computes.
         thresholds: class -> judge -> threshold, of :func:`calibrate`; None while calibrating.
         recall: see the module's opening.
@@ -93,28 +129,34 @@ class Judge:
 
     def __init__(
         self,
-        detector: str | Path,
+        detector: str | Path | None,
         clip: str | Path | None = None,
         device: str = "auto",
         *,
+        crops: PictureSet | None = None,
         thresholds: Mapping[str, Mapping[str, float]] | None = None,
         recall: float = 0.9,
+        progress: Progress | None = None,
     ) -> None:
-        self.detector: Detector = load_detector(detector, device)
+        self.detector: Detector | None = load_detector(detector, device) if detector is not None else None
         self.clip = _clip(clip, device) if clip is not None else None
+        self.crops = CropJudge(crops, device, progress) if crops is not None else None
         self.names: dict[str, np.ndarray] = {}
         self.thresholds, self.recall = thresholds or {}, recall
 
     def scores(self, scenes: Sequence[Scene], progress: Progress | None = None) -> list[Scores]:
         """The scores of every object of labelled pictures (``scene.path`` must be set)."""
-        found = self.detector.predict(scenes, progress)
+        found = self.detector.predict(scenes, progress) if self.detector is not None else None
         made = []
-        for scene, detections in zip(scenes, found, strict=True):
-            scores: Scores = [{"detector": round(v, 4)} for v in object_scores(scene, detections, self.detector.classes)]
+        for k, scene in enumerate(scenes):
+            by_judge: dict[str, list[float]] = {}
+            if self.detector is not None and found is not None:
+                by_judge["detector"] = object_scores(scene, found[k], self.detector.classes)
             if self.clip is not None:
-                for entry, value in zip(scores, clip_scores(self.clip, scene, self.names), strict=True):
-                    entry["clip"] = round(value, 4)
-            made.append(scores)
+                by_judge["clip"] = clip_scores(self.clip, scene, self.names)
+            if self.crops is not None:
+                by_judge["crops"] = self.crops.scores(scene)
+            made.append([{judge: round(values[n], 4) for judge, values in by_judge.items()} for n in range(len(scene.instances))])
         return made
 
     def look(self, scenes: Sequence[Scene], pictures: Sequence[bytes]) -> list[Scores]:
@@ -129,14 +171,21 @@ class Judge:
 
     def passed(self, scene: Scene, scores: Scores) -> list[bool]:
         """Whether each object is there."""
-        return [
-            instance.difficult or all(entry[judge] >= limit for judge, limit in self.thresholds.get(instance.category, {}).items())
-            for instance, entry in zip(scene.instances, scores, strict=True)
-        ]
+        return [not failed for failed in failing(scene, scores, self.thresholds)]
 
-    def accepts(self, passed: Sequence[bool]) -> bool:
+    def accepts(self, scene: Scene, scores: Scores) -> bool:
         """Whether a picture with these objects is as good as a real one."""
-        return sum(not p for p in passed) <= math.floor((1 - self.recall) * len(passed) + 1e-9)
+        by_judge = failing(scene, scores, self.thresholds)
+        some = sum(bool(failed - {OF_PICTURES}) for failed in by_judge)
+        return some <= math.floor((1 - self.recall) * len(by_judge) + 1e-9) and not any(OF_PICTURES in failed for failed in by_judge)
+
+
+def failing(scene: Scene, scores: Scores, thresholds: Mapping[str, Mapping[str, float]]) -> list[set[str]]:
+    """For every object the judges that it fails; a difficult one fails none."""
+    return [
+        set() if instance.difficult else {judge for judge, limit in thresholds.get(instance.category, {}).items() if entry[judge] < limit}
+        for instance, entry in zip(scene.instances, scores, strict=True)
+    ]
 
 
 def object_scores(scene: Scene, found: Detections, classes: ClassList) -> list[float]:
@@ -171,7 +220,7 @@ def calibrate(judge: Judge, real: PictureSet, recall: float, progress: Progress 
 
     Returns:
         ``{"thresholds": {class: {judge: value}}, "real": {class: {"objects", "found", "from": "class" or "all classes"}}}``; ``found`` is
-        the share that the detector finds at all.
+        the share that the detector finds at all, None without one.
 
     Raises:
         CCDiffError: the set has no labelled validation pictures.
@@ -184,24 +233,31 @@ def calibrate(judge: Judge, real: PictureSet, recall: float, progress: Progress 
             fix="prepare it with a val split",
         )
     values: dict[str, list[dict[str, float]]] = {}
+    least: list[float] = []
     for scene, scores in zip(scenes, judge.scores(scenes, progress), strict=True):
         for instance, entry in zip(scene.instances, scores, strict=True):
             if not instance.difficult:
                 values.setdefault(instance.category, []).append(entry)
+        if ones := [e[OF_PICTURES] for i, e in zip(scene.instances, scores, strict=True) if OF_PICTURES in e and not i.difficult]:
+            least.append(min(ones))
     everything = [entry for entries in values.values() for entry in entries]
     thresholds, facts = {}, {}
     for name in real.classes:
         own = values.get(name, [])
         base = own if len(own) >= FEW else everything
         judges = sorted(everything[0]) if everything else []
-        # the largest score that at least this share of the real objects reaches
-        thresholds[name] = {j: sorted((e[j] for e in base), reverse=True)[math.ceil(recall * len(base)) - 1] for j in judges}
+        thresholds[name] = {j: _reached(least if j == OF_PICTURES else [e[j] for e in base], recall) for j in judges}
         facts[name] = {
             "objects": len(own),
-            "found": round(sum(e["detector"] > 0 for e in own) / len(own), 4) if own else None,
+            "found": round(sum(e["detector"] > 0 for e in own) / len(own), 4) if own and "detector" in judges else None,
             "from": "class" if len(own) >= FEW else "all classes",
         }
     return {"thresholds": thresholds, "real": facts}
+
+
+def _reached(values: Sequence[float], share: float) -> float:
+    """The largest value that at least this share of the values reaches."""
+    return sorted(values, reverse=True)[math.ceil(share * len(values)) - 1]
 
 
 def account(
@@ -216,11 +272,16 @@ def account(
     attempts = Counter(e["attempt"] for e in entries if e["accepted"])
     planned: Counter[str] = Counter()
     kept: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    rejecting: Counter[str] = Counter()
     sizes: dict[str, list[float]] = {"planned": [], "kept": []}
     per_picture: dict[str, list[int]] = {"planned": [], "kept": []}
     for scene, entry in zip(scenes, entries, strict=True):
         planned.update(scene.categories())
         stays = kept_objects(entry, len(scene.instances), mode)
+        by_judge = failing(scene, entry["scores"], thresholds)
+        failed.update(judge for judges in by_judge for judge in judges)
+        rejecting.update(set().union(*by_judge))
         sides = [math.sqrt(max(0.0, (i.hbb[2] - i.hbb[0]) * (i.hbb[3] - i.hbb[1]))) for i in scene.instances]
         kept.update(scene.instances[k].category for k in stays)
         sizes["planned"] += sides
@@ -238,7 +299,11 @@ def account(
         "objects": {
             name: {"planned": planned[name], "kept": kept[name], "share": round(kept[name] / planned[name], 4)} for name in sorted(planned)
         },
-        "not_judged": sorted(name for name, limits in thresholds.items() if limits.get("detector", 0.0) <= 0),
+        "judges": {
+            judge: {"objects_failed": failed[judge], "in_pictures": rejecting[judge]}
+            for judge in sorted({judge for limits in thresholds.values() for judge in limits})
+        },
+        "not_judged": sorted(name for name, limits in thresholds.items() if limits.get("detector", 1.0) <= 0),
         "median_size": {what: round(float(np.median(v)), 2) if v else None for what, v in sizes.items()},
         "objects_per_picture": {what: round(float(np.mean(v)), 3) if v else None for what, v in per_picture.items()},
     }

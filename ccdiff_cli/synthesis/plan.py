@@ -31,6 +31,7 @@ from ..errors import CCDiffError
 from ..files import content_key, inside, read_json, sha256_file, write_json, write_text
 from ..layouts import layouts_of_set, plan_layouts
 from ..layouts.llm import Writer
+from ..methods import Places
 from ..references import WORDS, Reference, ReferenceBank
 from ..scene import ClassList, Scene
 from ..stored import ClassName, Count, Digest, Flag, Free, Number, Seed, Stored, Text, checked, read_lines
@@ -277,7 +278,7 @@ def make_plan(
             chosen = {"instances": keys, "background": found.background.key if found.background else None}
         drawn_from = (k + 1) % n if options["shuffle_layouts"] else k  # the order of layouts is random already
         jobs.append(Job(k, scene, chosen, _number(seed, NOISE, k, 63), drawn_from))
-    used = layouts_of_set(layouts, split)
+    used, changes = layouts_of_set(layouts, split), [job.scene.provenance["layout"] for job in jobs]
     header = {
         "format": FORMAT,
         "key": content_key(identity),
@@ -290,11 +291,45 @@ def make_plan(
             "used": len(used),
             "without_objects": len(layouts.split(split)) - len(used),
             "objects_outside_picture": sum(len(s.instances) for s in layouts.split(split)) - sum(len(s.instances) for s in used),
-            "not_by_the_language_model": sum("instead_of" in job.scene.provenance["layout"] for job in jobs),
+            "not_by_the_language_model": sum(change.get("instead_of") == "llm" for change in changes),
+            **(_drawn_by_diffusion(changes) if identity["layouts"]["source"] == "diffusion" else {}),
         },
         "filter": dict(thresholds) if thresholds is not None else None,
     }
     return Plan(header, tuple(jobs))
+
+
+def _drawn_by_diffusion(changes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {
+        "layouts_drawn_again": sum(change["rejected"] for change in changes),
+        "boxes_unlike_the_real_ones": sum(change["outliers"] for change in changes),
+        "not_by_diffusion": sum(change.get("instead_of") == "diffusion" for change in changes),
+    }
+
+
+def check_objects(plan: Plan, places: Places, title: str, *, where: str | Path) -> None:
+    """Whether the generator has places for the objects of every planned picture, said before the first one is drawn.
+
+    Pictures with more objects than the generator's form was published with, which are drawn, are counted in the plan's account of its
+    layouts.
+
+    Raises:
+        CCDiffError: a picture has more than can be drawn.
+    """
+    limit = places.most or places.usual
+    crowded = [(len(job.scene.instances), job.scene) for job in plan.jobs if limit is not None and len(job.scene.instances) > limit]
+    if not crowded:
+        return
+    most, fullest = max(crowded, key=lambda pair: pair[0])
+    if places.most is None:
+        plan.header["layouts"]["more_objects_than_usual"] = {"usual": limit, "pictures": len(crowded), "most": most}
+        return
+    raise CCDiffError(
+        f"{len(crowded):,} of {len(plan.jobs):,} planned pictures have more objects than the {limit} that this {title} generator takes: "
+        f"up to {most} ({fullest.file_name}, of the layout {fullest.provenance.get('layout', {}).get('picture', '')})",
+        where=where,
+        fix=f"train a generator with {places.key} at least {most - limit} higher, or prepare the layouts with smaller tiles (--tile)",
+    )
 
 
 def references_of(bank: ReferenceBank) -> dict[str, Reference]:

@@ -40,7 +40,7 @@ from PIL import Image
 from typing_extensions import NotRequired, TypedDict
 
 from ..console import guard_streams
-from ..dataset import IMAGES, MANIFEST, read_manifest
+from ..dataset import IMAGES, MANIFEST, read_manifest, read_set
 from ..errors import CCDiffError, EditedSet
 from ..failures import as_ccdiff_error, short_of_memory
 from ..files import read_json, sha256_file, write_bytes, write_json
@@ -165,7 +165,7 @@ class Maker:
                     "seed": seed,
                     "scores": scores,
                     "passed": passed,
-                    "accepted": judge.accepts(passed),
+                    "accepted": judge.accepts(job.scene, scores),
                 }
                 if job.k not in best or sum(passed) > sum(best[job.k][0]["passed"]):
                     best[job.k] = entry, data
@@ -374,12 +374,14 @@ def missing_blocks(out: Path, plan: Plan) -> list[int]:
 
 @dataclass(frozen=True)
 class Parts:
-    """Where a worker finds what it needs: the generator folder, the set with the reference bank, the judges; "" where there is none."""
+    """Where a worker finds what it needs, "" where there is none: the generator folder, the set with the reference bank, the judges'
+    folders, the set whose crops a judge knows."""
 
     checkpoint: str
     bank: str = ""
     detector: str = ""
     clip: str = ""
+    crops: str = ""
     pipeline: str = PIPELINE
 
 
@@ -393,7 +395,9 @@ def maker_of(plan: Plan, parts: Parts, device: str) -> Maker:
     judge = None
     if options["filter"] is not None:
         thresholds = plan.header["filter"]["thresholds"]
-        judge = Judge(parts.detector, parts.clip or None, device, thresholds=thresholds, recall=options["filter"]["recall"])
+        crops = read_set(parts.crops) if parts.crops else None
+        recall = options["filter"]["recall"]
+        judge = Judge(parts.detector or None, parts.clip or None, device, crops=crops, thresholds=thresholds, recall=recall)
     return Maker(plan, pipe, references, judge)
 
 

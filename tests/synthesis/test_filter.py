@@ -238,6 +238,30 @@ def test_both_judges_must_agree(generator, real, tmp_path, bright, clip):
         make(generator, real, tmp_path / "t", bright, filter_clip=tmp_path)
 
 
+def test_a_classifier_of_crops_judges_alone_in_processes_of_its_own(generator, real, tmp_path, monkeypatch):
+    monkeypatch.setenv("CCDIFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("ccdiff_cli.synthesis.crops.STEPS", 2)
+    options = {
+        "filter": "pictures",
+        "filter_judges": ["crops"],
+        "filter_recall": 0.5,
+        "filter_retries": 1,
+        "batch_size": 4,
+        "pipeline": FAKE,
+    }
+    made = synthesize(generator, real, tmp_path / "s", 12, num_processes=1, **options)
+    found = read_set(tmp_path / "s")
+    assert found.manifest["filter"]["judges"] == ["crops"] and set(made["filter"]["judges"]) == {"crops"}
+    assert made["filter"]["not_judged"] == [] and made["filter"]["pictures"]["planned"] == 12
+    (limit,) = {limits["crops"] for limits in found.manifest["filter"]["thresholds"].values()}
+    assert all(i.extra["scores"]["crops"] >= limit for s in found.scenes for i in s.instances), "the least of a picture, too"
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert (
+        "a classifier of the real set's crops looked at every crop" in card and "a detector" not in card.split("Filter:")[1].split("\n")[0]
+    )
+    assert verify_set(tmp_path / "s")["ok"]
+
+
 def test_labels_that_stay():
     entry = {"accepted": False, "passed": [True, False, True]}
     assert kept_objects(entry, 3, "objects") == [0, 2] and kept_objects({**entry, "accepted": True}, 3, "objects") == [0, 1, 2]

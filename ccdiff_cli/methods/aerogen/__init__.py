@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ..method import CAPTION, CLASS_TEXT, OBB, Base, Given, Method, denoiser_stage, stable_diffusion_schedule
+from ..method import CAPTION, CLASS_TEXT, OBB, Base, Given, Method, denoiser_stage, places_in, stable_diffusion_schedule
 from ..recipe import MOST_WIDTH, LatentRecipe, SamplingConfig, Section
 
 if TYPE_CHECKING:
@@ -122,5 +122,6 @@ AEROGEN = Method(
     export_checkpoint=_export,
     schedulers=("euler", "ddim"),
     published={"steps": 50, "guidance_scale": 7.5, "scheduler": "ddim"},
+    places=places_in("layout", "slots", "aerogen.slots", bound=False),
     numbers_of_object=numbers_of_object,
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from ..method import CAPTION, CLASS_TEXT, HBB, Base, Given, Method, denoiser_stage
+from ..method import CAPTION, CLASS_TEXT, HBB, Base, Given, Method, denoiser_stage, places_in
 from ..recipe import LatentRecipe, Section
 
 if TYPE_CHECKING:
@@ -84,4 +84,5 @@ METHOD = Method(
     import_checkpoint=_import,
     export_checkpoint=_export,
     most_objects=lambda recipe: recipe.gligen.slots,
+    places=places_in("grounding", "slots", "gligen.slots"),
 )

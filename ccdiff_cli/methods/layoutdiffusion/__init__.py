@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from ..method import CLASS_INDEX, HBB, Base, Given, Method, denoiser_stage
+from ..method import CLASS_INDEX, HBB, Base, Given, Method, denoiser_stage, places_in
 from ..recipe import MOST_WIDTH, Recipe, SamplingConfig, Section
 
 if TYPE_CHECKING:
@@ -142,5 +142,6 @@ LAYOUTDIFFUSION = Method(
     export_checkpoint=_export,
     schedulers=("dpmsolver-fast", "ancestral"),
     published={"steps": 25, "guidance_scale": 2.0, "scheduler": "dpmsolver-fast"},
+    places=places_in("", "slots", "layoutdiffusion.slots", spare=1, bound=False),
     numbers_of_object=numbers_of_object,
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ..method import CAPTION, CLASS_TEXT, HBB, Base, Given, Method, denoiser_stage
+from ..method import CAPTION, CLASS_TEXT, HBB, Base, Given, Method, denoiser_stage, places_in
 from ..recipe import LatentRecipe, Section
 
 if TYPE_CHECKING:
@@ -102,5 +102,6 @@ METHOD = Method(
     export_checkpoint=_export,
     published={"steps": 50, "guidance_scale": 7.5, "scheduler": "euler"},
     most_objects=lambda recipe: recipe.migc.slots - 2,
+    places=places_in("migc", "slots", "migc.slots", spare=2),
     numbers_of_object=numbers_of_object,
 )
