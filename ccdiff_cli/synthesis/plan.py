@@ -318,7 +318,7 @@ def check_objects(plan: Plan, places: Places, title: str, *, where: str | Path) 
     """
     limit = places.most or places.usual
     crowded = [(len(job.scene.instances), job.scene) for job in plan.jobs if limit is not None and len(job.scene.instances) > limit]
-    if not crowded:
+    if limit is None or not crowded:
         return
     most, fullest = max(crowded, key=lambda pair: pair[0])
     if places.most is None:
