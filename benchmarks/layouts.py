@@ -15,7 +15,7 @@ import numpy as np
 
 from ccdiff_cli.dataset import PictureSet
 from ccdiff_cli.formats.dior import read_dior
-from ccdiff_cli.layouts import layouts_of_set, plan_layouts
+from ccdiff_cli.layouts import LayoutOptions, layouts_of_set, plan_layouts
 from ccdiff_cli.layouts.statistics import MEASURES, compare_sources
 from ccdiff_cli.scene import Scene
 
@@ -35,7 +35,7 @@ def main() -> None:
 
     def make(half: PictureSet, n: int, source: str) -> list[Scene]:
         start = time.process_time()
-        made = plan_layouts(half, n, 0, source=source)
+        made = plan_layouts(half, n, 0, LayoutOptions(source=source))
         seconds[source] = time.process_time() - start
         return made
 

@@ -17,7 +17,7 @@ from ccdiff_cli.detectors.training import Found, _detections
 from ccdiff_cli.drawing import draw_scene, layout_image
 from ccdiff_cli.geometry import area_inside, corners_to_le90, fitted_corners, le90_to_corners, rotated_iou, visible_hbbs
 from ccdiff_cli.inspection import APART, REACHES_OUT, _boxes, _suspicious
-from ccdiff_cli.layouts import layouts_of_set, plan_layouts
+from ccdiff_cli.layouts import LayoutOptions, layouts_of_set, plan_layouts
 from ccdiff_cli.layouts.augment import augment_layout, cut_sides, touches_border
 from ccdiff_cli.layouts.llm import _size_ranges, answer_of, read_answer
 from ccdiff_cli.layouts.repair import no_overlap, repair
@@ -104,7 +104,7 @@ def pool(count=12, size=64):
 @pytest.mark.parametrize("source", ["set", "augmented", "mixed", "sampled"])
 def test_layouts_of_every_source_keep_cut_objects_cut(source):
     real = pool()
-    made = plan_layouts(real, 60, 0, source=source)
+    made = plan_layouts(real, 60, 0, LayoutOptions(source=source))
     ships = [(i, s) for s in made for i in s.instances if i.category == "ship"]
     assert len(ships) > 60
     assert all(has_the_hbb_of_what_is_visible(i, 64, 64) for i, _ in ships)

@@ -18,8 +18,9 @@ from ..errors import CCDiffError
 from ..files import write_bytes, write_json, write_text
 from ..locks import locked
 from ..scene import ClassList, Scene
-from . import SOURCES, Progress, layouts_of_set, plan_layouts
 from .llm import Writer
+from .options import LayoutOptions
+from .planning import SOURCES, Progress, layouts_of_set, plan_layouts
 from .statistics import MEASURES, Statistics, compare_sources
 
 SHEET_LAYOUTS, COLUMNS, CELL = 60, 10, 150
@@ -30,10 +31,8 @@ def show_layouts(
     data: str | Path,
     out: str | Path,
     n: int = SHEET_LAYOUTS,
+    options: LayoutOptions = LayoutOptions(),
     *,
-    source: str = "augmented",
-    split: str = "train",
-    balance: str = "none",
     seed: int = 0,
     writer: Writer | None = None,
     progress: Progress | None = None,
@@ -46,15 +45,16 @@ def show_layouts(
     Raises:
         CCDiffError: see :func:`plan_layouts`.
     """
-    pictures, out = _open(data, out, split, n), Path(out)
-    made = plan_layouts(pictures, n, seed, source=source, split=split, balance=balance, writer=writer, progress=progress)
+    pictures, out = _open(data, out, options.split, n), Path(out)
+    made = plan_layouts(pictures, n, seed, options, writer=writer, progress=progress)
+    source = options.source or "augmented"
     facts = {
         "set": str(data),
         "source": source,
-        "balance": balance,
+        "balance": options.balance,
         "seed": seed,
         "layouts": Statistics(made, pictures.classes).summary(),
-        "real": Statistics(layouts_of_set(pictures, split), pictures.classes).summary(),
+        "real": Statistics(layouts_of_set(pictures, options.split), pictures.classes).summary(),
         "llm": _account(writer if source == "llm" else None),
         "sheet": str(out / "layouts.png"),
     }
@@ -92,7 +92,7 @@ def compare_layouts(
     chosen = list(sources) if sources else [name for name in SOURCES if name != "llm" or writer is not None]
 
     def make(half: PictureSet, n: int, source: str) -> list[Scene]:
-        return plan_layouts(half, n, seed, source=source, writer=writer, progress=progress)
+        return plan_layouts(half, n, seed, LayoutOptions.model_validate({"source": source}), writer=writer, progress=progress)
 
     found = compare_sources(layouts, pictures.classes, chosen, make, pictures.root, seed=seed, n=n, progress=progress)
     for source, examples in found.pop("examples").items():

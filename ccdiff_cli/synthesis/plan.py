@@ -29,7 +29,7 @@ from ..bounds import amount, check_crowded, check_disk, check_memory, free_memor
 from ..dataset import MANIFEST, PictureSet, SceneRecord, count_scenes, read_set, scene_from_record, scene_record, versions
 from ..errors import CCDiffError
 from ..files import content_key, inside, read_json, sha256_file, write_json, write_text
-from ..layouts import layouts_of_set, plan_layouts
+from ..layouts import LayoutOptions, layouts_of_set, plan_layouts
 from ..layouts.llm import Writer
 from ..methods import Places
 from ..references import WORDS, Reference, ReferenceBank
@@ -256,19 +256,14 @@ def make_plan(
     """
     options, split = identity["options"], identity["layouts"]["split"]
     n, seed = options["n"], options["seed"]
+    wanted = {name: identity["layouts"][name] for name in ("source", "split", "balance")}
     planned = plan_layouts(
-        layouts,
-        n,
-        seed,
-        source=identity["layouts"]["source"],
-        split=split,
-        caption_style=identity["captions"],
-        balance=identity["layouts"]["balance"],
-        writer=writer,
-        extension=extension,
-        progress=progress,
+        layouts, n, seed, LayoutOptions.model_validate(wanted), caption_style=identity["captions"], writer=writer, progress=progress
     )
-    planned = [scene.replace(split=split_of(scene.source, options["val_share"], seed)) for scene in planned]
+    planned = [
+        scene.replace(split=split_of(scene.source, options["val_share"], seed), file_name=f"{k:08d}{extension}")
+        for k, scene in enumerate(planned)
+    ]
     jobs = []
     for k, scene in enumerate(planned):
         chosen = None

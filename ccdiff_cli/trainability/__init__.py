@@ -316,7 +316,7 @@ def _pools(
             layouts = synthetic
             if not synthetic:
                 own = PictureSet(sets["real"].root, sets["real"].classes, tuple(here), {})
-                layouts = tuple(plan_layouts(own, count, config.draw, source="augmented"))
+                layouts = tuple(plan_layouts(own, count, config.draw))
             made = make_copy_paste(
                 out / COPY_PASTE,
                 sets["real"],

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from ccdiff_cli.geometry import corners_to_le90, hbb_corners, le90_to_corners, rotated_iou
-from ccdiff_cli.layouts import TOGETHER, diffusion, plan_layouts
+from ccdiff_cli.layouts import LayoutOptions, diffusion, plan_layouts
 from ccdiff_cli.layouts.diffusion import SIDE, DiffusionLayouts, Likely, box_around, maps_of
+from ccdiff_cli.layouts.planning import TOGETHER
 from ccdiff_cli.scene import Instance, Scene
 from tests.layouts.test_sampler import harbours
 
@@ -30,6 +31,9 @@ class Fixed(DiffusionLayouts):
 
     def _maps(self, scenes, rngs):
         return np.stack([maps_of(self.answers.pop(0), self.classes) * 2.0 - 1 for _ in scenes])
+
+
+DIFFUSION = LayoutOptions(source="diffusion")
 
 
 def test_a_cell_belongs_to_the_object_that_its_centre_lies_in():
@@ -90,23 +94,23 @@ def test_outliers_are_left_out_and_unlikely_layouts_drawn_again():
 
 def test_layout_k_depends_on_set_seed_and_k_alone(small):
     block = TOGETHER["diffusion"]
-    few, many = (plan_layouts(harbours(), n, 3, source="diffusion") for n in (4, block + 5))
-    assert many[:4] == few and plan_layouts(harbours(), 3, 3, source="diffusion", start=block - 1) == many[block - 1 : block + 2]
-    assert plan_layouts(harbours(), 4, 4, source="diffusion") != few
+    few, many = (plan_layouts(harbours(), n, 3, DIFFUSION) for n in (4, block + 5))
+    assert many[:4] == few and plan_layouts(harbours(), 3, 3, DIFFUSION, start=block - 1) == many[block - 1 : block + 2]
+    assert plan_layouts(harbours(), 4, 4, DIFFUSION) != few
     assert len(list(small.iterdir())) == 1, "one training for all"
 
 
 def test_a_training_is_kept_and_made_again_where_it_is_damaged(small):
-    first = plan_layouts(harbours(), 3, 0, source="diffusion")
+    first = plan_layouts(harbours(), 3, 0, DIFFUSION)
     (file,) = small.iterdir()
     data, steps = file.read_bytes(), []
-    plan_layouts(harbours(), 3, 0, source="diffusion", progress=lambda stage, done, total: steps.append(stage))
+    plan_layouts(harbours(), 3, 0, DIFFUSION, progress=lambda stage, done, total: steps.append(stage))
     assert "layout model" not in steps
     file.write_bytes(data[: len(data) // 2])
     threads = torch.get_num_threads()
-    assert plan_layouts(harbours(), 3, 0, source="diffusion") == first and file.read_bytes() == data, "the same bytes again"
+    assert plan_layouts(harbours(), 3, 0, DIFFUSION) == first and file.read_bytes() == data, "the same bytes again"
     assert torch.get_num_threads() == threads
-    plan_layouts(harbours(12), 3, 0, source="diffusion")
+    plan_layouts(harbours(12), 3, 0, DIFFUSION)
     assert len(list(small.iterdir())) == 2, "another set, another training"
 
 

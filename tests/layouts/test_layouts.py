@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from ccdiff_cli.dataset import PictureSet
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.geometry import le90_to_corners, rotated_iou
-from ccdiff_cli.layouts import layouts_of_set, plan_layouts
+from ccdiff_cli.layouts import SOURCES, LayoutOptions, layouts_of_set, plan_layouts
 from ccdiff_cli.layouts.augment import augment_layout, moved, touches_border
+from ccdiff_cli.layouts.options import Source
+from ccdiff_cli.options import checked_options
 from ccdiff_cli.prepare.captions import caption_of
 from ccdiff_cli.scene import ClassList, Instance, Scene
 
@@ -104,15 +107,15 @@ def picture_set(count=5, *, empty=0):
 @pytest.mark.parametrize("source", ["set", "augmented"])
 def test_layout_k_depends_on_set_seed_and_k_alone(source):
     pictures = picture_set()
-    few, many = plan_layouts(pictures, 4, 3, source=source), plan_layouts(pictures, 23, 3, source=source)
+    few, many = plan_layouts(pictures, 4, 3, LayoutOptions(source=source)), plan_layouts(pictures, 23, 3, LayoutOptions(source=source))
     assert many[:4] == few
-    assert plan_layouts(pictures, 2, 3, source=source, start=11) == many[11:13]
-    assert plan_layouts(pictures, 23, 4, source=source) != many
+    assert plan_layouts(pictures, 2, 3, LayoutOptions(source=source), start=11) == many[11:13]
+    assert plan_layouts(pictures, 23, 4, LayoutOptions(source=source)) != many
 
 
 def test_every_picture_is_used_before_one_is_used_again():
     pictures = picture_set(5, empty=2)
-    used = [s.provenance["layout"]["picture"] for s in plan_layouts(pictures, 12, 0, source="set")]
+    used = [s.provenance["layout"]["picture"] for s in plan_layouts(pictures, 12, 0, LayoutOptions(source="set"))]
     assert set(used[:5]) == set(used[5:10]) == {f"p{k}.png" for k in range(5)}, "pictures without objects give no layout"
     assert used[:5] != used[5:10], "in a new order each time (with this seed)"
 
@@ -126,10 +129,10 @@ def test_planned_layouts_are_bare_and_captioned_anew():
 
 
 def test_stored_captions_go_with_unchanged_layouts_only():
-    planned = plan_layouts(picture_set(), 5, 0, source="set", caption_style="stored")
+    planned = plan_layouts(picture_set(), 5, 0, LayoutOptions(source="set"), caption_style="stored")
     assert {s.caption for s in planned} == {f"stored {k}" for k in range(5)}
     with pytest.raises(CCDiffError, match="stored captions"):
-        plan_layouts(picture_set(), 5, 0, source="augmented", caption_style="stored")
+        plan_layouts(picture_set(), 5, 0, LayoutOptions(source="augmented"), caption_style="stored")
 
 
 def test_horizontal_boxes_that_stick_out_are_brought_in_and_oriented_ones_reach_out():
@@ -144,12 +147,13 @@ def test_horizontal_boxes_that_stick_out_are_brought_in_and_oriented_ones_reach_
 
 
 def test_wrong_requests_are_refused():
-    with pytest.raises(CCDiffError, match="known sources: set, augmented"):
-        plan_layouts(picture_set(), 1, 0, source="dreams")
+    with pytest.raises(CCDiffError, match=r"--layout-source: expected 'set', 'augmented'.*found 'dreams'"):
+        checked_options(LayoutOptions, {"source": "dreams"}, where="--layout-source", place=lambda path: "--layout-source")
+    assert set(get_args(Source)) == set(SOURCES)
     with pytest.raises(CCDiffError, match="no labelled objects"):
         plan_layouts(picture_set(0, empty=2), 1, 0)
     with pytest.raises(CCDiffError, match="val split"):
-        plan_layouts(picture_set(), 1, 0, split="val")
+        plan_layouts(picture_set(), 1, 0, LayoutOptions(split="val"))
 
 
 def test_a_crowded_layout_is_quick():
@@ -165,7 +169,7 @@ def test_place_and_date_stay_and_the_gsd_follows_the_scale(source):
     box = Instance.from_hbb("ship", (40, 40, 80, 70))
     said = {"gsd": 0.5, "metadata": {"lat": 48.0, "sensor": "x"}, "offset": [0, 0]}
     pictures = PictureSet(Path("d"), CLASSES, (Scene("a.png", 128, 128, (box,), source="a", provenance=said),), {})
-    made = plan_layouts(pictures, 8, seed=0, source=source, caption_style="measured")
+    made = plan_layouts(pictures, 8, 0, LayoutOptions(source=source), caption_style="measured")
     for layout in made:
         assert layout.provenance["metadata"] == said["metadata"] and layout.provenance.keys() == {"gsd", "metadata", "layout"}
         gsd = layout.provenance["gsd"]
@@ -178,6 +182,6 @@ def test_a_scene_sentence_stays_with_every_layout(source):
     box = Instance.from_hbb("ship", (20, 20, 60, 50))
     said = {"sentence": "A quay in fog.", "offset": [0, 0]}
     pictures = PictureSet(Path("d"), CLASSES, (Scene("a.png", 128, 128, (box,), source="a", provenance=said),), {})
-    for layout in plan_layouts(pictures, 3, seed=0, source=source, caption_style="short"):
+    for layout in plan_layouts(pictures, 3, 0, LayoutOptions(source=source), caption_style="short"):
         assert layout.caption == "A quay in fog. 1 ship." and layout.provenance["sentence"] == "A quay in fog."
         assert layout.provenance.keys() == {"sentence", "layout"}

