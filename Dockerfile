@@ -9,7 +9,7 @@
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim
 
-# where PyTorch comes from: its CPU wheels are a tenth of PyPI's
+# where PyTorch comes from: its CPU wheels, far smaller than PyPI's, which bring CUDA
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=cpu-detector,evaluate,raster
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1

@@ -2,7 +2,9 @@
 #
 #   make demo        the environment, then the whole chain in minutes; ends with the path of a report
 #   make test        the environment, then linters, types and tests (what .ci/run calls)
-#   make check-full  the same with the slow tests (the demo, the README's commands), the consumers and five minutes of fuzzing
+#   make check-full  the same with the slow tests (the demo, the README's commands, the notebooks), the site, the consumers and five minutes
+#                    of fuzzing
+#   make site        the pages of docs/ as a site in site/, built strictly
 #   make consumers   round trips through programs that read our exports, in an environment of their own (.venv-consumers)
 #   make clean       remove the environment and the caches; runs/ is yours and stays
 #
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test lint check-full consumers clean
+.PHONY: demo test lint site check-full consumers clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.ready
@@ -31,11 +33,14 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check-full: test consumers
+check-full: test consumers site
 	$(PYTEST) -m slow
 	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then \
 		$(BIN)/python -m tests.fuzz.fuzz_readers runs/fuzz -max_total_time=300 -timeout=30 -rss_limit_mb=3000; \
 	else echo "no atheris for this Python: fuzzing left out"; fi
+
+site: $(VENV)/.ready-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 consumers: $(CONSUMERS)/.ready
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(CONSUMERS)/bin/python -m pytest -rs tests/export/test_consumers.py
@@ -64,6 +69,10 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/.made
 	$(INSTALL) --editable '.[cpu-detector,evaluate,fuzz,mmrotate,raster,dev]'
 	@touch $(VENV)/.ready $@
 
+$(VENV)/.ready-docs: $(VENV)/.ready-dev
+	$(INSTALL) --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(CONSUMERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(CONSUMERS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find ccdiff_cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -56,6 +56,10 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
         ("ultralytics-opencv-headless",),
         "without it no YOLO11; it is under AGPL-3.0, which reaches what you build on it and pass on or offer as a service",
     ),
+    "docs": (
+        ("ipykernel", "mkdocs", "mkdocs-material", "mkdocstrings", "nbclient"),
+        "without it the site is not built and the notebooks are not run; for those who work on ccdiff",
+    ),
     "fuzz": (
         ("atheris",),
         "without it the readers are not fuzzed (Linux, Python 3.11 to 3.13); for those who work on ccdiff",

@@ -146,9 +146,9 @@ class SamplingConfig(Section):
 class Recipe(Section):
     """Everything that makes a generator, but the data.  A method's recipe is a subclass with a section of its own settings."""
 
-    name: str = Field(max_length=200)
-    description: str = Field("", max_length=10_000)
-    seed: int = Field(0, ge=0, lt=2**31)
+    name: str = Field(max_length=200, description="shown in reports and written into the generator")
+    description: str = Field("", max_length=10_000, description="what the recipe makes, in one line")
+    seed: int = Field(0, ge=0, lt=2**31, description="of every random draw of the training")
     method: str = Field(DEFAULT_METHOD, description="what the generator is: a name of `methods.METHODS`")
     picture_size: int = Field(gt=0, le=8192, description="side of the pictures, pixels; the prepared set must have it")
     caption_style: Literal["plain", "short", "measured", "stored"] = Field(

@@ -22,7 +22,7 @@ from ccdiff_cli.cli import app
 from .conftest import ENVIRONMENT, Run
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMAND = typer.main.get_command(app)
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
@@ -51,8 +51,10 @@ def commands(body: str) -> Iterator[list[str]]:
 
 def arguments_of(words: list[str]) -> list[str] | None:
     """What stands after ``ccdiff``, also behind accelerate launch or a path; None for another program."""
+    if words[:2] == ["docker", "build"]:
+        return None
     for i, word in enumerate(words):
-        if word == "ccdiff" or word.endswith("/ccdiff"):
+        if word == "ccdiff" or word.startswith("ccdiff:") or word.endswith("/ccdiff"):
             return words[i + 1 :]
         if word == "-m" and words[i + 1 : i + 2] == ["ccdiff_cli"]:
             return words[i + 2 :]
