@@ -76,9 +76,9 @@ def run_demo(
     seconds: dict[str, float] = {}
     with _offline():
         from .drawn import CLASSES, draw_dataset
-        from .export import export_set
+        from .export import ExportOptions, export_set
         from .generator import read_generator
-        from .prepare import prepare_dataset
+        from .prepare import PrepareOptions, prepare_dataset
         from .synthesis import CONTACT_SHEET, synthesize
         from .trainability import ExperimentConfig, eval_trainability, load_detector_config
         from .training import train
@@ -88,7 +88,10 @@ def run_demo(
             draw_dataset(folders["drawn"], pictures=pictures, seed=seed, progress=report)
         with _stage(2, "prepare", progress, seconds) as report:
             prepare_dataset(
-                folders["drawn"], folders["prepared"], size=known["picture_size"], classes=folders["drawn"] / CLASSES, progress=report
+                folders["drawn"],
+                folders["prepared"],
+                PrepareOptions(size=known["picture_size"], classes=folders["drawn"] / CLASSES),
+                progress=report,
             )
         with _stage(3, "train", progress, seconds) as report:
             trained = train(_recipe(known, train_steps, seed), folders["prepared"], folders["generator"], start=start, progress=report)
@@ -98,13 +101,12 @@ def run_demo(
             )
         with _stage(5, "export", progress, seconds) as report:
             for format in FORMATS:
-                export_set(folders["synthetic"], folders["export"] / format, format, progress=report)
+                export_set(folders["synthetic"], folders["export"] / format, ExportOptions(format=format), progress=report)
         with _stage(6, "eval-trainability", progress, seconds) as report:
             small = load_detector_config(overrides={**DETECTOR, **(detector or {})})
-            config = ExperimentConfig(detector=small, match="steps")  # both protocols would take twice as long; the report says so
-            measured = eval_trainability(
-                folders["prepared"], folders["synthetic"], folders["trainability"], config, seeds=detector_seeds, progress=report
-            )
+            # both protocols would take twice as long; the report says so
+            config = ExperimentConfig(detector=small, match="steps", seeds=tuple(detector_seeds))
+            measured = eval_trainability(folders["prepared"], folders["synthetic"], folders["trainability"], config, progress=report)
     page = folders["trainability"] / "report.html"
     result = {
         "report": str(page),

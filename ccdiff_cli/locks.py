@@ -36,7 +36,7 @@ def locked(verb: str, *, whole: bool = False, also: str | None = None) -> Callab
     Args:
         verb: what the lock says.
         whole: ``out`` is a file, or a folder that appears as a whole: the lock lies beside it.
-        also: an argument that names one more folder it writes, or None.
+        also: an argument, or a field of one (``options.share``), that names one more folder it writes, or None.
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -46,8 +46,10 @@ def locked(verb: str, *, whole: bool = False, also: str | None = None) -> Callab
         def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             given = signature.bind(*args, **kwargs).arguments
             folders = [Path(given["out"])]
-            if also is not None and given.get(also) is not None:
-                folders.append(Path(given[also]))
+            if also is not None:
+                argument, *fields = also.split(".")
+                other = functools.reduce(lambda value, name: getattr(value, name, None), fields, given.get(argument))
+                folders += [Path(other)] if other is not None else []
             with contextlib.ExitStack() as stack:
                 if not given.get("dry_run") and os.environ.get("RANK", "0") == "0":  # of several processes, the first holds it
                     for folder in {f.resolve(): f for f in reversed(folders)}.values():

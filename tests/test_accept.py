@@ -12,8 +12,8 @@ from ccdiff_cli import dataset, unchanged
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.drawn import CLASSES, draw_dataset
 from ccdiff_cli.errors import CCDiffError, EditedSet
-from ccdiff_cli.export import export_set
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.export import ExportOptions, export_set
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.references import ReferenceBank
 from ccdiff_cli.synthesis import accept_set, verify_set
 from tests.rawsets import files_of
@@ -37,7 +37,7 @@ def prepared(made, tmp_path):
 
 
 def prepare(drawn, out):
-    return prepare_dataset(drawn, out, size=32, classes=drawn / CLASSES)
+    return prepare_dataset(drawn, out, PrepareOptions(size=32, classes=drawn / CLASSES))
 
 
 def edit(root, change):
@@ -188,31 +188,31 @@ def test_prepare_again_never_undoes_an_edit(drawn, prepared):
 @pytest.mark.parametrize("format", ["yolo", "coco", "webdataset"])
 def test_an_export_is_whole_or_made_whole_and_follows_an_edit(prepared, tmp_path, format):
     out = tmp_path / "x"
-    export_set(prepared, out, format)
+    export_set(prepared, out, ExportOptions(format=format))
     whole = files_of(out)
-    assert export_set(prepared, out, format).resumed
+    assert export_set(prepared, out, ExportOptions(format=format)).resumed
     for name in [n for n in whole if n != "export.json"][:4]:
         (out / name).write_bytes(b"torn") if len(name) % 2 else (out / name).unlink()
-        again = export_set(prepared, out, format)
+        again = export_set(prepared, out, ExportOptions(format=format))
         assert not again.resumed and files_of(out) == whole and "written again: 1" in again.said[-1]
     (out / "labels.cache").write_bytes(b"of a trainer")
-    assert "labels.cache" in export_set(prepared, out, format).said[-1]
+    assert "labels.cache" in export_set(prepared, out, ExportOptions(format=format)).said[-1]
     (out / "labels.cache").unlink()
     edit(prepared, halve_a_box)
-    export_set(prepared, tmp_path / "fresh", format)
-    again = export_set(prepared, out, format)
+    export_set(prepared, tmp_path / "fresh", ExportOptions(format=format))
+    again = export_set(prepared, out, ExportOptions(format=format))
     assert not again.resumed and "brought up to date" in again.said[-1]
     assert files_of(out) == files_of(tmp_path / "fresh") != whole
     accept_set(prepared)
-    assert export_set(prepared, out, format).resumed, "accepting changes no key"
+    assert export_set(prepared, out, ExportOptions(format=format)).resumed, "accepting changes no key"
 
 
 def test_an_export_with_files_changed_by_hand_is_not_overwritten_by_another_state(prepared, tmp_path):
-    export_set(prepared, tmp_path / "x", "yolo")
+    export_set(prepared, tmp_path / "x", ExportOptions(format="yolo"))
     next((tmp_path / "x" / "labels" / "train").iterdir()).write_text("0 0.5 0.5 0.1 0.1\n")
     edit(prepared, halve_a_box)
     with pytest.raises(CCDiffError, match="was changed in it since"):
-        export_set(prepared, tmp_path / "x", "yolo")
+        export_set(prepared, tmp_path / "x", ExportOptions(format="yolo"))
 
 
 def test_of_large_sets_sizes_and_times_are_remembered_outside_of_the_set(prepared, tmp_path, monkeypatch):

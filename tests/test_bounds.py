@@ -13,7 +13,7 @@ from ccdiff_cli.bounds import amount, check_crowded, check_disk, check_memory, f
 from ccdiff_cli.cli import app, main
 from ccdiff_cli.drawn import CLASSES, draw_dataset
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.recipes import load_recipe
 from ccdiff_cli.scene import Instance, Scene
 from ccdiff_cli.training.costs import memory_of_training
@@ -76,7 +76,7 @@ def test_memory_of_a_training_follows_batch_objects_and_precision() -> None:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bounds")
     drawn = draw_dataset(root / "drawn", pictures=12, size=128)
-    prepare_dataset(drawn, root / "set", size=128, classes=drawn / CLASSES)
+    prepare_dataset(drawn, root / "set", PrepareOptions(size=128, classes=drawn / CLASSES))
     return root / "set"
 
 

@@ -16,7 +16,7 @@ from ccdiff_cli.detectors.samples import scene_targets
 from ccdiff_cli.detectors.training import Found, _detections
 from ccdiff_cli.drawing import draw_scene, layout_image
 from ccdiff_cli.geometry import area_inside, corners_to_le90, fitted_corners, le90_to_corners, rotated_iou, visible_hbbs
-from ccdiff_cli.inspection import APART, REACHES_OUT, _boxes, _suspicious
+from ccdiff_cli.inspection.facts import APART, REACHES_OUT, boxes_of, suspicious_boxes
 from ccdiff_cli.layouts import LayoutOptions, layouts_of_set, plan_layouts
 from ccdiff_cli.layouts.augment import augment_layout, cut_sides, touches_border
 from ccdiff_cli.layouts.llm import _size_ranges, answer_of, read_answer
@@ -272,7 +272,7 @@ def test_inspect_finds_nothing_wrong_with_the_boxes_that_prepare_makes(tmp_path)
     for name in ("left", "right", "top", "bottom", "corner", "across"):
         instances, _ = cut_scene(Scene("a.png", W, H, (reaching(BOXES[name]),)), (0, 0), W, 1.0, keep=0.7, difficult=0.2)
         scenes.append(Scene(f"{name}.png", W, H, tuple(instances), path=str(tmp_path / f"{name}.png")))
-    counts = _suspicious(scenes, CLASSES, _boxes(scenes, CLASSES))["counts"]
+    counts = suspicious_boxes(scenes, CLASSES, boxes_of(scenes, CLASSES))["counts"]
     assert sum(len(s.instances) for s in scenes) == 6 and not any(counts.values()), counts
 
 
@@ -280,5 +280,5 @@ def test_a_wild_box_is_still_suspicious():
     apart = Instance.from_corners("ship", le90_to_corners((10, 10, 20, 8, 0.0)), (60, 40, 80, 60))
     slanting = Instance.from_corners("ship", le90_to_corners((0, 12, 60, 6, math.pi / 4)), (0, 0, 22, 36))  # its hull's part inside
     scenes = [Scene("a.png", W, H, (apart, slanting, reaching(BOXES["far"])))]  # a centre outside is looked at
-    counts = _suspicious(scenes, CLASSES, _boxes(scenes, CLASSES))["counts"]
+    counts = suspicious_boxes(scenes, CLASSES, boxes_of(scenes, CLASSES))["counts"]
     assert counts[APART] == 1 and counts[REACHES_OUT] == 1

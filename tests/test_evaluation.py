@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccdiff_cli import evaluation
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.evaluation import REAL, evaluate
+from ccdiff_cli.evaluation import REAL, EvaluateOptions, evaluate, run
 from ccdiff_cli.metrics.clip_score import Clip
 from ccdiff_cli.metrics.features import Extractor
 from ccdiff_cli.metrics.published import COLUMNS, published_quality
@@ -20,7 +19,7 @@ from ccdiff_cli.scene import ClassList
 
 from .detectors.small import TINY, make_set
 
-OPTIONS = {"extractors": ["a", "b"], "clip": "small", "crops": "obb", "detector": TINY, "bootstrap": 12}
+OPTIONS = {"extractors": ["a", "b"], "clip": "small", "crops": "obb", "bootstrap": 12}
 
 
 def small_extractor(text: str, device: str = "auto") -> Extractor:
@@ -58,9 +57,11 @@ def sets(tmp_path_factory):
 def judged(sets, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "find_extractor", small_extractor)
-        patch.setattr(evaluation, "find_clip", small_clip)
-        results = evaluate(sets / "real", [sets / "good", sets / "other"], out, floor=sets / "floor", **OPTIONS)
+        patch.setattr(run, "find_extractor", small_extractor)
+        patch.setattr(run, "find_clip", small_clip)
+        results = evaluate(
+            sets / "real", [sets / "good", sets / "other"], out, EvaluateOptions(floor=sets / "floor", **OPTIONS), detector=TINY
+        )
     return out, results
 
 
@@ -116,15 +117,15 @@ def test_again_encodes_trains_and_finds_nothing_and_gives_the_same_bytes(judged,
         known = small_extractor(text)
         return Extractor(known.name, known.key, known.note, lambda pictures: pytest.fail("encoded again"))
 
-    monkeypatch.setattr(evaluation, "find_extractor", silent)
-    monkeypatch.setattr(evaluation, "find_clip", small_clip)
+    monkeypatch.setattr(run, "find_extractor", silent)
+    monkeypatch.setattr(run, "find_clip", small_clip)
     monkeypatch.setattr("ccdiff_cli.detectors.training.TrainedDetector.predict", lambda *a: pytest.fail("looked again"))
-    evaluate(sets / "real", [sets / "good", sets / "other"], out, floor=sets / "floor", **OPTIONS)
+    evaluate(sets / "real", [sets / "good", sets / "other"], out, EvaluateOptions(floor=sets / "floor", **OPTIONS), detector=TINY)
     assert {name: (out / name).read_bytes() for name in before} == before
 
 
 def test_dry_run_writes_nothing(sets, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "find_extractor", small_extractor)
+    monkeypatch.setattr(run, "find_extractor", small_extractor)
     plan = evaluate(sets / "real", [sets / "good"], tmp_path / "out", detector=TINY, dry_run=True)
     assert not (tmp_path / "out").exists()
     assert plan["synthetic pictures"] == {"good": 9} and plan["estimated minutes"] >= 0 and not plan["detector already trained"]
@@ -133,7 +134,7 @@ def test_dry_run_writes_nothing(sets, tmp_path, monkeypatch):
 
 def refused(message: str, real, synthetic, tmp_path, **options) -> None:
     with pytest.raises(CCDiffError, match=message):
-        evaluate(real, synthetic, tmp_path / "out", **{"yoloscore": False, **options})
+        evaluate(real, synthetic, tmp_path / "out", EvaluateOptions(yoloscore=False, **options))
     assert not (tmp_path / "out").exists()
 
 
@@ -159,9 +160,9 @@ def test_broken_inputs_end_in_clear_errors(sets, tmp_path):
 
 def test_the_detector_of_another_run_is_shared(judged, sets, tmp_path, monkeypatch):
     out, results = judged
-    monkeypatch.setattr(evaluation, "find_extractor", small_extractor)
+    monkeypatch.setattr(run, "find_extractor", small_extractor)
     monkeypatch.setattr("ccdiff_cli.detectors.training.TrainedDetector.predict", lambda *a: pytest.fail("looked again"))
-    other = evaluate(sets / "real", [sets / "other"], tmp_path, share=out, extractors=["a"], detector=TINY, bootstrap=0)
+    other = evaluate(sets / "real", [sets / "other"], tmp_path, EvaluateOptions(share=out, extractors=["a"], bootstrap=0), detector=TINY)
     assert other["rows"]["other"]["yoloscore"] == results["rows"]["other"]["yoloscore"]
     assert not (tmp_path / "trainings").exists() and not (tmp_path / "predictions").exists()
 

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccdiff_cli import duplicates, inspection
+from ccdiff_cli import duplicates
 from ccdiff_cli.cli import main
 from ccdiff_cli.dataset import write_set
 from ccdiff_cli.duplicates import Look, alike, look_at
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.geometry import corners_to_le90, hbb_of, le90_to_corners
-from ccdiff_cli.inspection import APART, NO_AREA, OUTSIDE, REACHES_OUT, SUSPICIONS, TINY, TWICE, inspect_set
+from ccdiff_cli.inspection import facts as counted
+from ccdiff_cli.inspection import inspect_set
+from ccdiff_cli.inspection.facts import APART, NO_AREA, OUTSIDE, REACHES_OUT, SUSPICIONS, TINY, TWICE
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from tests import rawsets
 from tests.rawsets import files_of
@@ -80,7 +82,7 @@ def test_angles_are_those_of_le90():
     rng = np.random.default_rng(3)
     boxes = [le90_to_corners((50, 50, 30 + k, 10, a)) for k, a in enumerate([*rng.uniform(-4, 4, 50), np.pi / 2, -np.pi / 2, 0.0])]
     boxes += [(*c[2:], *c[:2]) for c in boxes] + [(*c[6:], *c[4:6], *c[2:4], *c[:2])[0:8] for c in boxes]
-    found = inspection._boxes([Scene("a", 9, 9, tuple(Instance.from_corners(SHIP, c) for c in boxes))], CLASSES)
+    found = counted.boxes_of([Scene("a", 9, 9, tuple(Instance.from_corners(SHIP, c) for c in boxes))], CLASSES)
     expected = np.array([corners_to_le90(c) for c in boxes])
     apart = (found.angle - np.degrees(expected[:, 4]) + 90) % 180 - 90
     np.testing.assert_allclose(apart, 0, atol=1e-6)
@@ -122,7 +124,7 @@ def test_a_crowd_labelled_twice_is_found_without_comparing_all_with_all(tmp_path
     boxes = [(x, y, x + 5, y + 5) for x in range(0, 600, 8) for y in range(0, 600, 8)]
     again = [boxes[k] for k in rng.choice(len(boxes), 40, replace=False)]
     scene = Scene("a.png", 600, 600, tuple(Instance.from_hbb(SHIP, b) for b in boxes + again))
-    assert len(list(inspection._labelled_twice(inspection._boxes([scene], CLASSES)))) == 40
+    assert len(list(counted.labelled_twice(counted.boxes_of([scene], CLASSES)))) == 40
 
 
 def test_leaks_across_splits(tmp_path):
@@ -187,7 +189,7 @@ def test_copies_through_a_third_split_are_not_hidden(tmp_path):
     for order in (("test", "test", "train"), ("train", "test", "test"), ("test", "train", "test")):
         scenes = [Scene(f"{k}.png", 96, 96, split=s, source=str(k)) for k, s in enumerate(order)]
         looks = [look_at(str(p)) for p in _saved(tmp_path, [landscape(4)] * 3)]
-        facts = inspection._duplicates(scenes, looks)
+        facts = counted.duplicates_of(scenes, looks)
         assert len(facts["across_splits"]) + len(facts["within_a_split"]) >= 2 and facts["across_splits"]
 
 

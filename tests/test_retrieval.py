@@ -9,7 +9,7 @@ from transformers import CLIPModel, CLIPProcessor
 from ccdiff_cli import retrieval
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.prepare.captions import caption_of
 from ccdiff_cli.pretrained import Clip
 from ccdiff_cli.references import Reference, ReferenceBank
@@ -33,7 +33,7 @@ def root(tmp_path_factory):
     """Five train pictures of up to five overlapping tiles each."""
     splits = {"train": [f"{k:03d}" for k in range(5)], "test": ["005"]}
     raw = vhr10(tmp_path_factory.mktemp("raw") / "raw", BOXES, size=(192, 64), splits=splits)
-    return prepare_dataset(raw, tmp_path_factory.mktemp("set") / "d", tile=64, overlap=32, keep_empty=True).root
+    return prepare_dataset(raw, tmp_path_factory.mktemp("set") / "d", PrepareOptions(tile=64, overlap=32, keep_empty=True)).root
 
 
 def test_scores_are_clips_cosines(root, clip_folder):

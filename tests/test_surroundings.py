@@ -93,13 +93,13 @@ def test_workers_do_not_import_from_the_current_folder(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_launchers_import_nothing_from_the_current_folder(tmp_path: Path, launcher: str) -> None:
-    from ccdiff_cli.prepare import prepare_dataset
+    from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 
     folder, proof = tmp_path / "here", tmp_path / "EXECUTED"
     folder.mkdir()
     for name in (*MODULES, *SITE, "accelerate", "ccdiff_cli", "ctypes", "socket", "logging", "subprocess"):
         (folder / f"{name}.py").write_text(f"open({str(proof)!r}, 'a').write({name!r})\n")
-    prepare_dataset(small_set(tmp_path / "data"), tmp_path / "set", size=128)
+    prepare_dataset(small_set(tmp_path / "data"), tmp_path / "set", PrepareOptions(size=128))
     program = tmp_path / "ccdiff"  # what pip makes of the console script
     program.write_text(f"#!{sys.executable}\nfrom ccdiff_cli.__main__ import main\nmain()\n")
     program.chmod(0o755)
@@ -249,10 +249,10 @@ def test_ctrl_c_ends_with_one_line_at_any_moment(tmp_path: Path, after: float) -
 @pytest.mark.parametrize("verb", ["export", "prepare", "inspect", "layout"])
 def test_a_second_run_on_a_folder_names_the_first(tmp_path: Path, verb: str) -> None:
     from ccdiff_cli.locks import folder_lock
-    from ccdiff_cli.prepare import prepare_dataset
+    from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 
     raw = small_set(tmp_path / "data")
-    prepare_dataset(raw, tmp_path / "set", size=64)
+    prepare_dataset(raw, tmp_path / "set", PrepareOptions(size=64))
     out = tmp_path / "out"
     arguments: dict[str, list[Any]] = {
         "export": ["export", tmp_path / "set", "--format", "coco"],
@@ -421,9 +421,9 @@ def test_where_memory_is_limited_a_library_that_aborts_is_one_message(tmp_path: 
 
 @pytest.mark.slow
 def test_synthesize_with_any_memory_ends_in_a_set_or_in_one_message(tmp_path: Path) -> None:
-    from ccdiff_cli.prepare import prepare_dataset
+    from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 
-    prepare_dataset(small_set(tmp_path / "data"), tmp_path / "set", size=128)
+    prepare_dataset(small_set(tmp_path / "data"), tmp_path / "set", PrepareOptions(size=128))
     ends = set()
     for limit in range(1000, 6001, 250):
         for processes in ("1", "2"):

@@ -55,9 +55,15 @@ class _Leaf:
         return "__".join((self.parameter, *self.path))
 
     @property
+    def flags(self) -> tuple[str, ...]:
+        """Its flags; a switch is one that can be turned off as well, for a file of settings may have turned it on."""
+        plain = self.path[-1].replace("_", "-")
+        switch = bool in (self.field.annotation, *get_args(self.field.annotation))
+        return self.option.names or (f"--{plain}/--no-{plain}" if switch else f"--{plain}",)
+
+    @property
     def flag(self) -> str:
-        names = self.option.names or (f"--{self.path[-1].replace('_', '-')}",)
-        return names[0].partition("/")[0]
+        return self.flags[0].partition("/")[0]
 
 
 def _leaves(parameter: str, model: type[Options], path: tuple[str, ...] = (), group: Option | None = None) -> Iterator[_Leaf]:
@@ -116,7 +122,7 @@ def _parameter(leaf: _Leaf) -> inspect.Parameter:
     field, option = leaf.field, leaf.option
     default: Any = inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
     info = typer.Option(
-        *(option.names or (f"--{leaf.path[-1].replace('_', '-')}",)),
+        *leaf.flags,
         help=field.description,
         min=_bound(field, Ge, "ge"),
         max=_bound(field, Le, "le"),
@@ -129,6 +135,8 @@ def _parameter(leaf: _Leaf) -> inspect.Parameter:
     listed = get_origin(kind) is tuple and get_args(kind)[1:] == (Ellipsis,)
     if listed:
         kind, default = list[get_args(kind)[0]], list(default) if field.default else None  # type: ignore[misc]
+    elif get_origin(kind) is list:  # of texts that a validator takes apart
+        default = None
     return _named(leaf.name, Annotated[kind, info], default)
 
 

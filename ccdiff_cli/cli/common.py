@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-MOST_PIXELS, MOST_PROCESSES, MOST_SEED = 65_500, 1024, 2**63 - 1
-"""Bounds of options: the longest side that JPEG holds; more would be a slip of the hand."""
+MOST_PROCESSES, MOST_SEED = 1024, 2**63 - 1
+"""Bounds of options: more would be a slip of the hand."""
 
 
 def finite(value: float | None) -> float | None:
@@ -35,18 +35,6 @@ LlmModel = Annotated[
 ]
 LlmCaptions = Annotated[
     Path | None, typer.Option(help="Of source llm: a text file of captions, one a line; those of the set unless given.")
-]
-
-SourcePattern = Annotated[
-    str | None,
-    typer.Option(help=r"Regular expression for pieces of one scene, which never part: its group is the scene's name, ^(.+)_\d+_\d+$"),
-]
-VocOrigin = Annotated[
-    int | None,
-    typer.Option(
-        help="Of VOC whose files do not say it. 1: boxes count pixels from 1, the last one inside, as VOC's devkit; "
-        "0 (unless given): edges from 0, as most tools write them."
-    ),
 ]
 
 

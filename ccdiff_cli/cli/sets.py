@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from ..errors import CCDiffError
+from ..inspection.options import InspectOptions
 from .app import app
 from .binding import verb
-from .common import Json, SourcePattern, VocOrigin
+from .common import Json
 
 
 @verb(app, epilog="Example: ccdiff inspect runs/vhr10 --out runs/vhr10_inspected")
@@ -19,11 +20,8 @@ def inspect(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for inspection.html and inspection.json; runs/inspect-NAME unless given.")
     ] = None,
-    format: Annotated[str | None, typer.Option(help="Of a raw data set; recognised from the folder unless given.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Class file of a raw data set, as for `prepare`.")] = None,
-    voc_origin: VocOrigin = None,
-    source_pattern: SourcePattern = None,
-    samples: Annotated[int, typer.Option(min=1, max=10_000, help="How many pictures the page shows.")] = 24,
+    *,
+    options: InspectOptions,
     as_json: Json = False,
 ) -> None:
     """Look a set through: counts, sizes, angles, suspicious boxes, pictures in two splits, drawn samples on one page."""
@@ -32,16 +30,7 @@ def inspect(
 
     target = out if out is not None else Path("runs") / f"inspect-{source.resolve().name}"
     with progress_bars(quiet=as_json) as progress:
-        made = inspect_set(
-            source,
-            target,
-            format=format,
-            classes=classes,
-            voc_origin=voc_origin,
-            source_pattern=source_pattern,
-            samples=samples,
-            progress=progress,
-        )
+        made = inspect_set(source, target, options, progress=progress)
     warnings = [f"warning: {text}" for text in made["warnings"]]
     finish(made, as_json=as_json, lines=[*tables(made), *warnings, f"page: {made['page']}"])
 

@@ -4,10 +4,15 @@
 One file a format; ``WRITERS`` names them, ``run.export_set`` does what they share.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from .common import ExportOptions
-from .run import Export, export_set
-from .writers import WRITERS
+from ..lazy import offered
+from .options import ExportOptions
+
+if TYPE_CHECKING:
+    from .run import Export, export_set
+    from .writers import WRITERS
+else:
+    __getattr__ = offered(__name__, run="Export export_set", writers="WRITERS")
 
 __all__ = ["WRITERS", "Export", "ExportOptions", "export_set"]

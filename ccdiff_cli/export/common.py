@@ -17,28 +17,12 @@ import numpy as np
 from ..files import write_bytes
 from ..geometry import corners_inside, quadrilateral_inside, visible_hbbs
 from ..scene import ClassList, Corners, Instance, Scene
+from .options import ExportOptions
 
 REACHING_OUT = "horizontal boxes reaching out of the picture"
 CORNERS_OUTSIDE = "the parts of oriented boxes outside the picture (four points inside stand for them)"
 PICTURE_FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 """What pictures can be encoded as -> the extension of their names."""
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What a user may choose beside the format.
-
-    Attributes:
-        link: hard links to the set's pictures instead of copies; a tool that changes one then changes the set.
-        picture_format: a key of ``PICTURE_FORMATS``; None keeps every picture's bytes.
-        quality: of JPEG (95 when None) and WebP (lossless when None), 1 to 100.
-        voc_origin: VOC alone: 1 counts pixels from 1, the last one inside the box (the devkit's way); 0 writes edges from 0.
-    """
-
-    link: bool = False
-    picture_format: str | None = None
-    quality: int | None = None
-    voc_origin: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +40,7 @@ class Job:
 
     out: Path
     classes: ClassList
-    options: ExportOptions = ExportOptions()
+    options: ExportOptions
     lost: Counter[str] = field(default_factory=Counter)
     apart: Counter[str] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)

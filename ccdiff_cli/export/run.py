@@ -21,7 +21,8 @@ from ..files import TEMPORARY_PREFIX, inside, read_json, write_json
 from ..locks import LOCK, locked
 from ..scene import ClassList, Scene
 from ..stored import checked
-from .common import ExportOptions, Job, Writer, count_kept
+from .common import Job, Writer, count_kept
+from .options import ExportOptions
 from .pictures import place_picture, suffix_of
 from .receipt import FIX, RECEIPT, Receipt, damaged, hashes_now, is_of_edited, read_receipt, refuse_hand_edits, remove_files
 from .receipt import PLAN as _PLAN
@@ -62,40 +63,38 @@ class Export:
 def export_set(
     source: str | Path | PictureSet,
     out: str | Path,
-    format: str,
+    options: ExportOptions,
     *,
     splits: Sequence[str] = SPLITS,
-    options: ExportOptions | None = None,
     progress: Progress | None = None,
 ) -> Export:
     """Write a set in another format.
 
     Args:
         source: a prepared or synthetic set.
-        format: a key of :data:`WRITERS`.
+        options: the format, and how pictures are handed over.
         splits: the splits to write.
-        options: what else can be chosen; pictures are copied as they are unless it says otherwise.
         progress: called as ``progress("exporting", done, total)``.
 
     Raises:
         CCDiffError: an unknown format, options that do not fit it, not a set, two pictures with one stem, class or file names that the
             format cannot spell, a folder that holds something else, a full disk.
     """
-    options = options or ExportOptions()
-    _check_options(format, options)
+    _check_options(options)
     data = source if isinstance(source, PictureSet) else read_set(source)
-    out, writer = Path(out), WRITERS[format]
+    out, writer = Path(out), WRITERS[options.format]
     scenes = [s for s in data.scenes if s.split in splits]
     if not scenes:
         raise CCDiffError(f"the set has no pictures in the splits {', '.join(splits)}", where=data.root)
     job = Job(out, data.classes, options)
     _check_names(writer, data.classes, scenes)
     named = _named(scenes, job)
-    plan = {"format": format, "set": data.key(), "splits": sorted(set(splits)), "pictures": len(scenes), **_planned(format, options)}
+    chosen = {"format": options.format, "set": data.key(), "splits": sorted(set(splits)), "pictures": len(scenes)}
+    plan = chosen | _planned(options)
     standing, news = _standing(out, plan, data)
     if standing is not None:
         kept = {key: getattr(standing, key) for key in ("pictures", "objects", "lost", "apart")}
-        return Export(out, format, **kept, said=[*standing.said, *news], entry=out / standing.entry, resumed=True)
+        return Export(out, options.format, **kept, said=[*standing.said, *news], entry=out / standing.entry, resumed=True)
     _begin(out, plan)
     _check_case(out, named)
     shared = 0
@@ -118,10 +117,11 @@ def export_set(
     write_json(out / RECEIPT, receipt)
     with os_errors(out, "finish the export"):
         (out / _PLAN).unlink(missing_ok=True)
-    return Export(out, format, **{**kept, "said": [*job.said, *news]}, entry=out / entry)
+    return Export(out, options.format, **{**kept, "said": [*job.said, *news]}, entry=out / entry)
 
 
-def _check_options(format: str, options: ExportOptions) -> None:
+def _check_options(options: ExportOptions) -> None:
+    format = options.format
     if format not in WRITERS:
         raise CCDiffError(f"unknown export format {format!r}", fix=f"known formats: {', '.join(WRITERS)}")
     writer, chosen = WRITERS[format], options.picture_format
@@ -132,16 +132,14 @@ def _check_options(format: str, options: ExportOptions) -> None:
         raise CCDiffError(f"{format} has no picture files that could be links", where="--link", fix="leave the option out")
     if options.link and chosen is not None:
         raise CCDiffError("links to pictures that are encoded anew", where="--link", fix="give --link or --picture-format")
-    if options.quality is not None and (chosen not in ("jpeg", "webp") or not 1 <= options.quality <= 100):
+    if options.quality is not None and chosen not in ("jpeg", "webp"):
         raise CCDiffError(f"quality {options.quality}", where="--quality", fix="1 to 100, with --picture-format jpeg or webp")
-    if options.voc_origin not in (0, 1):
-        raise CCDiffError(f"origin {options.voc_origin}", where="--voc-origin", fix="0 or 1")
 
 
-def _planned(format: str, options: ExportOptions) -> dict[str, Any]:
+def _planned(options: ExportOptions) -> dict[str, Any]:
     """What tells one export from another beside the set: all that changes what is written."""
     planned = {"files": "links" if options.link else "copies", "picture_format": options.picture_format, "quality": options.quality}
-    return planned | ({"voc_origin": options.voc_origin} if format == "voc" else {})
+    return planned | ({"voc_origin": options.voc_origin} if options.format == "voc" else {})
 
 
 def _happened(counts: Counter[str]) -> dict[str, int]:

@@ -12,6 +12,14 @@ left out and why.
 ``workers`` several at a time, ``folder`` keeps what is unfinished apart from what is whole.
 """
 
-from .run import prepare_dataset
+from typing import TYPE_CHECKING
 
-__all__ = ["prepare_dataset"]
+from ..lazy import offered
+from .options import PrepareOptions
+
+if TYPE_CHECKING:
+    from .run import prepare_dataset
+else:
+    __getattr__ = offered(__name__, run="prepare_dataset")
+
+__all__ = ["PrepareOptions", "prepare_dataset"]

@@ -22,10 +22,9 @@ from ..locks import locked
 from ..pictures import UnreadablePicture, labels_of_stored_pixels
 from ..references import write_bank
 from ..scene import Scene
-from .captions import STYLES
 from .folder import PLAN, begin, finished, withdraw
 from .labels import Ledger, apply_splits, checked_sizes, sentences_of
-from .leaks import LEAKS, settle_leaks
+from .leaks import settle_leaks
 from .masks import COCO, MASKS, NONE, SAM, MaskJob, mask_picture, masker_of
 from .metadata import add_metadata
 from .options import PrepareOptions
@@ -42,32 +41,8 @@ if TYPE_CHECKING:
 def prepare_dataset(
     source: str | Path,
     out: str | Path,
+    options: PrepareOptions = PrepareOptions(),
     *,
-    format: str | None = None,
-    tile: int | None = None,
-    overlap: int = 0,
-    size: int | None = None,
-    splits: str | Path | None = None,
-    classes: str | Path | None = None,
-    seed: int = 0,
-    keep_share: float = 0.7,
-    difficult_share: float = 0.2,
-    keep_empty: bool = False,
-    keep_partial: bool = True,
-    caption_style: str = "plain",
-    sentences: str | Path | None = None,
-    scene_clip: str | Path | None = None,
-    places: str | Path | None = None,
-    masks: str = COCO,
-    exif: str | None = None,
-    bands: str | None = None,
-    stretch: str = "set",
-    resized: str = "stop",
-    metadata: str | Path | None = None,
-    leaks: str | None = None,
-    source_pattern: str | None = None,
-    strict: bool = False,
-    voc_origin: int | None = None,
     processes: int = 1,
     progress: Progress | None = None,
 ) -> PictureSet:
@@ -75,29 +50,8 @@ def prepare_dataset(
 
     Args:
         source: the raw set as it lies on disk.
-        format: a key of ``formats.READERS``; recognised from the folder when None.
-        tile: side of the square tiles, source pixels; None for whole pictures.
-        overlap: pixels that neighbouring tiles share.
-        size: side of the square output pictures, pixels; None for no resizing. Whole pictures that are not square are padded first,
-            so that angles stay true.
-        splits: folder with train.txt, val.txt, test.txt; else the source's own lists; else drawn by ``seed``, 70 : 10 : 20.
-        classes: class file (see ``formats.classes.read_class_file``).
-        keep_share, difficult_share: shares of an object's visible area inside a tile, see ``tiling``.
-        keep_empty: keep pictures and tiles without objects.
-        keep_partial: keep tiles in which every object is cut (all difficult).
-        caption_style: one of ``captions.STYLES``.
-        sentences: file of scene sentences (see ``captions.read_sentences``): they open the captions of their pictures and tiles.
-        scene_clip: folder or hub name of a CLIP that finds the place each other prepared picture shows (see ``scenes``).
-        places: file of places it chooses from; our own list when None.
-        masks: where the masks of reference crops come from, see ``masks``.
-        exif, bands, stretch, resized: which way up, which bands, which values and in which size pictures are read, see
-            ``pixels.pixel_options``.
-        metadata: file of what is known of each picture (gsd, sensor, date, ...), see ``metadata.read_metadata_file``.
-        leaks: what becomes of the same picture in several splits, one of ``leaks.LEAKS``; it is kept, and said, when None, while pieces
-            of one scene in several splits are refused.
-        source_pattern: regular expression whose first group names the scene that a picture is a piece of.
-        strict: stop at the first broken label, missing picture or picture that does not decode, rather than leave it out and say so.
-        voc_origin: of VOC whose files do not say it: 1 where boxes count pixels from 1, as the devkit's; edges from 0 unless given.
+        options: whole pictures that are not square are padded before they are resized, so that angles stay true; splits are those of
+            ``splits``, else the source's own, else drawn by ``seed``; sentences open the captions of their pictures and tiles.
         processes: how many work at a time; 1 works in this one. Each holds a scene of up to 32 million pixels whole (4 bytes a pixel), of
             a larger PNG or TIFF about a row of tiles (see ``windows``), and a larger JPEG or BMP whole, which a stage of its own says.
         progress: called as ``progress(stage, done, total)``.
@@ -110,13 +64,6 @@ def prepare_dataset(
     """
     source, out = Path(source), Path(out)
     report = progress or (lambda stage, done, total: None)
-    options = PrepareOptions(
-        format, tile, overlap, size, Path(splits) if splits is not None else None, classes, seed, keep_share, difficult_share,
-        keep_empty, keep_partial, caption_style, Path(sentences) if sentences is not None else None, scene_clip,
-        Path(places) if places is not None else None, masks, exif, bands, stretch, resized,
-        Path(metadata) if metadata is not None else None, leaks, source_pattern, strict, voc_origin,
-    )  # fmt: skip
-    _check_options(options)
     if processes < 1:
         raise CCDiffError(f"{processes} processes", fix="at least 1")
     tools = _tools_of(options)
@@ -189,27 +136,6 @@ class _Inputs:
     scenes: list[Scene]
     hashes: dict[str, str]
     pixels: dict[str, Any]
-
-
-def _check_options(options: PrepareOptions) -> None:
-    tile, overlap, size = options.tile, options.overlap, options.size
-    if tile is not None and tile < 8:
-        raise CCDiffError(f"tile {tile}", fix="tiles have at least 8 pixels")
-    if overlap and tile is None:
-        raise CCDiffError(f"overlap {overlap} without tiles", fix="give a tile size too")
-    if tile is not None and not 0 <= overlap < tile:
-        raise CCDiffError(f"overlap {overlap} with tile {tile}", fix="the overlap must be at least 0 and smaller than the tile")
-    if size is not None and size < 8:
-        raise CCDiffError(f"size {size}", fix="output pictures have at least 8 pixels")
-    keep, difficult = options.keep_share, options.difficult_share
-    if not 0 < difficult <= keep <= 1:
-        raise CCDiffError(f"keep share {keep}, difficult share {difficult}", fix="0 < difficult share <= keep share <= 1")
-    if options.caption_style not in STYLES:
-        raise CCDiffError(f"unknown caption style {options.caption_style!r}", fix=f"known styles: {', '.join(STYLES)}")
-    if options.places is not None and options.scene_clip is None:
-        raise CCDiffError("places without a CLIP to choose among them", where="--places", fix="give --scene-clip too")
-    if options.leaks not in (None, *LEAKS):
-        raise CCDiffError(f"unknown way with leaks {options.leaks!r}", where="--leaks", fix=f"known: {', '.join(LEAKS)}")
 
 
 def _tools_of(options: PrepareOptions) -> _Tools:

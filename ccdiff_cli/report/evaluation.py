@@ -20,8 +20,8 @@ from rich.table import Table
 from ..errors import markdown, visible
 from ..metrics.colours import BANDS
 from ..scene import ClassList, Scene
-from . import NO_VALUE, _labels, _picture, hex_colour, render
 from .figures import FAINT, INK, REAL, STYLE, WIDTH, literal, svg_text
+from .page import NO_VALUE, hex_colour, labelled, picture_address, render
 
 GENERATORS = ("#1f6feb", "#c2410c", "#1a7f5a", "#8250df", "#b58900", "#0e7490")
 FLOOR = "#c9d1dc"
@@ -214,10 +214,14 @@ def evaluation_page(
         spectrum_figure=Markup(spectrum_figure(results)),
         nearest_figure=Markup(nearest_figure(results, first)),
         first=first,
-        samples={name: [{"name": s.file_name, "picture": _picture(s), "width": s.width, "height": s.height, "boxes": _labels(s, classes)}
-                        for s in some] for name, some in samples.items()},
-        closest={name: [{"pictures": [_picture(a), _picture(b)], "names": [a.file_name, b.file_name], "distance": d} for a, b, d in some]
-                 for name, some in closest.items()},
+        samples={name: [labelled(s, classes) for s in some] for name, some in samples.items()},
+        closest={
+            name: [
+                {"pictures": [picture_address(a), picture_address(b)], "names": [a.file_name, b.file_name], "distance": d}
+                for a, b, d in some
+            ]
+            for name, some in closest.items()
+        },
     )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ from ..drawing import draw_scene
 from ..pictures import read_rgb
 from ..prepare.windows import read_windows
 from ..scene import ClassList, Instance, Scene
-from . import data_address, hex_colour, render
 from .figures import BOTH, FAINT, INK, REAL, STYLE, WIDTH, literal, svg_text
+from .page import data_address, hex_colour, render
 
 CELL = 300
 """Longest side of an embedded picture, pixels."""

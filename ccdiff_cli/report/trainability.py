@@ -1,20 +1,150 @@
-"""The tables of a trainability comparison as Markdown and LaTeX: the arms at both protocols, side by side.
+"""The page of a trainability comparison, and its tables as Markdown and LaTeX: the arms at both protocols, side by side.
 
-Notable: the published protocol trains longer on more pictures.  Beside its gain stands what the real pictures alone gain by as much
-training, and what is left of the gain over them: the first is the sum of the other two.
+Notable:
+
+* The published protocol trains longer on more pictures.  Beside its gain stands what the real pictures alone gain by as much training, and
+  what is left of the gain over them: the first is the sum of the other two.
+* The page is made from ``results.json`` plus a few pictures, so it can be made again; the same results give the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ..errors import markdown, visible
-from .evaluation import tex
+import numpy as np
+from markupsafe import Markup
 
-NO_VALUE = "\N{EN DASH}"
+from ..detectors import Detections
+from ..errors import markdown, visible
+from ..scene import ClassList, Instance, Scene
+from . import figures
+from .evaluation import tex
+from .page import NO_VALUE, Box, hex_colour, labelled, labels_of, picture_address, points_of, render
+
+SHOWN_SCORE = 0.5
+"""Detections below this score are not drawn in the examples."""
 COLUMNS = ("equal steps", "equal epochs (as published)", "longer training alone", "left of the published gain")
 METRICS = ("mAP", "AP50", "AP75")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test picture with what the detectors of the two arms found in it."""
+
+    scene: Scene
+    before: Detections
+    after: Detections
+
+
+@dataclass(frozen=True)
+class Change:
+    """An object that one arm's detectors find and the other's do not: ``found`` counts seeds, (before, after)."""
+
+    example: Example
+    instance: Instance
+    found: tuple[int, int]
+
+
+def trainability_page(
+    results: Mapping[str, Any],
+    classes: ClassList,
+    examples: Sequence[Example],
+    samples: Sequence[Scene],
+    changes: Mapping[str, Sequence[Change]] | None = None,
+) -> str:
+    """The page of :func:`ccdiff_cli.trainability.eval_trainability`.
+
+    Args:
+        results: what ``results.json`` holds.
+        examples: test pictures with the detections of the headline's two arms (first seed).
+        samples: synthetic pictures, shown with their labels.
+        changes: "learned" and "lost" -> objects.
+    """
+    arms, chosen, base = results["arms"], results["headline"]["arm"], results["headline"]["baseline"]
+    kinds = [arm["kind"] for arm in arms.values()]
+    shown = [base, *(n for n, a in arms.items() if a["fraction"] == arms[chosen]["fraction"] and n != base and _belongs(a, arms[chosen]))]
+    names = [c for c in classes if any(i.category == c for s in (*samples, *(e.scene for e in examples)) for i in s.instances)]
+    sizes = [s for s, v in arms[base]["per_size"].items() if v["test_objects"]]
+    dose, by_fraction = figures.dose_curve(results), figures.fraction_curve(results)
+    return render(
+        "page.html",
+        r=results,
+        arms=arms,
+        chosen=chosen,
+        base=base,
+        before=arms[base],
+        after=arms[chosen],
+        colours={name: figures.arm_colour(arm["kind"], kinds) for name, arm in arms.items()},
+        shown=shown,
+        sizes=sizes,
+        protocol=results["protocol"],
+        classes=list(classes),
+        legend=[(name, hex_colour(name, classes)) for name in names],
+        gains_figure=Markup(figures.gains(results)),  # our own SVG; matplotlib escapes the names
+        dose_figure=Markup(dose) if dose else None,
+        fraction_figure=Markup(by_fraction) if by_fraction else None,
+        class_figure=Markup(figures.class_gains(results)),
+        adherence_figure=Markup(figures.adherence(results)) if results["adherence"] else None,
+        protocol_columns=COLUMNS,
+        protocol_rows=protocol_rows(results),
+        curves_figure=Markup(figures.precision_recall(results, shown)),
+        loss_figure=Markup(figures.losses(results, shown)),
+        examples=[
+            {
+                "name": e.scene.file_name,
+                "picture": picture_address(e.scene),
+                "width": e.scene.width,
+                "height": e.scene.height,
+                "panels": [
+                    ("labels", labels_of(e.scene, classes)),
+                    (base, boxes_found(e.before, classes)),
+                    (chosen, boxes_found(e.after, classes)),
+                ],
+            }
+            for e in examples
+        ],
+        samples=[labelled(s, classes) for s in samples],
+        changes={state: [_change(c, classes) for c in found] for state, found in (changes or {}).items()},
+        shown_score=SHOWN_SCORE,
+    )
+
+
+def _belongs(arm: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
+    """Whether an arm is drawn beside the headline's: itself, and other ways of adding as many pictures at the same protocol."""
+    return arm["ratio"] == chosen["ratio"] and arm["kind"] not in ("real", "longer") and arm["protocol"] == chosen["protocol"]
+
+
+def _change(change: Change, classes: ClassList) -> dict[str, Any]:
+    """A part of the picture around an object, with what either arm found there."""
+    scene, (x1, y1, x2, y2) = change.example.scene, change.instance.hbb
+    side = min(max(2.2 * max(x2 - x1, y2 - y1), 48.0), float(max(scene.width, scene.height)))
+    left = min(max((x1 + x2 - side) / 2, 0.0), max(scene.width - side, 0.0))
+    top = min(max((y1 + y2 - side) / 2, 0.0), max(scene.height - side, 0.0))
+    window = (left, top, min(left + side, scene.width), min(top + side, scene.height))
+    label = Box(points_of(change.instance.corners), "#ffffff", f"{change.instance.category} (label)", dashed=True)
+    return {
+        "class": change.instance.category,
+        "name": scene.file_name,
+        "picture": picture_address(scene, window),
+        "x": round(window[0], 1),
+        "y": round(window[1], 1),
+        "width": round(window[2] - window[0], 1),
+        "height": round(window[3] - window[1], 1),
+        "panels": [[label, *boxes_found(found, classes)] for found in (change.example.before, change.example.after)],
+        "found": change.found,
+    }
+
+
+def boxes_found(found: Detections, classes: ClassList) -> list[Box]:
+    boxes = []
+    corners = found.corners if found.corners is not None else np.asarray(found.boxes)[:, [0, 1, 2, 1, 2, 3, 0, 3]]
+    for points, score, label in zip(corners.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
+        if score >= SHOWN_SCORE:
+            name = classes.names[label]
+            boxes.append(Box(points_of(points), hex_colour(name, classes), f"{name} {score:.2f}"))
+    return boxes
 
 
 def protocol_rows(results: Mapping[str, Any], metric: str = "mAP") -> list[tuple[str, list[str]]]:

@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 
 from ..dataset import PictureSet, read_set
-from ..detectors import DetectorConfig, Progress, seconds_per_step, training_key
+from ..detectors import Progress, seconds_per_step, training_key
 from ..errors import CCDiffError
 from ..files import write_json, write_text
 from ..locks import locked
@@ -96,9 +96,8 @@ class _Search:
 def calibrate(
     real: str | Path,
     out: str | Path,
-    config: ExperimentConfig | DetectorConfig | None = None,
+    config: ExperimentConfig = ExperimentConfig(),
     *,
-    seeds: Sequence[int] | None = None,
     processes: int | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -118,12 +117,8 @@ def calibrate(
     Raises:
         CCDiffError: no training pictures, nothing to validate on, a training failed (finished ones are kept).
     """
-    if config is None or isinstance(config, DetectorConfig):
-        config = ExperimentConfig(detector=config or DetectorConfig())
     pictures = read_set(real)
     config = config.with_steps(len(pictures.split("train")))
-    if seeds is not None:
-        config = config.model_copy(update={"seeds": tuple(seeds)})
     train, validation, from_train = _validation(pictures, config.draw)
     search = _Search(pictures, train, validation, from_train, config, Path(out), processes, progress)
     fractions = _fractions(search)

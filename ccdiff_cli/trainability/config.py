@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,9 @@ from ..detectors import DetectorConfig
 from ..errors import CCDiffError
 from ..options import checked_options
 from ..recipes import find_recipe
+from ..settings import overrides as overrides_of
 from ..settings import read_yaml
+from .options import ExperimentOptions
 
 SYNTHETIC, SYNTHETIC_ONLY, PRETRAIN, COPY_PASTE = "synthetic", "synthetic-only", "pretrain", "copy-paste"
 HELD_OUT, JITTERED = "held-out", "jittered"
@@ -170,42 +172,33 @@ def load_experiment(recipe: str | Path | None = None, overrides: Mapping[str, An
     return checked_options(ExperimentConfig, values, where=path or "experiment settings")
 
 
-def experiment_of_options(
-    recipe: str | Path | None,
-    detector: Path | None,
-    overrides: Mapping[str, Any],
-    *,
-    arms: Sequence[str] | None = None,
-    fractions: str | None = None,
-    seeds: str | None = None,
-    match: str | None = None,
-) -> ExperimentConfig:
+def experiment_of(options: ExperimentOptions) -> ExperimentConfig:
     """The experiment of a command line: a recipe, and options that take the place of its keys.
 
-    Args:
-        detector: a file of detector settings, in place of the recipe's.
-        overrides: ``--set``: keys of the experiment, or of the detector with or without ``detector.``.
-        arms: ``NAME`` or ``NAME=RATIO,RATIO``.
-        fractions, seeds: comma separated.
+    ``settings`` are keys of the experiment, or of the detector with or without ``detector.``; ``arms`` are ``NAME`` or
+    ``NAME=RATIO,RATIO``.
+
+    Raises:
+        CCDiffError: naming file, key or option, what was found and what was expected.
     """
     own = set(ExperimentConfig.model_fields) - {"detector"}
     values: dict[str, Any] = {}
-    if detector is not None:
-        read = _read(detector)
+    if options.detector is not None:
+        read = _read(options.detector)
         values["detector"] = read.get("detector", read)
-    for key, value in overrides.items():
+    for key, value in overrides_of(options.settings).items():
         first = key.split(".")[0]
         values[key if first in own or first == "detector" else f"detector.{key}"] = value
-    if arms:
-        named = (text.partition("=") for text in arms)
+    if options.arms:
+        named = (text.partition("=") for text in options.arms)
         values["arms"] = {name.strip(): _numbers("--arm", ratios) if equals else (ALL,) for name, equals, ratios in named}
-    if fractions is not None:
-        values["fractions"] = _numbers("--fractions", fractions)
-    if seeds is not None:
-        values["seeds"] = _numbers("--seeds", seeds)
-    if match is not None:
-        values["match"] = match
-    return load_experiment(recipe, values)
+    if options.fractions is not None:
+        values["fractions"] = _numbers("--fractions", options.fractions)
+    if options.seeds is not None:
+        values["seeds"] = _numbers("--seeds", options.seeds)
+    if options.match is not None:
+        values["match"] = options.match
+    return load_experiment(options.recipe, values)
 
 
 def _numbers(option: str, text: str) -> tuple[Any, ...]:

@@ -103,10 +103,10 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
-    from ccdiff_cli.prepare import prepare_dataset
+    from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 
     out = tmp_path_factory.mktemp("prepared") / "set"
-    prepare_dataset(drawn, out, size=SIZE, classes=drawn / CLASSES)
+    prepare_dataset(drawn, out, PrepareOptions(size=SIZE, classes=drawn / CLASSES))
     return out
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.detectors import Detector, DetectorConfig, fit, load_detector
-from ccdiff_cli.export import export_set
+from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.generator import generator_key, read_generator
 from ccdiff_cli.methods import METHODS, load_pipeline, method_of
 from ccdiff_cli.methods.method import REFERENCES, TAKES
@@ -100,7 +100,7 @@ def test_the_whole_chain(name: str, prepared: Path, judge: Detector, tmp_path: P
     )
     assert verify_set(tmp_path / "shared")["pictures"] == 2
 
-    export_set(tmp_path / "shared", tmp_path / "coco", "coco")
+    export_set(tmp_path / "shared", tmp_path / "coco", ExportOptions(format="coco"))
     made = read_set(tmp_path / "shared")
     said_of = json.loads((tmp_path / "shared" / "manifest.json").read_text())["generator"]
     assert said_of["method"] == name and said_of.get("boxes") == method.of_boxes()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccdiff_cli.export import export_set
+from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.files import write_json
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.synthesis import synthesize, verify_set
 
 psutil = pytest.importorskip("psutil")
@@ -46,9 +46,9 @@ def test_five_thousand_pictures_leave_memory_and_open_files_as_they_were(tmp_pat
     process, megabytes, handles = psutil.Process(), [], []
     for k in range(ROUNDS):
         here = tmp_path / str(k)
-        prepare_dataset(raw_set(here / "raw", k), here / "set", size=32, processes=1)
+        prepare_dataset(raw_set(here / "raw", k), here / "set", PrepareOptions(size=32), processes=1)
         synthesize(generator, here / "set", here / "synthetic", PICTURES, pipeline=FAKE, num_processes=1, batch_size=50)
-        export_set(here / "synthetic", here / "coco", "coco")
+        export_set(here / "synthetic", here / "coco", ExportOptions(format="coco"))
         assert verify_set(here / "synthetic")["ok"] and verify_set(here / "set")["ok"]
         gc.collect()
         megabytes.append(process.memory_info().rss >> 20)

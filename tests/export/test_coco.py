@@ -7,13 +7,13 @@ import pytest
 from pycocotools.coco import COCO
 from torchvision.datasets import CocoDetection
 
-from ccdiff_cli.export import export_set
+from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.formats import read_raw
 from tests.export.sets import CLASSES, SLANTED
 
 
 def test_coco_is_read_by_pycocotools_and_torchvision(data, tmp_path):
-    done = export_set(data.root, tmp_path / "out", "coco")
+    done = export_set(data.root, tmp_path / "out", ExportOptions(format="coco"))
     assert done.pictures == 4 and done.objects == 9 and done.lost == {} and done.entry == tmp_path / "out" / "annotations"
     with contextlib.redirect_stdout(None):
         coco = COCO(str(done.entry / "instances_train.json"))
@@ -31,12 +31,12 @@ def test_coco_is_read_by_pycocotools_and_torchvision(data, tmp_path):
 
 
 def test_coco_says_what_its_readers_may_overlook(data, tmp_path):
-    done = export_set(data, tmp_path / "out", "coco")
+    done = export_set(data, tmp_path / "out", ExportOptions(format="coco"))
     assert done.lost == {} and done.apart == {"captions": 4, "difficult flags": 3, "orientations": 6}
 
 
 def test_roboflow_folders_have_pictures_and_labels_side_by_side(data, tmp_path):
-    done = export_set(data, tmp_path / "out", "roboflow-coco")
+    done = export_set(data, tmp_path / "out", ExportOptions(format="roboflow-coco"))
     found = sorted(p.relative_to(done.root).as_posix() for p in done.root.rglob("*") if p.is_file())
     assert found == [
         "export.json", "test/_annotations.coco.json", "test/d.png", "train/_annotations.coco.json", "train/a.png", "train/b.jpg",

@@ -105,7 +105,7 @@ def of_supervision(read, corners=False):
 @slow
 def test_supervision_coco(world, tmp_path):
     supervision = need("supervision")
-    done = export_set(world, tmp_path / "coco", "coco", splits=["train"])
+    done = export_set(world, tmp_path / "coco", ExportOptions(format="coco"), splits=["train"])
     read = supervision.DetectionDataset.from_coco(str(done.root / "images" / "train"), str(done.entry))
     same(of_supervision(read), labels(world.split("train")))
     assert read.classes == list(CLASSES)
@@ -116,7 +116,7 @@ def test_supervision_coco(world, tmp_path):
 @slow
 def test_supervision_roboflow_coco(world, tmp_path):
     supervision = need("supervision")
-    root = export_set(world, tmp_path / "roboflow", "roboflow-coco").root
+    root = export_set(world, tmp_path / "roboflow", ExportOptions(format="roboflow-coco")).root
     for split, folder in (("train", "train"), ("val", "valid"), ("test", "test")):
         read = supervision.DetectionDataset.from_coco(str(root / folder), str(root / folder / "_annotations.coco.json"))
         same(of_supervision(read), labels(world.split(split)))
@@ -127,7 +127,7 @@ def test_supervision_roboflow_coco(world, tmp_path):
 @pytest.mark.parametrize("corners", [False, True])
 def test_supervision_yolo(world, tmp_path, corners):
     supervision = need("supervision")
-    done = export_set(world, tmp_path / "yolo", "yolo-obb" if corners else "yolo")
+    done = export_set(world, tmp_path / "yolo", ExportOptions(format="yolo-obb" if corners else "yolo"))
     read = supervision.DetectionDataset.from_yolo(
         str(done.root / "images" / "train"), str(done.root / "labels" / "train"), str(done.entry), is_obb=corners
     )
@@ -140,11 +140,11 @@ def test_supervision_yolo(world, tmp_path, corners):
 @slow
 def test_supervision_voc(world, tmp_path):
     supervision = need("supervision")
-    root = export_set(world, tmp_path / "voc", "voc", splits=["train"]).root
+    root = export_set(world, tmp_path / "voc", ExportOptions(format="voc"), splits=["train"]).root
     read = supervision.DetectionDataset.from_pascal_voc(str(root / "JPEGImages"), str(root / "Annotations"))
     same(of_supervision(read), labels(world.split("train")))
     pixels = whole(world, tmp_path / "whole")
-    root = export_set(pixels, tmp_path / "voc2", "voc", splits=["train"]).root
+    root = export_set(pixels, tmp_path / "voc2", ExportOptions(format="voc"), splits=["train"]).root
     read = supervision.DetectionDataset.from_pascal_voc(str(root / "JPEGImages"), str(root / "Annotations"))
     read.as_pascal_voc(str(tmp_path / "theirs" / "JPEGImages"), str(tmp_path / "theirs" / "Annotations"))
     same(labels(read_raw(tmp_path / "theirs", "voc", voc_origin=1).scenes), labels(pixels.split("train")))
@@ -162,8 +162,8 @@ def test_ultralytics_checks_the_description_and_loads_the_labels(world, tmp_path
     from ultralytics.data.dataset import YOLODataset
     from ultralytics.data.utils import check_det_dataset
 
-    options = ExportOptions(picture_format=encoded)
-    done = export_set(world, tmp_path / "yolo", "yolo-obb" if task == "obb" else "yolo", options=options)
+    options = ExportOptions(format="yolo-obb" if task == "obb" else "yolo", picture_format=encoded)
+    done = export_set(world, tmp_path / "yolo", options)
     description = check_det_dataset(str(done.entry), autodownload=False)
     assert description["names"] == dict(enumerate(CLASSES))
     for split in ("train", "val", "test"):
@@ -187,7 +187,7 @@ def test_ultralytics_converts_our_coco_to_yolo(world, tmp_path, monkeypatch):
     need("ultralytics")
     from ultralytics.data.converter import convert_coco
 
-    done = export_set(world, tmp_path / "coco", "coco", splits=["train"])
+    done = export_set(world, tmp_path / "coco", ExportOptions(format="coco"), splits=["train"])
     convert_coco(str(done.root / "annotations"), save_dir=str(tmp_path / "theirs"), cls91to80=False)
     (folder,) = [p for p in (tmp_path / "theirs" / "labels").iterdir() if p.is_dir()]
     (tmp_path / "yolo" / "images").mkdir(parents=True)
@@ -206,7 +206,7 @@ def test_sahi_slices_our_coco_and_we_read_the_slices(world, tmp_path):
     need("sahi")
     from sahi.slicing import slice_coco
 
-    done = export_set(world, tmp_path / "coco", "coco", splits=["train"])
+    done = export_set(world, tmp_path / "coco", ExportOptions(format="coco"), splits=["train"])
     with contextlib.redirect_stdout(io.StringIO()):
         sliced, _ = slice_coco(
             str(done.entry), str(done.root / "images" / "train"), "sliced", str(tmp_path / "theirs"), slice_height=80, slice_width=80,
@@ -242,7 +242,7 @@ def test_datasets_imagefolder(world, tmp_path, without, splits, masked):
     if masked:
         scenes = [s.replace(instances=tuple(replace(i, mask=(i.corners[:6],)) for i in s.instances[:2])) for s in scenes]
     made = write_set(world.root, scenes, CLASSES, kind="prepared", details={}, picture_hashes={})
-    done = export_set(made, tmp_path / "hf", "huggingface")
+    done = export_set(made, tmp_path / "hf", ExportOptions(format="huggingface"))
     read = datasets.load_dataset("imagefolder", data_dir=str(done.root), cache_dir=str(tmp_path / "cache"))
     names = {"train": "train", "val": "validation", "test": "test"}
     assert {k: len(v) for k, v in read.items()} == {names[s]: len(made.split(s)) for s in splits}
@@ -263,7 +263,7 @@ def test_datasets_imagefolder(world, tmp_path, without, splits, masked):
 @slow
 def test_webdataset(world, tmp_path):
     webdataset = need("webdataset")
-    done = export_set(world, tmp_path / "wds", "webdataset")
+    done = export_set(world, tmp_path / "wds", ExportOptions(format="webdataset"))
     samples = list(webdataset.WebDataset(str(done.root / "train-000000.tar"), shardshuffle=False).decode("pil"))
     found = {}
     for sample in samples:
@@ -286,7 +286,7 @@ def of_globox(annotations, names=None):
 @slow
 def test_globox(world, tmp_path):
     globox = need("globox").AnnotationSet
-    coco = export_set(world, tmp_path / "coco", "coco", splits=["train"])
+    coco = export_set(world, tmp_path / "coco", ExportOptions(format="coco"), splits=["train"])
     expected = {key: found for key, found in labels(world.split("train")).items()}
     read = globox.from_coco(str(coco.entry))
     same(of_globox(read), expected)
@@ -294,10 +294,10 @@ def test_globox(world, tmp_path):
     read.save_coco(str(tmp_path / "theirs" / "instances_train.json"), auto_ids=True)
     os.rename(coco.root / "images", tmp_path / "theirs" / "images")
     same(labels(read_raw(tmp_path / "theirs").scenes), expected)
-    yolo = export_set(world, tmp_path / "yolo", "yolo", splits=["train"]).root
+    yolo = export_set(world, tmp_path / "yolo", ExportOptions(format="yolo"), splits=["train"]).root
     read = globox.from_yolo_v5(str(yolo / "labels" / "train"), image_folder=str(yolo / "images" / "train"), image_extension=".png")
     same(of_globox(read, CLASSES.names), expected)
-    voc = export_set(world, tmp_path / "voc", "voc", splits=["train"], options=ExportOptions(voc_origin=0)).root
+    voc = export_set(world, tmp_path / "voc", ExportOptions(format="voc", voc_origin=0), splits=["train"]).root
     same(of_globox(globox.from_pascal_voc(str(voc / "Annotations"))), expected)  # it takes edges from 0
 
 
@@ -308,7 +308,7 @@ def test_torchvision_and_pycocotools(world, tmp_path):
     from pycocotools.coco import COCO
     from torchvision.datasets import CocoDetection, VOCDetection
 
-    done = export_set(world, tmp_path / "coco", "coco", splits=["train"])
+    done = export_set(world, tmp_path / "coco", ExportOptions(format="coco"), splits=["train"])
     with contextlib.redirect_stdout(None):
         coco = COCO(str(done.entry))
         pictures = CocoDetection(str(done.root / "images" / "train"), str(done.entry))
@@ -321,7 +321,7 @@ def test_torchvision_and_pycocotools(world, tmp_path):
         for target in targets:
             assert polygon_iou(target["segmentation"][0], target["obb"]) == pytest.approx(1)
     same(found, labels(world.split("train")))
-    export_set(world, tmp_path / "VOCdevkit" / "VOC2012", "voc", splits=["train"], options=ExportOptions(picture_format="jpeg"))
+    export_set(world, tmp_path / "VOCdevkit" / "VOC2012", ExportOptions(format="voc", picture_format="jpeg"), splits=["train"])
     read, found = VOCDetection(str(tmp_path), year="2012", image_set="train"), {}
     for path, (image, target) in zip(read.images, read, strict=True):
         boxes = [(o["name"], [float(o["bndbox"][k]) for k in ("xmin", "ymin", "xmax", "ymax")]) for o in target["annotation"]["object"]]
@@ -336,14 +336,14 @@ def test_mmdet(world, tmp_path):
     from mmdet.datasets import CocoDataset, VOCDataset
 
     metainfo = {"classes": tuple(CLASSES)}
-    root = export_set(world, tmp_path / "coco", "coco").root
+    root = export_set(world, tmp_path / "coco", ExportOptions(format="coco")).root
     read = CocoDataset(data_root=str(root), ann_file="annotations/instances_train.json", data_prefix={"img": "images/train"},
                        metainfo=metainfo, pipeline=[], serialize_data=False, test_mode=True)  # fmt: skip
     found = {Path(i["img_path"]).stem: in_order((CLASSES.names[o["bbox_label"]], o["bbox"]) for o in i["instances"]) for i in read}
     same(found, labels(world.split("train")))
     assert all(Path(info["img_path"]).is_file() for info in read)
     pixels = whole(world, tmp_path / "whole")  # it cuts decimals off, and takes the last pixel itself as the edge
-    root = export_set(pixels, tmp_path / "voc", "voc", options=ExportOptions(picture_format="jpeg")).root
+    root = export_set(pixels, tmp_path / "voc", ExportOptions(format="voc", picture_format="jpeg")).root
     read = VOCDataset(data_root=str(root), ann_file="ImageSets/Main/train.txt", data_prefix={"sub_data_root": ""},
                       metainfo=metainfo, pipeline=[], serialize_data=False, test_mode=True)  # fmt: skip
     found = {i["img_id"]: in_order((CLASSES.names[o["bbox_label"]], np.add(o["bbox"], (0, 0, 1, 1))) for o in i["instances"]) for i in read}
@@ -356,7 +356,7 @@ def test_mmrotate(world, tmp_path):
     mmcv_ops.install()
     from mmrotate.datasets import DOTADataset
 
-    root = export_set(world, tmp_path / "dota", "dota").root
+    root = export_set(world, tmp_path / "dota", ExportOptions(format="dota")).root
     names = (root / "classes.txt").read_text().splitlines()
     read = DOTADataset(data_root=str(root / "train"), ann_file="annfiles", data_prefix={"img_path": "images"},
                        metainfo={"classes": tuple(names)}, pipeline=[], serialize_data=False, test_mode=True)  # fmt: skip

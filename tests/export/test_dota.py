@@ -7,7 +7,7 @@ import pytest
 
 from ccdiff_cli.detectors import mmcv_ops
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.export import export_set
+from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.geometry import visible_hbbs
 from ccdiff_cli.prepare import prepare_dataset
 from ccdiff_cli.scene import ClassList, Instance
@@ -17,7 +17,7 @@ SPACES = "spaces in class names (written as dashes)"
 
 
 def test_dota_lines(data, tmp_path):
-    done = export_set(data, tmp_path / "out", "dota")
+    done = export_set(data, tmp_path / "out", ExportOptions(format="dota"))
     text = (done.root / "train" / "labelTxt" / "a.txt").read_text()
     lines = text.splitlines()
     assert lines[:2] == ["imagesource:ccdiff", "gsd:null"] and text.endswith("\n") and len(lines) == 5
@@ -38,7 +38,7 @@ def test_dota_is_read_by_mmrotate(data, tmp_path):
     mmcv_ops.install()  # mmrotate imports compiled parts of mmcv
     from mmrotate.datasets import DOTADataset
 
-    done = export_set(data, tmp_path / "out", "dota")
+    done = export_set(data, tmp_path / "out", ExportOptions(format="dota"))
     classes = tuple((done.root / "classes.txt").read_text().split())
     read = DOTADataset(data_root=str(done.root / "train"), ann_file="annfiles", data_prefix={"img_path": "images"},
                        metainfo={"classes": classes}, pipeline=[], serialize_data=False)  # fmt: skip
@@ -51,13 +51,13 @@ def test_dota_is_read_by_mmrotate(data, tmp_path):
 
 def test_dota_header_says_what_the_source_said(tmp_path):
     header = {"imagesource": "GoogleEarth\nx", "gsd": 0.146343590398}
-    done = export_set(one_scene(tmp_path / "set", provenance=header), tmp_path / "out", "dota")
+    done = export_set(one_scene(tmp_path / "set", provenance=header), tmp_path / "out", ExportOptions(format="dota"))
     lines = (done.root / "train" / "labelTxt" / "a.txt").read_text().splitlines()
     assert lines == ["imagesource:GoogleEarth x", "gsd:0.146343590398"] and done.lost.keys() == {SPACES}
 
 
 def test_task1_results_are_the_labels_with_a_score(data, tmp_path):
-    done = export_set(data, tmp_path / "out", "dota-task1")
+    done = export_set(data, tmp_path / "out", ExportOptions(format="dota-task1"))
     names = sorted(p.name for p in done.root.iterdir())
     assert names == ["Task1_ship.txt", "Task1_storage-tank.txt", "classes.txt", "export.json", "imagesets"]
     tanks = (done.root / "Task1_storage-tank.txt").read_text().splitlines()
@@ -73,27 +73,27 @@ def test_task1_results_are_the_labels_with_a_score(data, tmp_path):
 
 def test_task1_keeps_scores_and_refuses_names_that_its_lines_or_files_cannot_hold(tmp_path):
     box = Instance.from_corners("ship", SLANTED, extra={"score": 0.25})
-    done = export_set(one_scene(tmp_path / "set", instances=(box,)), tmp_path / "out", "dota-task1")
+    done = export_set(one_scene(tmp_path / "set", instances=(box,)), tmp_path / "out", ExportOptions(format="dota-task1"))
     assert (done.root / "Task1_ship.txt").read_text().split()[1] == "0.25"
     with pytest.raises(CCDiffError, match=r"'a b\.png' has a space"):
-        export_set(one_scene(tmp_path / "set2", name="a b.png"), tmp_path / "out2", "dota-task1")
+        export_set(one_scene(tmp_path / "set2", name="a b.png"), tmp_path / "out2", ExportOptions(format="dota-task1"))
     with pytest.raises(CCDiffError, match="2 classes would both be written as 'a_b'"):
-        export_set(one_scene(tmp_path / "set3", ClassList(("a/b", "A:b"))), tmp_path / "out2", "dota-task1")
-    slashes = export_set(one_scene(tmp_path / "set4", ClassList(("../a/b",))), tmp_path / "out3", "dota-task1")
+        export_set(one_scene(tmp_path / "set3", ClassList(("a/b", "A:b"))), tmp_path / "out2", ExportOptions(format="dota-task1"))
+    slashes = export_set(one_scene(tmp_path / "set4", ClassList(("../a/b",))), tmp_path / "out3", ExportOptions(format="dota-task1"))
     assert (slashes.root / "Task1_.._a_b.txt").is_file() and not (tmp_path / "out2").exists()
 
 
 def test_dashes_for_spaces_are_counted(tmp_path):
     made = one_scene(tmp_path / "set", ClassList(("ship", "storage tank", "small-vehicle")))
-    assert export_set(made, tmp_path / "out", "dota").lost[SPACES] == 1
+    assert export_set(made, tmp_path / "out", ExportOptions(format="dota")).lost[SPACES] == 1
 
 
 def test_task1_refuses_a_class_whose_file_no_file_system_takes(tmp_path):
     fits, too_long = "\u8239" * 81 + "ab", "\u8239" * 82  # 245 and 246 bytes
-    done = export_set(one_scene(tmp_path / "set", ClassList((fits,))), tmp_path / "out", "dota-task1")
+    done = export_set(one_scene(tmp_path / "set", ClassList((fits,))), tmp_path / "out", ExportOptions(format="dota-task1"))
     assert (tmp_path / "out" / f"Task1_{fits}.txt").is_file() and done.pictures == 1
     with pytest.raises(CCDiffError, match="file name of 256 bytes") as caught:
-        export_set(one_scene(tmp_path / "set2", ClassList((too_long,))), tmp_path / "out2", "dota-task1")
+        export_set(one_scene(tmp_path / "set2", ClassList((too_long,))), tmp_path / "out2", ExportOptions(format="dota-task1"))
     assert "shorter class names" in caught.value.fix and not list((tmp_path / "out2").glob("Task1*"))
 
 
@@ -101,7 +101,7 @@ def test_the_hbb_of_a_box_that_reaches_beyond_is_no_other_hbb(tmp_path):
     """Its HBB is that of the visible part, which every reader of ours makes of the corners again."""
     (seen,) = visible_hbbs(np.array([OUTSIDE]), (0, 0, 96, 64)).tolist()
     box = Instance.from_corners("ship", OUTSIDE, seen)
-    done = export_set(one_scene(tmp_path / "set", instances=(box,)), tmp_path / "out", "dota")
+    done = export_set(one_scene(tmp_path / "set", instances=(box,)), tmp_path / "out", ExportOptions(format="dota"))
     assert not any("horizontal boxes" in what for what in done.lost)
     back = prepare_dataset(tmp_path / "out", tmp_path / "back")
     assert back.scenes[0].instances[0].hbb == pytest.approx(seen, abs=2e-3)

@@ -8,7 +8,7 @@ from pyarrow import parquet
 
 from ccdiff_cli.dataset import write_set
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.export import export_set
+from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.scene import Instance, Scene
 from tests.export.sets import CLASSES, SLANTED
@@ -16,7 +16,7 @@ from tests.rawsets import picture
 
 
 def test_huggingface_folders(data, tmp_path):
-    done = export_set(data, tmp_path / "out", "huggingface")
+    done = export_set(data, tmp_path / "out", ExportOptions(format="huggingface"))
     lines = parquet.read_table(done.root / "train" / "metadata.parquet").to_pylist()
     assert [line["file_name"] for line in lines] == ["a.png", "b.jpg"] and lines[0]["text"] == "This is it."
     objects = lines[0]["objects"]
@@ -46,7 +46,7 @@ EMPTY = [{"train": [1, 0], "val": [2], "test": [0, 0]}, {"train": [0], "val": [0
 
 @pytest.mark.parametrize("objects", EMPTY)
 def test_labels_are_typed_where_a_split_does_not_show_the_types(tmp_path, objects):
-    done = export_set(set_of(tmp_path / "set", objects), tmp_path / "out", "huggingface")
+    done = export_set(set_of(tmp_path / "set", objects), tmp_path / "out", ExportOptions(format="huggingface"))
     assert any("metadata.parquet" in line for line in done.said) and not list(done.root.rglob("*.jsonl"))
     schemas = []
     for split, counts in objects.items():
@@ -59,7 +59,7 @@ def test_labels_are_typed_where_a_split_does_not_show_the_types(tmp_path, object
 
 
 def test_labels_are_json_where_every_split_shows_the_types(tmp_path):
-    done = export_set(set_of(tmp_path / "set", {"train": [0, 1], "val": [2]}), tmp_path / "out", "huggingface")
+    done = export_set(set_of(tmp_path / "set", {"train": [0, 1], "val": [2]}), tmp_path / "out", ExportOptions(format="huggingface"))
     assert sorted(p.name for p in done.root.rglob("metadata.*")) == ["metadata.jsonl"] * 2
     lines = [json.loads(line) for line in (done.root / "val" / "metadata.jsonl").read_text().splitlines()]
     assert lines[0]["objects"]["bbox"] == [[0, 2, 9, 10], [1, 2, 9, 10]] and "mask" not in lines[0]["objects"]
@@ -70,5 +70,5 @@ def test_what_is_missing_to_write_types_is_said(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "pyarrow", None)
         with pytest.raises(CCDiffError, match="pip install pyarrow"):
-            export_set(made, tmp_path / "out", "huggingface")
-    assert export_set(made, tmp_path / "out", "huggingface").pictures == 1  # the same command goes on
+            export_set(made, tmp_path / "out", ExportOptions(format="huggingface"))
+    assert export_set(made, tmp_path / "out", ExportOptions(format="huggingface")).pictures == 1  # the same command goes on

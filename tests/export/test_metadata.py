@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ccdiff_cli.export import export_set
+from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.export.common import CORNERS_OUTSIDE
 from ccdiff_cli.geometry import le90_to_corners
 from ccdiff_cli.scene import Instance
@@ -13,7 +13,7 @@ from tests.export.sets import SLANTED, one_scene
 
 
 def test_metadata_lines(data, tmp_path):
-    done = export_set(data, tmp_path / "out", "metadata")
+    done = export_set(data, tmp_path / "out", ExportOptions(format="metadata"))
     lines = [json.loads(line) for line in (done.root / "train" / "metadata.jsonl").read_text().splitlines()]
     assert [line["file_name"] for line in lines] == ["a.png", "b.jpg"] and all(
         (done.root / "train" / x["file_name"]).is_file() for x in lines
@@ -36,7 +36,7 @@ def test_metadata_lines(data, tmp_path):
 
 def test_metadata_keeps_objects_beyond_the_sixth_and_says_so(tmp_path):
     instances = tuple(Instance.from_corners("ship", le90_to_corners((48, 32, 9 + k, 5, 0.1))) for k in range(8))
-    done = export_set(one_scene(tmp_path / "set", instances=instances), tmp_path / "out", "metadata")
+    done = export_set(one_scene(tmp_path / "set", instances=instances), tmp_path / "out", ExportOptions(format="metadata"))
     line = json.loads(done.entry.read_text())
     assert len(line["caption"]) == 9 and len(line["bndboxes"]) == len(line["obboxes"]) == 8
     assert [(what.split(" (")[0], count) for what, count in done.lost.items()] == [("objects beyond CC-Diff's 6 a picture", 2)]

@@ -7,7 +7,7 @@ import pytest
 
 from ccdiff_cli.dataset import write_set
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.export import WRITERS, export_set
+from ccdiff_cli.export import WRITERS, ExportOptions, export_set
 from ccdiff_cli.formats import READERS, read_raw
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from tests.export.sets import one_scene
@@ -38,7 +38,7 @@ def test_names_of_pictures_come_back(tmp_path, format):
         picture(tmp_path / "set" / "images" / name, 24, 24, seed=k)
         scenes.append(Scene(name, 24, 24, (Instance.from_hbb("ship", (2, 3, 12, 14)),) * (k % 3), source=name))
     made = write_set(tmp_path / "set", scenes, ClassList(("ship",)), kind="prepared", details={}, picture_hashes={})
-    done = export_set(made, tmp_path / "out", format)
+    done = export_set(made, tmp_path / "out", ExportOptions(format=format))
     assert any("1 pictures differ from others in case alone" in line for line in done.said)
     back = read_raw(done.root, READ_BY[format])
     assert labels_of(back.scenes) == labels_of(scenes) and not +back.skipped
@@ -50,7 +50,7 @@ def test_names_of_pictures_come_back(tmp_path, format):
 def test_names_of_classes_come_back(tmp_path, format):
     classes = ClassList(("ship", *NAMES_OF_CLASSES))
     instances = tuple(Instance.from_hbb(name, (k, 2, k + 9, 14)) for k, name in enumerate(classes))
-    done = export_set(one_scene(tmp_path / "set", classes, instances=instances), tmp_path / "out", format)
+    done = export_set(one_scene(tmp_path / "set", classes, instances=instances), tmp_path / "out", ExportOptions(format=format))
     back = read_raw(done.root, READ_BY[format])
     assert back.classes == classes and [s.categories() for s in back.scenes] == [list(classes)]
 
@@ -60,7 +60,7 @@ def test_names_of_classes_come_back(tmp_path, format):
 def test_names_of_pictures_that_no_label_file_can_hold_are_refused(tmp_path, format, name):
     made = one_scene(tmp_path / "set", name=name)
     with pytest.raises(CCDiffError, match="name"):
-        export_set(made, tmp_path / "out", format)
+        export_set(made, tmp_path / "out", ExportOptions(format=format))
     assert not (tmp_path / "out").exists()
 
 
@@ -71,16 +71,16 @@ def test_names_of_classes_that_a_class_file_reads_otherwise(tmp_path, format, na
     made = one_scene(tmp_path / "set", classes, instances=(Instance.from_hbb(name, (2, 3, 12, 14)),))
     if WRITERS[format].plain_names:
         with pytest.raises(CCDiffError, match=r"would be read as a comment or a pair in classes\.txt"):
-            export_set(made, tmp_path / "out", format)
+            export_set(made, tmp_path / "out", ExportOptions(format=format))
         assert not (tmp_path / "out").exists()
     elif format in READABLE:
-        assert read_raw(export_set(made, tmp_path / "out", format).root, READ_BY[format]).classes == classes
+        assert read_raw(export_set(made, tmp_path / "out", ExportOptions(format=format)).root, READ_BY[format]).classes == classes
 
 
 def test_names_of_classes_that_become_one_file(tmp_path):
     for k, pair in enumerate((("a/b", "a:b"), ("Ship", "ship"), ("a b", "a-b"))):
         with pytest.raises(CCDiffError, match="2 classes would both be written as"):
-            export_set(one_scene(tmp_path / f"set{k}", ClassList(pair)), tmp_path / "out", "dota-task1")
+            export_set(one_scene(tmp_path / f"set{k}", ClassList(pair)), tmp_path / "out", ExportOptions(format="dota-task1"))
     assert not (tmp_path / "out").exists()
 
 
@@ -93,4 +93,4 @@ def test_pictures_whose_names_differ_in_case_where_the_file_system_does_not(tmp_
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda path, **more: exists(path.parent / path.name.lower(), **more))  # as macOS and Windows do
     with pytest.raises(CCDiffError, match="a file system that ignores case"):
-        export_set(made, tmp_path / "out", "yolo")
+        export_set(made, tmp_path / "out", ExportOptions(format="yolo"))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import shapely
 
-from ccdiff_cli.export import WRITERS, export_set
+from ccdiff_cli.export import WRITERS, ExportOptions, export_set
 from ccdiff_cli.formats import READERS, detect_format, read_raw
 from ccdiff_cli.formats.classes import ClassMap
 from ccdiff_cli.geometry import le90_to_corners, polygon
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.scene import Instance
 from tests.export.sets import CLASSES, one_scene
 
@@ -33,7 +33,7 @@ READ_BY = {name: {"roboflow-coco": "coco"}.get(name, name) for name in WRITERS}
 
 @pytest.mark.parametrize("format", sorted(name for name in WRITERS if READ_BY[name] in READERS))
 def test_round_trip_through_our_own_reader(rich, tmp_path, format):
-    done = export_set(rich, tmp_path / "out", format)
+    done = export_set(rich, tmp_path / "out", ExportOptions(format=format))
     assert detect_format(done.root) == READ_BY[format]
     back = read_raw(done.root, READ_BY[format], ClassMap.of(CLASSES))
     tolerance, held = HELD[format]
@@ -95,7 +95,9 @@ def test_boxes_of_any_place_and_angle_come_back_or_are_counted(tmp_path, format)
     boxes, visible = zip(*((b, v) for b, v in zip(boxes, visible, strict=True) if v.area > max(16, 0.05 * polygon(b).area)), strict=True)
     assert sum(v.area < 0.99 * polygon(b).area for b, v in zip(boxes, visible, strict=True)) > 80  # are cut
     instances = tuple(Instance.from_corners("ship", b, v.bounds) for b, v in zip(boxes, visible, strict=True))
-    done = export_set(one_scene(tmp_path / "set", CLASSES, size=(128, 128), instances=instances), tmp_path / "out", format)
+    done = export_set(
+        one_scene(tmp_path / "set", CLASSES, size=(128, 128), instances=instances), tmp_path / "out", ExportOptions(format=format)
+    )
     back = read_raw(done.root, READ_BY[format], ClassMap.of(CLASSES)).scenes[0].instances
     assert len(back) == len(boxes)
     bad = 0
@@ -116,8 +118,8 @@ def _iou(a, b):
 @pytest.mark.parametrize("format", sorted(name for name in WRITERS if READ_BY[name] in READERS))
 def test_prepare_gives_back_the_boxes_of_an_export(rich, tmp_path, format):
     """To what two roundings (1/1000 px each, one of them of the export) leave."""
-    done = export_set(rich, tmp_path / "out", format)
-    back = prepare_dataset(done.root, tmp_path / "prepared", keep_empty=True)
+    done = export_set(rich, tmp_path / "out", ExportOptions(format=format))
+    back = prepare_dataset(done.root, tmp_path / "prepared", PrepareOptions(keep_empty=True))
     held = HELD[format][1]
     assert back.manifest["skipped"] == {} and back.manifest["changes"] == {}
     assert {s.file_name: s.split for s in back.scenes} == {s.file_name: s.split for s in rich.scenes}

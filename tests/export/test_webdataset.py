@@ -3,13 +3,13 @@
 import json
 import tarfile
 
-from ccdiff_cli.export import export_set
+from ccdiff_cli.export import ExportOptions, export_set
 from tests.export.sets import SLANTED
 
 
 def test_webdataset_shards(data, tmp_path, monkeypatch):
     monkeypatch.setattr("ccdiff_cli.export.webdataset.SHARD_PICTURES", 1)
-    done = export_set(data, tmp_path / "out", "webdataset")
+    done = export_set(data, tmp_path / "out", ExportOptions(format="webdataset"))
     shards = sorted(p.name for p in done.root.glob("*.tar"))
     assert shards == ["test-000000.tar", "train-000000.tar", "train-000001.tar", "val-000000.tar"]
     with tarfile.open(done.root / "train-000001.tar") as shard:

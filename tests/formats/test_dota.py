@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from ccdiff_cli.dataset import write_set
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.export import export_set
+from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.formats import detect_format, read_raw
 from ccdiff_cli.formats.classes import CLASS_LISTS, ClassMap, read_class_file
 from ccdiff_cli.formats.dota import tile_source
 from ccdiff_cli.geometry import le90_to_corners, polygon_iou, untangled
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.scene import Instance, Scene
 from tests.rawsets import picture
 
@@ -180,7 +180,9 @@ def test_our_export_is_read_back(tmp_path):
     ):
         hashes[name] = sha256_file(picture(root / "images" / name, seed=k))
         scenes.append(Scene(name, 96, 64, instances if k != 1 else (), split, name, provenance=provenance))
-    export_set(write_set(root, scenes, classes, kind="prepared", details={}, picture_hashes=hashes), tmp_path / "out", "dota")
+    export_set(
+        write_set(root, scenes, classes, kind="prepared", details={}, picture_hashes=hashes), tmp_path / "out", ExportOptions(format="dota")
+    )
     raw = read_raw(tmp_path / "out")
     assert raw.format == "dota" and raw.classes == classes and not raw.skipped and not raw.notes
     assert {s.file_name: s.split for s in raw.scenes} == {s.file_name: s.split for s in scenes}
@@ -197,9 +199,9 @@ def test_our_export_is_read_back(tmp_path):
 def test_the_header_goes_through_tiles_and_out_again(tmp_path, options, gsd):
     """Of pixels twice as large the gsd is twice as long."""
     raw = dota(tmp_path / "r", {"P0001": f"imagesource:GoogleEarth\ngsd:1\n{SHIP}", "P0002": SHIP})
-    made = prepare_dataset(raw, tmp_path / "set", **options)
+    made = prepare_dataset(raw, tmp_path / "set", PrepareOptions(**options))
     assert len(made.scenes) == 2 * (1 if not options else 2) and all("offset" in s.provenance for s in made.scenes)
-    export_set(made, tmp_path / "out", "dota")
+    export_set(made, tmp_path / "out", ExportOptions(format="dota"))
     for scene in read_raw(tmp_path / "out").scenes:
         said = {"imagesource": "GoogleEarth", "gsd": gsd} if scene.source == "P0001" else {"imagesource": "ccdiff"}
         assert scene.provenance == said

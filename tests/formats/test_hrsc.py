@@ -10,7 +10,7 @@ from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.formats import detect_format, read_raw
 from ccdiff_cli.formats.classes import CLASS_LISTS, HRSC_TREE, ClassMap, read_class_file
 from ccdiff_cli.geometry import corners_to_le90
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.quantities import quantities_of
 from tests.rawsets import picture
 
@@ -196,7 +196,7 @@ def test_a_place_is_known_once_its_half_of_the_earth_is(tmp_path, location, half
     for path in (root / "Annotations").iterdir():
         path.write_text(path.read_text().replace("<Annotated>", f"<Img_Location>{location}</Img_Location><Annotated>"))
     (tmp_path / "m.csv").write_text(f"file_name,hemisphere,sensor\n1.bmp,{half},x\n")
-    data = prepare_dataset(root, tmp_path / "out", metadata=tmp_path / "m.csv")
+    data = prepare_dataset(root, tmp_path / "out", PrepareOptions(metadata=tmp_path / "m.csv"))
     first, second = ({k: v for k, v in quantities_of(s).items() if k != "gsd"} for s in data.scenes)
     assert first == expected and second == {}
     readable = location not in ("0,0", "95,33", "somewhere")

@@ -7,7 +7,7 @@ import pytest
 from ccdiff_cli.errors import CCDiffError, UnsafeInput
 from ccdiff_cli.formats import read_raw
 from ccdiff_cli.formats.raw import PLACES, Faults, UnknownClass, missing_picture
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from tests.rawsets import picture
 
 
@@ -75,7 +75,7 @@ def test_one_bad_line_does_not_stop_a_set_and_a_person_sees_it(tmp_path):
     assert made.manifest["places"] == {reason: [{"where": f"{root}/labels/a.txt:4", "what": "field 3: expected a number, found '0,5'"}]}
     assert len(made.scenes[0].instances) == 3
     with pytest.raises(CCDiffError, match=r"a\.txt:4: field 3"):
-        prepare_dataset(root, tmp_path / "strict", strict=True)
+        prepare_dataset(root, tmp_path / "strict", PrepareOptions(strict=True))
     assert not (tmp_path / "strict").exists()
     (root / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n" + "0 48 32 10 10\n" * 20)
     with pytest.raises(CCDiffError, match=r"a\.txt:2: .*20 of 21 lines are broken"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ccdiff_cli.dataset import write_set
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.export import export_set
+from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.formats import detect_format, read_raw
 from ccdiff_cli.formats.classes import read_class_file
@@ -160,7 +160,7 @@ def test_our_export_is_read_back(tmp_path, format):
         hashes[name] = sha256_file(picture(root / "images" / name, seed=k))
         scenes.append(Scene(name, 96, 64, instances if k != 1 else (), split, name[0]))
     data = write_set(root, scenes, ClassList(("ship", "storage tank")), kind="prepared", details={}, picture_hashes=hashes)
-    done = export_set(data, tmp_path / "out", format)
+    done = export_set(data, tmp_path / "out", ExportOptions(format=format))
     for source in (done.root, done.entry):
         raw = read_raw(source)
         assert raw.format == format and raw.classes == data.classes and not raw.skipped and not raw.notes
@@ -176,7 +176,7 @@ def test_an_export_without_val_is_read_back(tmp_path):
     hashes = {"a.png": sha256_file(picture(root / "images" / "a.png"))}
     scene = Scene("a.png", 96, 64, (Instance.from_hbb("ship", (1, 2, 30, 40)),), "train", "a")
     data = write_set(root, [scene], ClassList(("ship",)), kind="prepared", details={}, picture_hashes=hashes)
-    raw = read_raw(export_set(data, tmp_path / "out", "yolo").root)
+    raw = read_raw(export_set(data, tmp_path / "out", ExportOptions(format="yolo")).root)
     assert [s.split for s in raw.scenes] == ["train"]
 
 

@@ -19,7 +19,7 @@ from ccdiff_cli.detectors.config import DetectorConfig
 from ccdiff_cli.detectors.store import read_detections, write_detections
 from ccdiff_cli.detectors.training import Description
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.export import export_set
+from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.export.receipt import damaged as damaged_files
 from ccdiff_cli.export.receipt import read_receipt
 from ccdiff_cli.files import sha256_file, write_json
@@ -61,7 +61,7 @@ def a_set(root: Path) -> list[str]:
     write_json(root / "references" / "references.json", {"instances": crops, "backgrounds": ["images/0.png"]})
     details = {"prepare": {"options": {"size": 96}, "inputs": "x"}, "skipped": {"a": 1}, "references": {"instances": 1, "masks": {}}}
     write_set(root, scenes, ClassList(("ship", "car")), kind="prepared", details=details, picture_hashes=hashes)
-    export_set(root, root / "exported", "yolo")
+    export_set(root, root / "exported", ExportOptions(format="yolo"))
     return ["annotations.json", "manifest.json", "references/references.json", "exported/export.json"]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ccdiff_cli.drawn import CLASSES, draw_dataset
 from ccdiff_cli.generator import read_generator
 from ccdiff_cli.methods import METHODS, load_pipeline
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.recipes import load_recipe
 from ccdiff_cli.training import train
 from tests.models.small import make_scenes
@@ -33,7 +33,7 @@ SMALL = {
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     drawn = draw_dataset(root / "drawn", pictures=8, size=64)
-    prepare_dataset(drawn, root / "set", size=32, classes=drawn / CLASSES)
+    prepare_dataset(drawn, root / "set", PrepareOptions(size=32, classes=drawn / CLASSES))
     return root / "set"
 
 

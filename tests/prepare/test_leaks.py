@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from ccdiff_cli.cli import app
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.inspection import inspect_set
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.inspection import InspectOptions, inspect_set
+from ccdiff_cli.options import checked_options
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from tests.rawsets import coco, picture
 
 SIZE = (32, 32)
@@ -46,7 +47,7 @@ def splits_of(data):
 
 @pytest.mark.parametrize("how", [None, "keep"])
 def test_kept_copies_are_said(leaking, tmp_path, how):
-    data = prepare_dataset(leaking, tmp_path / "set", leaks=how)
+    data = prepare_dataset(leaking, tmp_path / "set", PrepareOptions(leaks=how))
     assert splits_of(data) == {"a": "train", "b": "val", "c": "test", "d": "train", "e": "val", "f": "test"}
     (what, count), = data.manifest["changes"].items()  # fmt: skip
     assert "same picture in several splits" in what and count == 3
@@ -54,28 +55,28 @@ def test_kept_copies_are_said(leaking, tmp_path, how):
 
 
 def test_moved_copies_go_to_the_strictest_split(leaking, tmp_path):
-    data = prepare_dataset(leaking, tmp_path / "set", leaks="move")
+    data = prepare_dataset(leaking, tmp_path / "set", PrepareOptions(leaks="move"))
     assert splits_of(data) == {"a": "test", "b": "test", "c": "test", "d": "train", "e": "val", "f": "test"}
     assert sorted(data.manifest["changes"].values()) == [1, 1] and all("moved" in what for what in data.manifest["changes"])
 
 
 def test_dropped_copies_are_counted(leaking, tmp_path):
-    data = prepare_dataset(leaking, tmp_path / "set", leaks="drop")
+    data = prepare_dataset(leaking, tmp_path / "set", PrepareOptions(leaks="drop"))
     assert splits_of(data) == {"c": "test", "d": "train", "e": "val", "f": "test"}
     assert [n for what, n in data.manifest["skipped"].items() if "stricter split" in what] == [2]
 
 
 def test_refused_copies_name_the_first_pair_and_write_nothing(leaking, tmp_path):
     with pytest.raises(CCDiffError, match=r"c\.bmp \(test\) and a\.png \(train\) \(3 pictures") as caught:
-        prepare_dataset(leaking, tmp_path / "set", leaks="refuse")
+        prepare_dataset(leaking, tmp_path / "set", PrepareOptions(leaks="refuse"))
     assert "--leaks" in caught.value.fix and not (tmp_path / "set" / "manifest.json").exists()
-    with pytest.raises(CCDiffError, match="unknown way with leaks"):
-        prepare_dataset(leaking, tmp_path / "set", leaks="hide")
+    with pytest.raises(CCDiffError, match="leaks: expected 'keep', 'drop', 'move' or 'refuse', found 'hide'"):
+        checked_options(PrepareOptions, {"leaks": "hide"}, where=None)
 
 
 def test_pictures_that_only_share_a_size_or_a_name_leak_nothing(tmp_path):
     root = yolo(tmp_path / "raw", [("train", "a", 1, ".png"), ("val", "b", 2, ".png"), ("test", "c", 3, ".png")])
-    data = prepare_dataset(root, tmp_path / "set", leaks="refuse")
+    data = prepare_dataset(root, tmp_path / "set", PrepareOptions(leaks="refuse"))
     assert len(data.scenes) == 3 and not data.manifest["changes"]
 
 
@@ -84,9 +85,9 @@ def test_scenes_whose_pieces_stand_in_two_splits_are_refused_moved_or_dropped(tm
     root = yolo(tmp_path / "raw", [(split, stem, k, ".png") for k, (split, stem) in enumerate(names)])
     with pytest.raises(CCDiffError, match="source 's0' stand in two splits"):
         prepare_dataset(root, tmp_path / "set")
-    moved = prepare_dataset(root, tmp_path / "moved", leaks="move")
+    moved = prepare_dataset(root, tmp_path / "moved", PrepareOptions(leaks="move"))
     assert splits_of(moved)["s0__1__0___0"] == splits_of(moved)["s0__1__24___0"] == "val"
-    dropped = prepare_dataset(root, tmp_path / "dropped", leaks="drop")
+    dropped = prepare_dataset(root, tmp_path / "dropped", PrepareOptions(leaks="drop"))
     assert sorted(splits_of(dropped)) == ["s0__1__24___0", "s1__1__0___0", "t"]
 
 
@@ -108,13 +109,13 @@ def test_a_split_that_we_draw_never_parts_copies(tmp_path, seed):
     (root / "images" / "p4.png").unlink()
     text = (root / "instances.json").read_text()
     (root / "instances.json").write_text(text.replace("p4.png", "p4.bmp"))
-    data = prepare_dataset(root, tmp_path / "set", seed=seed)
+    data = prepare_dataset(root, tmp_path / "set", PrepareOptions(seed=seed))
     splits = splits_of(data)
     assert len(splits) == 24 and len(set(splits.values())) > 1
     assert all(len({splits[f"p{3 * k + j}"] for j in range(3)}) == 1 for k in range(8))
     noted = [n for what, n in data.manifest["notes"].items() if "the seed would have parted" in what]
     assert noted and not any("same picture" in what for what in data.manifest["changes"])
-    again = prepare_dataset(root, tmp_path / "again", seed=seed, leaks="refuse")
+    again = prepare_dataset(root, tmp_path / "again", PrepareOptions(seed=seed, leaks="refuse"))
     assert splits_of(again) == splits
 
 
@@ -124,7 +125,7 @@ def test_a_copy_drags_the_other_pieces_of_its_scene_along(tmp_path):
         tmp_path / "raw", ["p", "q__1__0___0", "q__1__8___0", "q__1__16___0", *(f"x{k}" for k in range(8))], [0, 0, *range(1, 11)]
     )
     for seed in range(6):
-        splits = splits_of(prepare_dataset(root, tmp_path / f"set{seed}", seed=seed))
+        splits = splits_of(prepare_dataset(root, tmp_path / f"set{seed}", PrepareOptions(seed=seed)))
         assert len({split for stem, split in splits.items() if stem[0] in "pq"}) == 1
 
 
@@ -151,7 +152,7 @@ def test_the_split_is_the_same_whatever_the_number_of_processes(tmp_path):
 def test_a_pattern_keeps_pieces_together_and_inspect_takes_it_too(tmp_path):
     stems = [f"{scene}-x{k}y{chr(97 + k)}" for scene in ("harbour", "field", "town", "quay", "wood") for k in range(4)]
     root = unsplit(tmp_path / "raw", stems, range(20))
-    data = prepare_dataset(root, tmp_path / "set", source_pattern="^([a-z]+)-")
+    data = prepare_dataset(root, tmp_path / "set", PrepareOptions(source_pattern="^([a-z]+)-"))
     splits = splits_of(data)
     assert all(len({splits[s] for s in stems if s.startswith(scene)}) == 1 for scene in ("harbour", "field", "town", "quay", "wood"))
     assert {s.source for s in data.scenes} == {"harbour", "field", "town", "quay", "wood"}
@@ -159,7 +160,7 @@ def test_a_pattern_keeps_pieces_together_and_inspect_takes_it_too(tmp_path):
     assert len({s.source for s in prepare_dataset(root, tmp_path / "plain").scenes}) == 20
     for pattern, said in (("^(", "not a regular expression"), ("^[a-z]+", "no group"), ("^(Q+)-", "fits no picture")):
         with pytest.raises(CCDiffError, match=said):
-            prepare_dataset(root, tmp_path / "bad", source_pattern=pattern)
+            prepare_dataset(root, tmp_path / "bad", PrepareOptions(source_pattern=pattern))
 
     shutil.copytree(root, tmp_path / "split")
     data = json.loads((root / "instances.json").read_text())
@@ -167,11 +168,11 @@ def test_a_pattern_keeps_pieces_together_and_inspect_takes_it_too(tmp_path):
     for name, part in (("train", slice(0, 10)), ("val", slice(10, 20))):
         some = {**data, "images": data["images"][part], "annotations": data["annotations"][part]}
         (tmp_path / "split" / f"instances_{name}.json").write_text(json.dumps(some))
-    facts = inspect_set(tmp_path / "split", tmp_path / "page", source_pattern="^([a-z]+)-", samples=1)
+    facts = inspect_set(tmp_path / "split", tmp_path / "page", InspectOptions(source_pattern="^([a-z]+)-", samples=1))
     assert facts["duplicates"]["sources_in_two_splits"] == ["town"]
-    assert not inspect_set(tmp_path / "split", tmp_path / "page", samples=1)["duplicates"]["sources_in_two_splits"]
+    assert not inspect_set(tmp_path / "split", tmp_path / "page", InspectOptions(samples=1))["duplicates"]["sources_in_two_splits"]
     with pytest.raises(CCDiffError, match="knows the source"):
-        inspect_set(tmp_path / "set", tmp_path / "page", source_pattern="^([a-z]+)-")
+        inspect_set(tmp_path / "set", tmp_path / "page", InspectOptions(source_pattern="^([a-z]+)-"))
     done = CliRunner().invoke(app, ["inspect", str(tmp_path / "split"), "--out", str(tmp_path / "page"), "--source-pattern", "^([a-z]+)-"])
     assert done.exit_code == 0 and "leak, source pictures with tiles in different splits: 1, first town" in done.output
 
@@ -197,7 +198,7 @@ def test_copies_are_found_by_their_pixels_and_jpegs_by_their_reduced_ones(tmp_pa
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_text("0 0.5 0.5 0.25 0.25\n")
     assert (root / "images/train/a.jpg").read_bytes() != (root / "images/test/b.jpg").read_bytes()
-    data = prepare_dataset(root, tmp_path / "set", leaks="move")
+    data = prepare_dataset(root, tmp_path / "set", PrepareOptions(leaks="move"))
     assert splits_of(read_set(tmp_path / "set")) == splits_of(data) and splits_of(data)["a"] == "test"
 
 
@@ -215,7 +216,7 @@ def test_blank_rims_join_no_scenes(tmp_path):
     )
     for name in ("train/c", "val/d"):
         Image.new("RGB", SIZE).save(given / "images" / f"{name}.png")
-    assert not prepare_dataset(given, tmp_path / "set2", leaks="refuse").manifest["changes"]
+    assert not prepare_dataset(given, tmp_path / "set2", PrepareOptions(leaks="refuse")).manifest["changes"]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -230,4 +231,4 @@ def test_a_copy_that_is_stored_turned_is_a_copy_as_it_is_shown(tmp_path, suffix)
             exif[274] = 3
         Image.fromarray(pixels[::-1, ::-1] if turned else pixels).save(root / "images" / split / f"{stem}{suffix}", exif=exif, quality=100)
     with pytest.raises(CCDiffError, match="the same picture stands in several splits"):
-        prepare_dataset(root, tmp_path / "set", leaks="refuse")
+        prepare_dataset(root, tmp_path / "set", PrepareOptions(leaks="refuse"))

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 from transformers import SamModel, SamProcessor
 
 from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.prepare import masks as module
-from ccdiff_cli.prepare import prepare_dataset
 from ccdiff_cli.prepare.masks import SAM_SIDE, masker_of, sam, sam_windows, u2netp
 from ccdiff_cli.references import cut_reference
 from ccdiff_cli.scene import Instance
@@ -65,7 +65,7 @@ def test_every_box_lies_whole_in_one_window(case):
 
 def test_masks_of_a_set(tmp_path, sam_folder):
     raw = vhr10(tmp_path / "raw", BOXES, splits=SPLITS)
-    done = prepare_dataset(raw, tmp_path / "out", masks=f"sam:{sam_folder}")
+    done = prepare_dataset(raw, tmp_path / "out", PrepareOptions(masks=f"sam:{sam_folder}"))
     bank = json.loads((tmp_path / "out/references/references.json").read_text())["instances"]
     assert {entry["mask"] for entry in bank} <= {"sam", "none"} and any(entry["mask"] == "sam" for entry in bank)
     assert sum(done.manifest["references"]["masks"].values()) == len(bank) == 4
@@ -81,19 +81,19 @@ def test_masks_of_a_set(tmp_path, sam_folder):
 
 def test_an_interrupted_run_keeps_its_masks(tmp_path, sam_folder, monkeypatch):
     raw, masks = vhr10(tmp_path / "raw", BOXES, splits=SPLITS), f"sam:{sam_folder}"
-    prepare_dataset(raw, tmp_path / "whole", masks=masks)
+    prepare_dataset(raw, tmp_path / "whole", PrepareOptions(masks=masks))
 
     def stop(stage, done, total):
         if (stage, done) == ("masking objects", 1):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare_dataset(raw, tmp_path / "out", masks=masks, progress=stop)
+        prepare_dataset(raw, tmp_path / "out", PrepareOptions(masks=masks), progress=stop)
     first = tmp_path / "out/masks/000.npz"
     assert first.is_file() and not (tmp_path / "out/masks/001.npz").exists()
     asked, masker = [], sam(str(sam_folder))
     monkeypatch.setattr(module, "sam", lambda source: (lambda path, *rest: asked.append(path) or masker[0](path, *rest), masker[1]))
-    prepare_dataset(raw, tmp_path / "out", masks=masks)
+    prepare_dataset(raw, tmp_path / "out", PrepareOptions(masks=masks))
     assert [path.rpartition("/")[2] for path in asked] == ["001.jpg"]
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
@@ -103,7 +103,7 @@ def test_without_a_model(tmp_path):
     raw = vhr10(tmp_path / "raw", BOXES, splits=SPLITS, masks={"000": outline})
     counts = {}
     for masks in ("coco", "none"):
-        counts[masks] = prepare_dataset(raw, tmp_path / masks, masks=masks).manifest["references"]["masks"]
+        counts[masks] = prepare_dataset(raw, tmp_path / masks, PrepareOptions(masks=masks)).manifest["references"]["masks"]
     assert counts == {"coco": {"coco": 1, "none": 3}, "none": {"none": 4}}
     assert "masks" not in json.loads((tmp_path / "coco/manifest.json").read_text())["prepare"]["options"]
 
@@ -120,7 +120,7 @@ def test_pictures_that_do_not_decode_are_left_out_as_ever(tmp_path, sam_folder):
     raw = vhr10(tmp_path / "raw", BOXES, splits=SPLITS)
     broken = raw / "positive image set" / "000.jpg"
     broken.write_bytes(broken.read_bytes()[: len(broken.read_bytes()) // 2])
-    done = prepare_dataset(raw, tmp_path / "out", masks=f"sam:{sam_folder}")
+    done = prepare_dataset(raw, tmp_path / "out", PrepareOptions(masks=f"sam:{sam_folder}"))
     assert [q["file"] for q in done.manifest["quarantined"]] == ["000.jpg"] and done.manifest["references"]["instances"] == 2
 
 
@@ -168,5 +168,5 @@ def test_u2netp_in_several_processes_makes_the_same_set(tmp_path):
     pytest.importorskip("rembg")
     raw = vhr10(tmp_path / "raw", BOXES, splits=SPLITS)
     for processes in (1, 2):
-        prepare_dataset(raw, tmp_path / str(processes), masks="u2netp", processes=processes)
+        prepare_dataset(raw, tmp_path / str(processes), PrepareOptions(masks="u2netp"), processes=processes)
     assert files_of(tmp_path / "1") == files_of(tmp_path / "2")

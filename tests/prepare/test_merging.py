@@ -15,7 +15,7 @@ from ccdiff_cli.detectors import Detections
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.geometry import hbb_of, le90_to_corners, rotated_iou
 from ccdiff_cli.metrics.average_precision import evaluate
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.prepare.merging import merge_file, merge_tiles
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from tests.rawsets import coco
@@ -112,8 +112,8 @@ def sets(tmp_path_factory):
     images = [{"id": k, "file_name": f"s{k}.png", "width": SIZE[0], "height": SIZE[1]} for k in (1, 2, 3)]
     annotations = [{**a, "id": 1000 * k + a["id"], "image_id": k} for k in (1, 2) for a in objects(k)]  # the third scene is empty
     raw = coco(root / "raw", annotations, images=images, categories=CATEGORIES, size=SIZE)
-    whole = prepare_dataset(raw, root / "whole", keep_empty=True)
-    tiles = prepare_dataset(raw, root / "tiles", tile=200, overlap=60, size=100, keep_empty=True)
+    whole = prepare_dataset(raw, root / "whole", PrepareOptions(keep_empty=True))
+    tiles = prepare_dataset(raw, root / "tiles", PrepareOptions(tile=200, overlap=60, size=100, keep_empty=True))
     assert len(tiles.scenes) == 3 * 5 * 4 and sum(i.difficult for s in tiles.scenes for i in s.instances) > 15
     return whole, tiles
 
@@ -146,8 +146,8 @@ def test_scores_of_published_scenes(tmp_path):
     """Three scenes of DOTA; at 512 px some objects are larger than the overlap, and put together of their parts at an IoU above 0.85."""
     source = Path(os.environ["CCDIFF_SHARED"]) / "data" / "samples" / "DOTA"
     whole = prepare_dataset(source, tmp_path / "whole")
-    check_scores(whole, prepare_dataset(source, tmp_path / "1024", tile=1024, overlap=200, size=512), seed=0)
-    tiles = prepare_dataset(source, tmp_path / "512", tile=512, overlap=100)
+    check_scores(whole, prepare_dataset(source, tmp_path / "1024", PrepareOptions(tile=1024, overlap=200, size=512)), seed=0)
+    tiles = prepare_dataset(source, tmp_path / "512", PrepareOptions(tile=512, overlap=100))
     check_scores(whole, tiles, seed=0, metrics=("AP50", "AP75"), closest=0.85)
 
 

@@ -14,7 +14,7 @@ from ccdiff_cli import rasters
 from ccdiff_cli.cli import app
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.inspection import inspect_set
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.prepare import windows as w
 from ccdiff_cli.prepare.pixels import PixelOptions, pixel_options
 from ccdiff_cli.quantities import date_of, quantities_of
@@ -90,7 +90,7 @@ def test_labels_of_the_picture_as_shown(tmp_path, suffix, orientation):
     said = "pictures turned by their EXIF orientation (--exif keep if they were labelled as stored)"
     assert data.manifest["changes"].get(said, 0) == (2 if orientation != 1 else 0)
     assert data.manifest.get("pixels", {}) == ({"exif": {"choice": "turn", "pictures": 2}} if orientation != 1 else {})
-    check_boxes_lie_on_the_bright(prepare_dataset(source, tmp_path / "resized", size=120), off=2)
+    check_boxes_lie_on_the_bright(prepare_dataset(source, tmp_path / "resized", PrepareOptions(size=120)), off=2)
     for crop in (tmp_path / "out" / "references" / "ship").glob("*.png"):
         with Image.open(crop) as image:
             assert image.size == (20, 10) and np.asarray(image.convert("L")).min() > 150
@@ -119,7 +119,7 @@ def test_labels_of_the_stored_pixels(tmp_path, suffix, orientation):
         with Image.open(path) as image:
             image.load()
             image.save(path, FORMATS[suffix], exif=exif)
-    data = prepare_dataset(source, tmp_path / "out", exif="keep")
+    data = prepare_dataset(source, tmp_path / "out", PrepareOptions(exif="keep"))
     check_boxes_lie_on_the_bright(data)
     assert sum(count for what, count in data.manifest["changes"].items() if "read as they are stored (--exif keep)" in what) == 2
 
@@ -132,13 +132,15 @@ def test_declared_sizes_that_contradict_the_tag(tmp_path):
     with pytest.raises(CCDiffError, match=r"3 of 3 pictures have an EXIF orientation.*declared 40 x 60, found 60 x 40(?s:.*)--exif keep"):
         prepare_dataset(stored, tmp_path / "b")
     assert not (tmp_path / "b").exists()
-    kept = prepare_dataset(stored, tmp_path / "b", exif="keep")
+    kept = prepare_dataset(stored, tmp_path / "b", PrepareOptions(exif="keep"))
     assert {(s.width, s.height) for s in kept.scenes} == {SIZE[::-1]} and len(kept.scenes) == 3
-    turned = prepare_dataset(stored, tmp_path / "c", exif="turn")  # who says so knows that only the declared size is of the stored pixels
+    turned = prepare_dataset(
+        stored, tmp_path / "c", PrepareOptions(exif="turn")
+    )  # who says so knows that only the declared size is of the stored pixels
     check_boxes_lie_on_the_bright(turned)
     assert turned.manifest["changes"]["pictures read with --exif turn although their labels declare the other size"] == 3
     with pytest.raises(CCDiffError, match="3 of 3 pictures have an EXIF orientation"):
-        prepare_dataset(stored, tmp_path / "d", strict=True)
+        prepare_dataset(stored, tmp_path / "d", PrepareOptions(strict=True))
 
 
 def test_inspect_shows_what_prepare_would_do(tmp_path):
@@ -162,12 +164,12 @@ def test_pictures_that_were_resized_after_they_were_labelled(tmp_path):
     source = raw_coco(tmp_path / "raw", {"a.png": half, "b.png": half})
     with pytest.raises(CCDiffError, match=r"2 of 2 pictures.*by one factor.*declared 60 x 40, found 30 x 20(?s:.*)--resized scale"):
         prepare_dataset(source, tmp_path / "out")
-    data = prepare_dataset(source, tmp_path / "out", resized="scale")
+    data = prepare_dataset(source, tmp_path / "out", PrepareOptions(resized="scale"))
     assert [i.hbb for s in data.scenes for i in s.instances] == [(4, 2.5, 14, 7.5)] * 2
     assert data.manifest["changes"]["pictures resized after labelling: boxes scaled with them (--resized scale)"] == 2
     assert data.manifest["pixels"] == {"scaled": {"resized after labelling": 2}}
     assert data.scenes[0].provenance["labels_scaled"] == [0.5, 0.5]
-    kept = prepare_dataset(source, tmp_path / "kept", resized="keep")
+    kept = prepare_dataset(source, tmp_path / "kept", PrepareOptions(resized="keep"))
     assert kept.scenes[0].instances[0].hbb == (8, 5, 28, 15) and "boxes left as they are" in str(kept.manifest["changes"])
 
 
@@ -177,7 +179,7 @@ def test_every_part_of_an_object_is_scaled(tmp_path):
     images = [{"id": 1, "file_name": "a.png", "width": 192, "height": 128}]
     source = coco(tmp_path / "raw", [made], images=images, size=(96, 64))
     whole = prepare_dataset(coco(tmp_path / "whole", [made], images=images, size=(192, 128)), tmp_path / "expected").scenes[0].instances[0]
-    found = prepare_dataset(source, tmp_path / "out", resized="scale").scenes[0].instances[0]
+    found = prepare_dataset(source, tmp_path / "out", PrepareOptions(resized="scale")).scenes[0].instances[0]
     for a, b in ((found.hbb, whole.hbb), (found.corners, whole.corners), (found.mask[0], whole.mask[0])):
         assert np.asarray(a) == pytest.approx(np.asarray(b) / 2, abs=0.01)
     assert found.oriented == whole.oriented and found.mask
@@ -191,7 +193,7 @@ def test_factors_are_told_in_spite_of_rounding(tmp_path, declared, found):
     source = raw_coco(tmp_path / "raw", picture, size=declared, box=(4, 4, 20, 20))
     with pytest.raises(CCDiffError, match="by one factor on both axes"):
         prepare_dataset(source, tmp_path / "out")
-    scaled = prepare_dataset(source, tmp_path / "out", resized="scale").scenes[0].instances[0].hbb
+    scaled = prepare_dataset(source, tmp_path / "out", PrepareOptions(resized="scale")).scenes[0].instances[0].hbb
     assert scaled == pytest.approx([v * found[k % 2] / declared[k % 2] for k, v in enumerate((4, 4, 20, 20))], abs=0.002)
 
 
@@ -200,8 +202,8 @@ def test_stretched_pictures_stop_even_where_others_are_scaled(tmp_path):
     source = raw_coco(tmp_path / "raw", picture)
     for choice in ("stop", "scale"):
         with pytest.raises(CCDiffError, match=r"not by one factor(?s:.*)--resized stretch"):
-            prepare_dataset(source, tmp_path / "out", resized=choice)
-    stretched = prepare_dataset(source, tmp_path / "out", resized="stretch")
+            prepare_dataset(source, tmp_path / "out", PrepareOptions(resized=choice))
+    stretched = prepare_dataset(source, tmp_path / "out", PrepareOptions(resized="stretch"))
     assert stretched.scenes[0].instances[0].hbb == pytest.approx((4, 3.75, 14, 11.25))
 
 
@@ -215,8 +217,8 @@ def test_exchanged_width_and_height(tmp_path):
     assert data.manifest["changes"]["declared width and height exchanged, replaced by the pictures' own"] == 2
     undecided = raw_coco(tmp_path / "undecided", {"a.png": write}, size=SIZE[::-1], box=(5, 5, 15, 15))
     with pytest.raises(CCDiffError, match=r"width and height exchanged.*fit both ways(?s:.*)--resized keep"):
-        prepare_dataset(undecided, tmp_path / "b", resized="scale")
-    assert prepare_dataset(undecided, tmp_path / "b", resized="keep").scenes[0].instances[0].hbb == (5, 5, 15, 15)
+        prepare_dataset(undecided, tmp_path / "b", PrepareOptions(resized="scale"))
+    assert prepare_dataset(undecided, tmp_path / "b", PrepareOptions(resized="keep")).scenes[0].instances[0].hbb == (5, 5, 15, 15)
     turned = raw_coco(tmp_path / "turned", {"a.png": write}, size=SIZE[::-1], box=(5, 45, 15, 55))
     with pytest.raises(CCDiffError, match="turned by 90 degrees after they were labelled"):
         prepare_dataset(turned, tmp_path / "c")
@@ -245,7 +247,7 @@ def test_other_formats_that_declare_sizes(tmp_path):
     source = dior(tmp_path / "dior", {"00001": objects}, size=(48, 32), declared=(96, 64))
     with pytest.raises(CCDiffError, match=r"declared 96 x 64, found 48 x 32"):
         prepare_dataset(source, tmp_path / "out")
-    found = prepare_dataset(source, tmp_path / "out", resized="scale").scenes[0].instances[0]
+    found = prepare_dataset(source, tmp_path / "out", PrepareOptions(resized="scale")).scenes[0].instances[0]
     assert found.corners == pytest.approx((5, 5, 20, 5, 20, 15, 5, 15), abs=1) and found.oriented
 
 
@@ -303,7 +305,7 @@ def test_eleven_bits_in_png_and_tiff_are_not_black(tmp_path, suffix, bands):
     values = ground(dark=200, bright=1549, dtype=np.uint16, bands=bands)
     source = raw_coco(tmp_path / "raw", {f"{k}.{suffix}": deep_writer(values) for k in range(2)})
     check_boxes_lie_on_the_bright(prepare_dataset(source, tmp_path / "out"))
-    black = prepare_dataset(source, tmp_path / "none", stretch="none")
+    black = prepare_dataset(source, tmp_path / "none", PrepareOptions(stretch="none"))
     assert max(np.asarray(Image.open(s.path)).max() for s in black.scenes) <= 6
     assert black.manifest["notes"]["pictures without contrast (as good as one grey level)"] == 2
 
@@ -316,7 +318,7 @@ def test_one_range_for_the_set_or_one_for_each_picture(tmp_path):
     (lists / "train.txt").write_text("a\nb\n")
 
     def brightest(**options):
-        made = prepare_dataset(source, tmp_path / str(len(list(tmp_path.iterdir()))), splits=lists, **options)
+        made = prepare_dataset(source, tmp_path / str(len(list(tmp_path.iterdir()))), PrepareOptions(splits=lists, **options))
         return [int(np.asarray(Image.open(s.path)).max()) for s in made.scenes]
 
     one, other = brightest()
@@ -358,11 +360,11 @@ def test_same_bytes_whatever_the_number_of_processes(tmp_path):
     rng = np.random.default_rng(1)
     pictures = {f"{k}.tif": deep_writer(ground(dark=200, bright=int(rng.integers(900, 2000)), dtype=np.uint16, bands=1)) for k in range(5)}
     source = raw_coco(tmp_path / "raw", pictures)
-    prepare_dataset(source, tmp_path / "a", tile=32, overlap=8)
-    prepare_dataset(source, tmp_path / "b", tile=32, overlap=8, processes=2)
+    prepare_dataset(source, tmp_path / "a", PrepareOptions(tile=32, overlap=8))
+    prepare_dataset(source, tmp_path / "b", PrepareOptions(tile=32, overlap=8), processes=2)
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
     with pytest.raises(CCDiffError, match="made differently"):
-        prepare_dataset(source, tmp_path / "a", tile=32, overlap=8, stretch="0,2000")
+        prepare_dataset(source, tmp_path / "a", PrepareOptions(tile=32, overlap=8, stretch="0,2000"))
 
 
 @pytest.mark.parametrize(
@@ -416,14 +418,14 @@ def test_tiff_of_any_bands_and_form(tmp_path, count, interleave, options):
     expected = values[..., :3] if count > 2 else np.repeat(values[..., :1], 3, axis=2)
     assert (np.asarray(Image.open(data.scenes[0].path)) == expected).all()
     assert any(f"pictures of {count} bands" in what and "--bands" in what for what in data.manifest["changes"])
-    chosen = prepare_dataset(source, tmp_path / "chosen", bands=str(count))
+    chosen = prepare_dataset(source, tmp_path / "chosen", PrepareOptions(bands=str(count)))
     assert (np.asarray(Image.open(chosen.scenes[0].path))[..., 0] == values[..., -1]).all()
     if count > 2:
-        turned = prepare_dataset(source, tmp_path / "turned", bands="3,2,1")
+        turned = prepare_dataset(source, tmp_path / "turned", PrepareOptions(bands="3,2,1"))
         assert (np.asarray(Image.open(turned.scenes[0].path)) == values[..., [2, 1, 0]]).all()
         assert turned.manifest["pixels"]["bands"] == [3, 2, 1]
     with pytest.raises(CCDiffError, match=f"has {count} bands, --bands asks for band 9"):
-        prepare_dataset(source, tmp_path / "none", bands="9,1,1")
+        prepare_dataset(source, tmp_path / "none", PrepareOptions(bands="9,1,1"))
 
 
 def test_bands_of_plain_pictures_need_no_extra(tmp_path, monkeypatch):
@@ -431,7 +433,7 @@ def test_bands_of_plain_pictures_need_no_extra(tmp_path, monkeypatch):
     values = ground()
     values[..., 0] //= 2
     source = raw_coco(tmp_path / "raw", {"a.png": lambda path: Image.fromarray(values).save(path)})
-    data = prepare_dataset(source, tmp_path / "out", bands="3,2,1")
+    data = prepare_dataset(source, tmp_path / "out", PrepareOptions(bands="3,2,1"))
     assert (np.asarray(Image.open(data.scenes[0].path)) == values[..., ::-1]).all()
 
 
@@ -522,7 +524,7 @@ def test_metadata(tmp_path):
     pictures = {f"{k}.png": lambda path: Image.fromarray(ground()).save(path) for k in range(3)}
     source = raw_coco(tmp_path / "raw", pictures)
     (tmp_path / "m.csv").write_text("file_name,gsd,sensor,date\n0.png,0.5,GF-2,2021-03-04\n1,1.0,,\nother.png,2,,\n")
-    data = prepare_dataset(source, tmp_path / "out", size=120, metadata=tmp_path / "m.csv")
+    data = prepare_dataset(source, tmp_path / "out", PrepareOptions(size=120, metadata=tmp_path / "m.csv"))
     by_name = {s.provenance["picture"]: s.provenance for s in data.scenes}
     assert by_name["0.png"]["gsd"] == pytest.approx(0.25) and by_name["0.png"]["metadata"] == {"sensor": "GF-2", "date": "2021-03-04"}
     assert by_name["1.png"]["gsd"] == pytest.approx(0.5) and "metadata" not in by_name["1.png"] and "gsd" not in by_name["2.png"]
@@ -532,7 +534,7 @@ def test_metadata(tmp_path):
     facts = inspect_set(tmp_path / "out", tmp_path / "page")
     assert facts["gsd"] == {"pictures": 2, "min": 0.25, "median": 0.375, "max": 0.5}
     (tmp_path / "m.json").write_text(json.dumps({"0.png": {"gsd": 0.3, "lat": 48.1, "lon": 11.5}}))
-    again = prepare_dataset(source, tmp_path / "again", metadata=tmp_path / "m.json")
+    again = prepare_dataset(source, tmp_path / "again", PrepareOptions(metadata=tmp_path / "m.json"))
     assert again.scenes[0].provenance["metadata"] == {"lat": 48.1, "lon": 11.5} and again.scenes[0].provenance["gsd"] == 0.3
 
 
@@ -551,7 +553,7 @@ def test_tiles_of_a_georeferenced_scene_have_their_own_place_date_and_clouds(tmp
         size=(80, 64),
     )
     (tmp_path / "m.json").write_text(json.dumps({"b": {"lon": -5, "lat": 1, "acquired": "2020-01", "sensor": "x"}}))
-    data = prepare_dataset(source, tmp_path / "out", tile=32, size=64, keep_empty=True, metadata=tmp_path / "m.json")
+    data = prepare_dataset(source, tmp_path / "out", PrepareOptions(tile=32, size=64, keep_empty=True, metadata=tmp_path / "m.json"))
     seen = 0
     for scene in data.scenes:
         known = quantities_of(scene)
@@ -575,7 +577,7 @@ def test_tiles_of_a_georeferenced_scene_have_their_own_place_date_and_clouds(tmp
 def test_the_gsd_of_labels_follows_pictures_that_were_resized(tmp_path):
     source = raw_coco(tmp_path / "raw", {"0.png": half}, names=("1",))
     (tmp_path / "m.csv").write_text("file_name,gsd\n0.png,0.5\n")
-    data = prepare_dataset(source, tmp_path / "out", resized="scale", metadata=tmp_path / "m.csv")
+    data = prepare_dataset(source, tmp_path / "out", PrepareOptions(resized="scale", metadata=tmp_path / "m.csv"))
     assert quantities_of(data.scenes[0])["gsd"] == pytest.approx(1.0)
 
 
@@ -599,7 +601,7 @@ def test_metadata_that_is_broken(tmp_path, name, text, message):
     source = raw_coco(tmp_path / "raw", {"0.png": lambda path: Image.fromarray(ground()).save(path)})
     (tmp_path / name).write_text(text)
     with pytest.raises(CCDiffError, match=message):
-        prepare_dataset(source, tmp_path / "out", metadata=tmp_path / name)
+        prepare_dataset(source, tmp_path / "out", PrepareOptions(metadata=tmp_path / name))
 
 
 def test_the_command_line(tmp_path):

@@ -14,7 +14,7 @@ from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import read_json
 from ccdiff_cli.geometry import le90_to_corners
 from ccdiff_cli.pictures import read_rgb
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.prepare.merging import merge_file
 from ccdiff_cli.prepare.pixels import PixelOptions, composed, look, of_window, settle
 from ccdiff_cli.scene import Scene
@@ -39,7 +39,7 @@ def annotations():
 def tiles(tmp_path):
     images = [{"id": 1, "file_name": "scene.png", "width": 200, "height": 150}]
     source = coco(tmp_path / "raw", annotations(), images=images, categories=CATEGORIES, size=(200, 150))
-    return prepare_dataset(source, tmp_path / "tiles", tile=96, overlap=48, size=144, keep_empty=True)
+    return prepare_dataset(source, tmp_path / "tiles", PrepareOptions(tile=96, overlap=48, size=144, keep_empty=True))
 
 
 def found_on(data):
@@ -170,7 +170,9 @@ def georeferenced(root, place):
 @pytest.mark.parametrize("place", PLACES)
 def test_from_scene_to_tile_to_map(tmp_path, place):
     crs, transform, gsd = PLACES[place]
-    data = prepare_dataset(georeferenced(tmp_path / "raw", place), tmp_path / "tiles", tile=96, overlap=48, size=144, keep_empty=True)
+    data = prepare_dataset(
+        georeferenced(tmp_path / "raw", place), tmp_path / "tiles", PrepareOptions(tile=96, overlap=48, size=144, keep_empty=True)
+    )
     for scene in data.scenes:
         known = scene.provenance["georeference"]
         a, _, c, _, _, f = known["transform"]
@@ -255,7 +257,7 @@ def test_scenes_without_a_place_are_refused(tiles, tmp_path):
 
 
 def test_the_command_line(tmp_path):
-    data = prepare_dataset(georeferenced(tmp_path / "raw", "utm"), tmp_path / "tiles", tile=96, overlap=48, keep_empty=True)
+    data = prepare_dataset(georeferenced(tmp_path / "raw", "utm"), tmp_path / "tiles", PrepareOptions(tile=96, overlap=48, keep_empty=True))
     results = coco_results(data, tmp_path / "r.json")
     command = ["merge-tiles", str(results), "--data", str(data.root), "--out", str(tmp_path / "o.geojson"), "--format", "geojson"]
     made = CliRunner().invoke(app, command)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPProcessor
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.options import checked_options
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.prepare import scenes as module
 from ccdiff_cli.prepare.captions import caption_of, scene_sentence
 from ccdiff_cli.prepare.scenes import DEFAULT_PLACES, read_places, scene_class
@@ -36,7 +37,7 @@ def raw(tmp_path_factory):
 def test_the_place_is_the_one_that_clip_finds_likeliest(tmp_path, raw, clip_folder):
     places = tmp_path / "places.txt"
     places.write_text("# ours\na harbor by night\n\n  a   quiet lake.\nmountains\nthe moon\n")
-    done = prepare_dataset(raw, tmp_path / "out", scene_clip=clip_folder, places=places, size=48)
+    done = prepare_dataset(raw, tmp_path / "out", PrepareOptions(scene_clip=clip_folder, places=places, size=48))
     sentences = [scene_sentence(place) for place in read_places(places)]
     assert sentences[1] == "This is an aerial image of a quiet lake."
     model, processor = CLIPModel.from_pretrained(clip_folder).eval(), CLIPProcessor.from_pretrained(clip_folder)
@@ -60,7 +61,7 @@ def test_who_is_not_asked(tmp_path, clip_folder):
     ]
     source = coco(tmp_path / "raw", annotations, images=images, categories=categories)
     (tmp_path / "said.json").write_text('{"3.png": "A quay in fog."}')
-    done = prepare_dataset(source, tmp_path / "out", scene_clip=clip_folder, sentences=tmp_path / "said.json")
+    done = prepare_dataset(source, tmp_path / "out", PrepareOptions(scene_clip=clip_folder, sentences=tmp_path / "said.json"))
     heads = {s.file_name: s.caption.split(". ")[0] + "." for s in done.scenes}
     assert heads["2.png"] == "This is an aerial image of a Harbor." and heads["3.png"] == "A quay in fog."
     assert heads["1.png"] in {scene_sentence(place) for place in DEFAULT_PLACES}
@@ -70,17 +71,17 @@ def test_who_is_not_asked(tmp_path, clip_folder):
 
 def test_an_interrupted_run_asks_only_for_the_rest(tmp_path, raw, clip_folder, monkeypatch):
     monkeypatch.setattr(module, "ROWS", 2)
-    prepare_dataset(raw, tmp_path / "whole", scene_clip=clip_folder)
+    prepare_dataset(raw, tmp_path / "whole", PrepareOptions(scene_clip=clip_folder))
 
     def stop(stage, done, total):
         if (stage, done) == ("naming scenes", 4):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare_dataset(raw, tmp_path / "out", scene_clip=clip_folder, progress=stop)
+        prepare_dataset(raw, tmp_path / "out", PrepareOptions(scene_clip=clip_folder), progress=stop)
     seen, pictures = [], Clip.pictures
     monkeypatch.setattr(Clip, "pictures", lambda self, images: seen.append(len(images)) or pictures(self, images))
-    prepare_dataset(raw, tmp_path / "out", scene_clip=clip_folder)
+    prepare_dataset(raw, tmp_path / "out", PrepareOptions(scene_clip=clip_folder))
     assert sum(seen) == 4  # of 6: the second file was not written yet
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
@@ -98,9 +99,9 @@ def test_broken_places(tmp_path, text, message):
 
 
 def test_what_is_not_a_clip(tmp_path, raw, clip_folder):
-    def message(source, **options):
+    def message(source):
         with pytest.raises(CCDiffError) as caught:
-            prepare_dataset(raw, tmp_path / "out", scene_clip=source, **options)
+            prepare_dataset(raw, tmp_path / "out", PrepareOptions(scene_clip=source))
         assert not (tmp_path / "out").exists()
         return str(caught.value)
 
@@ -119,4 +120,4 @@ def test_what_is_not_a_clip(tmp_path, raw, clip_folder):
     (lacking / "config.json").write_text(json.dumps(config)[:-20])
     assert "cannot load a CLIPModel" in message(lacking)
     with pytest.raises(CCDiffError, match="places without a CLIP"):
-        prepare_dataset(raw, tmp_path / "out", places=tmp_path / "p.txt")
+        checked_options(PrepareOptions, {"places": tmp_path / "p.txt"}, where=None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.prepare.captions import caption_of
 from ccdiff_cli.prepare.spectra import colour_counts, spectrum_of
 from ccdiff_cli.scene import Instance, Scene
@@ -65,7 +65,7 @@ def test_prepare_notes_it_and_layouts_forget_it(tmp_path: Path) -> None:
         with Image.open(path) as image:
             size = image.size
         picture((INFRARED_IN_GREEN, 0.4), (ROAD, 0.6), side=max(size)).resize(size, Image.Resampling.NEAREST).save(path, quality=95)
-    made = prepare_dataset(raw, tmp_path / "set", size=64)
+    made = prepare_dataset(raw, tmp_path / "set", PrepareOptions(size=64))
     assert made.scenes and all(s.provenance["spectrum"] == "colour-infrared" and "colour-infrared" in s.caption for s in made.scenes)
     assert made.manifest["notes"]["pictures that are colour-infrared"] == len({s.source for s in made.scenes})
     planned = plan_layouts(made, 4, seed=0, caption_style="plain")

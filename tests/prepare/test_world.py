@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ccdiff_cli import rasters
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from tests.prepare.test_pixels import ground, raw_coco
 
 rasterio = pytest.importorskip("rasterio")
@@ -41,8 +41,10 @@ def test_the_place_is_that_of_a_geotiff(tmp_path, name, world, side, comma):
                            transform=rasterio.Affine(*TRANSFORM)) as out:  # fmt: skip
             out.write(np.moveaxis(ground(), 2, 0))
 
-    wanted = prepare_dataset(raw_coco(tmp_path / "tif", {"a.tif": geotiff}), tmp_path / "wanted", tile=32, overlap=8, size=64)
-    made = prepare_dataset(raw, tmp_path / "made", tile=32, overlap=8, size=64)
+    wanted = prepare_dataset(
+        raw_coco(tmp_path / "tif", {"a.tif": geotiff}), tmp_path / "wanted", PrepareOptions(tile=32, overlap=8, size=64)
+    )
+    made = prepare_dataset(raw, tmp_path / "made", PrepareOptions(tile=32, overlap=8, size=64))
     for one, other in zip(made.scenes, wanted.scenes, strict=True):
         place, right = one.provenance["georeference"], other.provenance["georeference"]
         assert place["transform"] == pytest.approx(right["transform"], abs=1e-6) and place["crs"] == right["crs"] == "EPSG:32632"
@@ -99,6 +101,6 @@ def test_transparency_of_a_tiff_is_counted(tmp_path):
     raw = raw_coco(tmp_path / "raw", {"a.tif": lambda path: Image.fromarray(rgba, "RGBA").save(path)})
     data = prepare_dataset(raw, tmp_path / "set")
     assert [n for what, n in data.manifest["notes"].items() if "transparency" in what] == [1]
-    chosen = prepare_dataset(raw, tmp_path / "chosen", bands="4")
+    chosen = prepare_dataset(raw, tmp_path / "chosen", PrepareOptions(bands="4"))
     assert (np.asarray(Image.open(chosen.scenes[0].path))[..., 0] == rgba[..., 3]).all()
     assert not any("transparency" in what for what in chosen.manifest["notes"])

@@ -10,8 +10,8 @@ import pytest
 from defusedxml import ElementTree
 
 from ccdiff_cli.detectors import Detections
-from ccdiff_cli.report import Change, Example, figures, trainability_page
-from ccdiff_cli.report.trainability import latex_table, markdown_table
+from ccdiff_cli.report import figures
+from ccdiff_cli.report.trainability import Change, Example, latex_table, markdown_table, trainability_page
 from ccdiff_cli.scene import ClassList
 
 from ..detectors.small import make_set

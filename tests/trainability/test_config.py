@@ -8,7 +8,8 @@ import pytest
 
 from ccdiff_cli.detectors import DetectorConfig
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.trainability.config import ExperimentConfig, experiment_of_options, load_detector_config, load_experiment, with_steps
+from ccdiff_cli.trainability.config import ExperimentConfig, experiment_of, load_detector_config, load_experiment, with_steps
+from ccdiff_cli.trainability.options import ExperimentOptions
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("trainability-*.yaml"))
 
@@ -36,14 +37,15 @@ def test_published_recipes_are_1x_with_equal_epochs() -> None:
 def test_options_win_over_the_recipe(tmp_path: Path) -> None:
     detector = tmp_path / "d.yaml"
     detector.write_text("steps: 70\n")
-    made = experiment_of_options(
-        "trainability-vhr10-cpu", detector, {"batch": 2, "detector.lr": 0.5, "samples": 99},
+    options = ExperimentOptions(
+        recipe="trainability-vhr10-cpu", detector=detector, settings=["batch=2", "detector.lr=0.5", "samples=99"],
         arms=["synthetic=0.5,1", "pretrain", "migc=all"], fractions="25,100", seeds="3,4", match="epochs",
     )  # fmt: skip
+    made = experiment_of(options)
     assert made.arms == {"synthetic": (0.5, 1), "pretrain": ("all",), "migc": ("all",)}
     assert (made.fractions, made.seeds, made.match, made.samples) == ((25, 100), (3, 4), "epochs", 99)
     assert (made.detector.steps, made.detector.batch, made.detector.lr) == (70, 2, 0.5)
-    assert experiment_of_options(None, None, {}) == ExperimentConfig()
+    assert experiment_of(ExperimentOptions()) == ExperimentConfig()
 
 
 def test_without_anything_it_is_real_against_all_synthetic_pictures() -> None:
@@ -94,7 +96,7 @@ def test_unknown_names_list_the_experiments_alone() -> None:
 )
 def test_options_that_make_no_sense(options: dict) -> None:
     with pytest.raises(CCDiffError, match=r"seeds|fractions|arm"):
-        experiment_of_options(None, None, {}, **options)
+        experiment_of(ExperimentOptions(**options))
 
 
 def test_a_detector_file_with_or_without_its_group(tmp_path: Path) -> None:

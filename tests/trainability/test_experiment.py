@@ -14,10 +14,10 @@ from ccdiff_cli.dataset import read_set, write_set
 from ccdiff_cli.detectors import fit, training_key
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.metrics.average_precision import METRICS
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.references import write_bank
 from ccdiff_cli.scene import ClassList, Instance, Scene
-from ccdiff_cli.trainability import BOTH, REAL, ExperimentConfig, eval_trainability, layout_adherence, swap_labels
+from ccdiff_cli.trainability import BOTH, REAL, ExperimentConfig, TrainabilityOptions, eval_trainability, layout_adherence, swap_labels
 from ccdiff_cli.trainability.arms import Training, fraction_of
 from ccdiff_cli.trainability.jitter import jitter_labels
 from ccdiff_cli.trainability.published import METHODS, PUBLISHED, published_rows
@@ -28,6 +28,10 @@ from ..detectors.small import CLASSES, TINY, make_set
 from ..rawsets import vhr10
 from .fake import FakeFits
 from .test_copy_paste import crop
+
+
+def tiny(*seeds: int) -> ExperimentConfig:
+    return ExperimentConfig(detector=TINY, seeds=seeds)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,12 @@ def compared(sets, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     stages = []
     results = eval_trainability(
-        sets / "real", sets / "synthetic", out, TINY, seeds=(0, 1), floor=sets / "floor", progress=lambda s, d, t: stages.append((s, d, t))
+        sets / "real",
+        sets / "synthetic",
+        out,
+        tiny(0, 1),
+        TrainabilityOptions(floor=sets / "floor"),
+        progress=lambda s, d, t: stages.append((s, d, t)),
     )
     return out, results, stages
 
@@ -93,7 +102,7 @@ def test_again_trains_and_predicts_nothing_and_gives_the_same_bytes(compared, se
     page = (out / "report.html").read_bytes()
     monkeypatch.setattr("ccdiff_cli.detectors.training._step", lambda *a: pytest.fail("trained again"))
     monkeypatch.setattr("ccdiff_cli.detectors.training.TrainedDetector.predict", lambda *a: pytest.fail("looked again"))
-    assert eval_trainability(sets / "real", sets / "synthetic", out, TINY, seeds=(0, 1), floor=sets / "floor") == results
+    assert eval_trainability(sets / "real", sets / "synthetic", out, tiny(0, 1), TrainabilityOptions(floor=sets / "floor")) == results
     assert (out / "report.html").read_bytes() == page
 
 
@@ -106,33 +115,31 @@ def test_a_stopped_experiment_goes_on_and_gives_the_same_figures(compared, sets,
             raise Killed
 
     with pytest.raises(Killed):
-        eval_trainability(sets / "real", sets / "synthetic", tmp_path, TINY, seeds=(0, 1), progress=kill)
+        eval_trainability(sets / "real", sets / "synthetic", tmp_path, tiny(0, 1), progress=kill)
     assert not (tmp_path / "results.json").exists() and not (tmp_path / "report.html").exists()
     stages = []
-    results = eval_trainability(
-        sets / "real", sets / "synthetic", tmp_path, TINY, seeds=(0, 1), progress=lambda stage, *_: stages.append(stage)
-    )
+    results = eval_trainability(sets / "real", sets / "synthetic", tmp_path, tiny(0, 1), progress=lambda stage, *_: stages.append(stage))
     assert "train real, seed 0" not in stages  # that one was finished
     assert results["gain"] == compared[1]["gain"] and results["per_class_gain"] == compared[1]["per_class_gain"]
 
 
 def test_dry_run_writes_nothing_and_knows_what_is_finished(compared, sets, tmp_path):
-    plan = eval_trainability(sets / "real", sets / "synthetic", tmp_path / "new", TINY, seeds=(0, 1, 2), dry_run=True)
+    plan = eval_trainability(sets / "real", sets / "synthetic", tmp_path / "new", tiny(0, 1, 2), dry_run=True)
     assert not (tmp_path / "new").exists()
     assert plan["trainings"] == 15 and plan["trainings already finished"] == 0 and plan["estimated minutes"] >= 0
     assert plan["yardstick"]["can_answer"] is None and "6 trainings on real pictures alone" in plan["yardstick"]["sentence"]
     row = plan["arms"][BOTH]
     assert (row["pictures"], row["epochs"], row["steps"], row["trainings"], row["finished"]) == (12, round(8 / 12, 2), TINY.steps, 3, 0)
-    plan = eval_trainability(sets / "real", sets / "synthetic", compared[0], TINY, seeds=(0, 1, 2), dry_run=True)
+    plan = eval_trainability(sets / "real", sets / "synthetic", compared[0], tiny(0, 1, 2), dry_run=True)
     assert plan["trainings already finished"] == 10 and "2 trainings on real pictures" in plan["yardstick"]["sentence"]
     json.dumps(plan)
-    plan = eval_trainability(sets / "real", sets / "synthetic", compared[0], TINY, seeds=(0, 1), dry_run=True)
+    plan = eval_trainability(sets / "real", sets / "synthetic", compared[0], tiny(0, 1), dry_run=True)
     assert plan["yardstick"]["sentence"] == compared[1]["yardstick"]["sentence"]  # known without training anything
 
 
-def refused(message: str, real, synthetic, out, **kwargs) -> None:
+def refused(message: str, real, synthetic, out, **options) -> None:
     with pytest.raises(CCDiffError, match=message):
-        eval_trainability(real, synthetic, out, TINY, **{"seeds": (0,), **kwargs})
+        eval_trainability(real, synthetic, out, tiny(0), TrainabilityOptions(**options))
     assert not out.exists()
 
 
@@ -147,7 +154,7 @@ def test_classes_that_differ(sets, tmp_path):
 def test_a_class_that_only_one_set_holds_objects_of(sets, tmp_path):
     """The class lists agree, but no synthetic picture shows a plane: said, not refused."""
     make_set(tmp_path / "ships", {"train": 4}, kind="synthetic", only=("ship",), tag="s")
-    results = eval_trainability(sets / "real", tmp_path / "ships", tmp_path / "out", TINY, seeds=(0,))
+    results = eval_trainability(sets / "real", tmp_path / "ships", tmp_path / "out", tiny(0))
     assert any("hold no plane" in w for w in results["warnings"])
     assert any("does not say which pictures its generator was trained on" in w for w in results["warnings"])
     assert results["gain"]["AP50"]["sd"] is None and "1 seed" in results["verdict"]
@@ -155,7 +162,7 @@ def test_a_class_that_only_one_set_holds_objects_of(sets, tmp_path):
 
 def test_a_class_without_test_objects_is_not_evaluated(sets, tmp_path):
     make_set(tmp_path / "real", {"train": 4, "test": 4}, only=("ship",))
-    results = eval_trainability(tmp_path / "real", sets / "synthetic", tmp_path / "out", TINY, seeds=(0,))
+    results = eval_trainability(tmp_path / "real", sets / "synthetic", tmp_path / "out", tiny(0))
     assert results["per_class_gain"]["plane"]["AP50"]["mean"] is None
     assert results["protocol"]["test"]["not_evaluated"] == ["plane"]
     assert "<td>\N{EN DASH}</td>" in (tmp_path / "out" / "report.html").read_text()
@@ -173,8 +180,7 @@ def test_missing_splits_and_empty_sets(sets, tmp_path):
         make_set(tmp_path / "none", {}, kind="synthetic")
     refused("holds no pictures", sets / "real", tmp_path / "none", tmp_path / "out")
     with pytest.raises(CCDiffError, match="no such folder"):
-        eval_trainability(sets / "real", tmp_path / "nowhere", tmp_path / "out", TINY)
-    refused("expected different whole numbers", sets / "real", sets / "synthetic", tmp_path / "out", seeds=(1, 1))
+        eval_trainability(sets / "real", tmp_path / "nowhere", tmp_path / "out", tiny(0))
 
 
 def scene(name: str, *boxes: tuple[float, ...], size: int = 64) -> Scene:
@@ -226,7 +232,7 @@ def test_a_full_disk_is_one_clear_message(sets, tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(CCDiffError, match=r"No space left on device(.|\n)*free some space"):
-        eval_trainability(sets / "real", sets / "synthetic", tmp_path / "out", TINY, seeds=(0,))
+        eval_trainability(sets / "real", sets / "synthetic", tmp_path / "out", tiny(0))
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
 
 
@@ -259,9 +265,9 @@ def experiment(**values) -> ExperimentConfig:
 def test_all_arms_at_two_fractions_and_nothing_is_trained_twice(banked, tmp_path, monkeypatch):
     fake = fakes(monkeypatch)
     theirs = make_set(tmp_path / "theirs", {"train": 6}, kind="synthetic", tag="t", seed=5)
-    given = {"others": {"theirs": theirs.root}, "floor": banked / "floor"}
+    given = TrainabilityOptions(others={"theirs": theirs.root}, floor=banked / "floor")
     config, out = experiment(arms=ARMS, fractions=[50, 100]), tmp_path / "out"
-    results = eval_trainability(banked / "real", banked / "synthetic", out, config, **given)
+    results = eval_trainability(banked / "real", banked / "synthetic", out, config, given)
     arms = results["arms"]
     assert len(arms) == 2 * (1 + 2 + 1 + 1 + 1 + 2) and "real + 0.5x theirs" in arms  # theirs: at the synthetic arm's ratios
     assert results["headline"] == {"arm": "real + 1x synthetic", "baseline": "real"}
@@ -276,7 +282,7 @@ def test_all_arms_at_two_fractions_and_nothing_is_trained_twice(banked, tmp_path
     page = (out / "report.html").read_text()
     assert "<h2>Dose</h2>" in page and "<h2>Fewer real pictures</h2>" in page and "Against the other ways" in page
     done = len(fake.log)
-    assert eval_trainability(banked / "real", banked / "synthetic", out, config, **given) == results
+    assert eval_trainability(banked / "real", banked / "synthetic", out, config, given) == results
     assert len(fake.log) == done
     more = experiment(arms={**ARMS, "synthetic": [0.5, 1, 0.75]}, fractions=[50, 100], seeds=(0, 1, 2))
     eval_trainability(banked / "real", banked / "synthetic", out, more)
@@ -456,7 +462,7 @@ def test_leaks_stop_the_run_unless_allowed_and_stand_in_the_report(sets, tmp_pat
     fakes(monkeypatch)
     make_set(tmp_path / "s", {"train": 2}, kind="synthetic", tag="s", provenance={"layout": {"picture": "a-test-000.png"}})
     refused("the test split leaked", sets / "real", tmp_path / "s", tmp_path / "out")
-    results = eval_trainability(sets / "real", tmp_path / "s", tmp_path / "out", TINY, seeds=(0,), allow_leaks=True)
+    results = eval_trainability(sets / "real", tmp_path / "s", tmp_path / "out", tiny(0), TrainabilityOptions(allow_leaks=True))
     assert results["leak_check"]["leaks"][0]["count"] == 2 and results["warnings"][0].startswith("LEAK, allowed")
     assert "a-test" in (tmp_path / "out" / "report.html").read_text()
 
@@ -471,7 +477,7 @@ def test_arms_and_ratios_that_cannot_be(sets, tmp_path):
     ):
         if message:
             with pytest.raises(CCDiffError, match=message):
-                eval_trainability(sets / "real", sets / "synthetic", tmp_path, config, others=others)
+                eval_trainability(sets / "real", sets / "synthetic", tmp_path, config, TrainabilityOptions(others=others))
     assert not list(tmp_path.iterdir())
 
 
@@ -593,11 +599,11 @@ def test_the_lists_of_a_part_prepare_a_set_of_it_alone(sets, tmp_path, monkeypat
     boxes = {f"{k:03d}": [("ship", (10, 10, 30, 40)), ("airplane", (50, 20, 80, 50))] for k in range(1, 9)}
     splits = {"train": [f"{k:03d}" for k in range(1, 6)], "test": ["006", "007", "008"]}
     raw = vhr10(tmp_path / "raw", boxes, splits=splits)
-    whole = prepare_dataset(raw, tmp_path / "whole", tile=64, overlap=16, size=64)
+    whole = prepare_dataset(raw, tmp_path / "whole", PrepareOptions(tile=64, overlap=16, size=64))
     made = make_set(tmp_path / "s", {"train": 4}, classes=whole.classes, kind="synthetic", tag="s", only=("ship",))
     fakes(monkeypatch)
     eval_trainability(whole.root, made.root, tmp_path / "out", experiment(fractions=[40, 100]))
-    part = prepare_dataset(raw, tmp_path / "part", tile=64, overlap=16, size=64, splits=tmp_path / "out" / "splits" / "40")
+    part = prepare_dataset(raw, tmp_path / "part", PrepareOptions(tile=64, overlap=16, size=64, splits=tmp_path / "out" / "splits" / "40"))
     names = {s.file_name for s in part.split("train")}
     assert names == {s.file_name for s in fraction_of(whole.split("train"), 40, 0)} and 0 < len(names) < len(whole.split("train"))
     assert [s.file_name for s in part.split("test")] == [s.file_name for s in whole.split("test")]

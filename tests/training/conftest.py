@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ccdiff_cli.drawn import CLASSES, draw_dataset
-from ccdiff_cli.prepare import prepare_dataset
+from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.recipes import Recipe, load_recipe
 
 STAGE = {"steps": 4, "batch_size": 2, "learning_rate": 1.0e-3, "checkpoint_every": 2, "ema_decay": 0.5}
@@ -43,7 +43,7 @@ def recipe(recipe_file: Path) -> Recipe:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     drawn = draw_dataset(root / "drawn", pictures=16, size=64)
-    prepare_dataset(drawn, root / "set", size=32, classes=drawn / CLASSES)
+    prepare_dataset(drawn, root / "set", PrepareOptions(size=32, classes=drawn / CLASSES))
     return root / "set"
 
 

@@ -1,43 +1,25 @@
-"""``inspect``: what a set holds, and what in it looks wrong, before hours of training are spent on it.
+"""What is counted of a set: objects by class and split, sizes, angles, boxes that cannot be right, pictures that are alike.
 
-Counts per class and split, sizes, angles, objects per picture, boxes that cannot be right, pictures that stand in two splits; as a
-dictionary (``--json``, ``inspection.json``), as tables in the terminal, and as one HTML page with drawn samples.
-
-* Nothing is changed in the set, and it is never written to; a raw folder is looked at through its reader, without being prepared.
-* All boxes of a set are a few arrays, so sizes, angles and checks are array expressions; pictures are decoded once, small, in threads.
-* Everything is found in a fixed order: the same set gives the same page.
+All boxes of a set are a few arrays (:class:`Boxes`), so sizes, angles and checks are array expressions.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
-from rich.table import Table
 
-from .console import ranks
-from .dataset import ANNOTATIONS, MANIFEST, SPLITS, read_set
-from .duplicates import Look, alike, look_at_all
-from .errors import CCDiffError
-from .files import write_json, write_text
-from .formats import read_raw
-from .formats.classes import read_class_file
-from .formats.raw import PLACES
-from .geometry import polygon_iou, visible_hbbs
-from .locks import locked
-from .prepare.pixels import Found, PixelOptions, look, settle
-from .quantities import GSD, date_of, quantities_of
-from .scene import ClassList, Scene
+from ..console import ranks
+from ..dataset import SPLITS
+from ..duplicates import Look, alike
+from ..geometry import polygon_iou, visible_hbbs
+from ..quantities import date_of, quantities_of
+from ..scene import ClassList, Scene
 
-Progress = Callable[[str, int, int], None]
-PAGE, FACTS = "inspection.html", "inspection.json"
 UNASSIGNED = "no split"
 SIZE_BINS = (("< 16 px", 0.0, 16.0), ("16 to 32 px", 16.0, 32.0), ("32 to 96 px", 32.0, 96.0), ("> 96 px", 96.0, np.inf))
 """By the square root of the OBB's area; the first two together are COCO's "small", then "medium" and "large"."""
@@ -64,8 +46,8 @@ SUSPICIONS = (NO_AREA, OUTSIDE, REACHES_OUT, TINY, APART, TWICE)
 
 
 @dataclass(frozen=True)
-class _Boxes:
-    """All objects of a set: arrays of N rows; see :func:`_boxes`."""
+class Boxes:
+    """All objects of a set: arrays of N rows; see :func:`boxes_of`."""
 
     scene: np.ndarray
     number: np.ndarray
@@ -79,151 +61,7 @@ class _Boxes:
     size: np.ndarray
 
 
-@locked("inspect")
-def inspect_set(
-    source: str | Path,
-    out: str | Path,
-    *,
-    format: str | None = None,
-    classes: str | Path | None = None,
-    voc_origin: int | None = None,
-    source_pattern: str | None = None,
-    samples: int = 24,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Look a set through and write ``inspection.html`` and ``inspection.json`` into ``out``.
-
-    Args:
-        source: a prepared or synthetic set, or a raw data set in a format that ``prepare`` reads.
-        format, classes, voc_origin, source_pattern: as for ``prepare``; for raw sets.
-        samples: how many pictures the page shows at least (every class is shown).
-        progress: called as ``progress(stage, done, total)``.
-
-    Returns:
-        The facts, as ``inspection.json`` holds them; ``page`` is where the page lies.
-
-    Raises:
-        CCDiffError: no such set, broken labels, a missing picture, a folder that cannot be written.
-    """
-    source, out = Path(source), Path(out)
-    if source.is_dir() and out.resolve() in (source.resolve(), *source.resolve().parents):
-        raise CCDiffError("the report would lie in or around the set itself", where=out, fix="choose another output folder (--out)")
-    kind, names, scenes, reader = _read(source, format, classes, voc_origin, source_pattern)
-    scenes, pixels, wrong_size = _settled(scenes, kind.startswith("raw"), reader, progress)
-    looks = look_at_all([str(s.path) for s in scenes], progress, readings=[s.reading for s in scenes])
-    if not kind.startswith("raw"):
-        wrong_size = [
-            s.file_name for s, k in zip(scenes, looks, strict=True) if s.width and not k.failure and (s.width, s.height) != k.size
-        ]
-    scenes = [s if look.failure else s.replace(width=look.size[0], height=look.size[1]) for s, look in zip(scenes, looks, strict=True)]
-    boxes = _boxes(scenes, names)
-    facts: dict[str, Any] = {
-        "set": str(source),
-        "kind": kind,
-        "classes": list(names),
-        "pictures": len(scenes),
-        "objects": len(boxes.label),
-        **_counts(scenes, names, boxes),
-        "sizes": _sizes(names, boxes),
-        "angles": _angles(boxes),
-        "suspicious": _suspicious(scenes, names, boxes),
-        "duplicates": _duplicates(scenes, looks),
-        "unreadable": [{"picture": s.file_name, "reason": look.failure} for s, look in zip(scenes, looks, strict=True) if look.failure],
-        "declared_size_wrong": wrong_size,
-        "pixels": pixels,
-        "gsd": _gsd(scenes),
-        "metadata": _metadata(scenes),
-        "reader": reader,
-    }
-    facts["warnings"] = _warnings(facts)
-    facts["page"] = str(out / PAGE)
-    if progress is not None:
-        progress("drawing the page", 0, 1)
-    from .report.inspection import inspection_page
-
-    page = inspection_page(facts, names, scenes, samples=samples)
-    write_json(out / FACTS, facts)
-    write_text(out / PAGE, page)
-    if progress is not None:
-        progress("drawing the page", 1, 1)
-    return facts
-
-
-def _read(
-    source: Path, format: str | None, classes: str | Path | None, voc_origin: int | None, source_pattern: str | None
-) -> tuple[str, ClassList, list[Scene], dict[str, Any]]:
-    """Kind, classes, scenes, and what the reader (or ``prepare``) left out and corrected."""
-    if format is None and (source / ANNOTATIONS).is_file() and (source / MANIFEST).is_file():
-        if source_pattern is not None:
-            fix = "leave it out, or inspect the raw set"
-            raise CCDiffError("a set of ours knows the source of each picture", where=f"--source-pattern {source_pattern}", fix=fix)
-        made = read_set(source, to_look_at=True)
-        said = {key: made.manifest.get(key) or {} for key in ("changes", "skipped", "notes", "cutting", "places")}
-        return str(made.manifest.get("kind", "set")), made.classes, list(made.scenes), said
-    names = read_class_file(classes) if classes is not None else None
-    raw = read_raw(source, format, names, strict=False, voc_origin=voc_origin, source_pattern=source_pattern)
-    said = {key: dict(sorted(getattr(raw, key).items())) for key in ("changes", "skipped", "notes", "places")}
-    return f"raw ({raw.format})", raw.classes, raw.scenes, said
-
-
-def _settled(
-    scenes: list[Scene], raw: bool, reader: dict[str, Any], progress: Progress | None
-) -> tuple[list[Scene], dict[str, Any], list[str]]:
-    """Scenes as `prepare` would read their pixels; what that alters (also told to ``reader``); who declares another size.
-
-    Our own sets are read as they are stored; a tag that other programs would turn them by is told.
-    """
-
-    def run(work: Callable[[Any], Any], items: Sequence[Any], stage: str) -> Iterator[Any]:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for done, result in enumerate(pool.map(work, items), start=1):
-                if progress is not None:
-                    progress(stage, done, len(items))
-                yield result
-
-    looked = list(run(look, [str(s.path) for s in scenes], "looking at headers"))
-    good = [k for k, found in enumerate(looked) if isinstance(found, Found)]
-    if not raw:
-        tagged = [scenes[k].file_name for k in good if looked[k].header.tagged]
-        return scenes, {"tagged": tagged} if tagged else {}, []
-    settled = settle([scenes[k] for k in good], [looked[k] for k in good], PixelOptions(), run, stop=False)
-    read = list(scenes)
-    for k, scene in zip(good, settled.scenes, strict=True):
-        read[k] = scene
-    for what, where, detail in settled.changes:
-        reader["changes"][what] = reader["changes"].get(what, 0) + 1
-        places = reader["places"].setdefault(what, [])
-        if len(places) < PLACES:
-            places.append({"where": where, "what": detail})
-    names = {str(s.path): s.file_name for s in scenes}
-    wrong = [names[path] for cases in settled.sizes.values() for path, _, _ in cases]
-    return read, settled.summary, wrong
-
-
-def _gsd(scenes: Sequence[Scene]) -> dict[str, Any]:
-    """How many pictures are known to have how many metres a pixel."""
-    told = [s.provenance.get("gsd") for s in scenes]
-    known = [float(gsd) for gsd in told if isinstance(gsd, int | float)]
-    if not known:
-        return {"pictures": 0}
-    low, middle, high = (float(f"{v:.4g}") for v in np.percentile(known, (0, 50, 100)))
-    return {"pictures": len(known), "min": low, "median": middle, "max": high}
-
-
-def _metadata(scenes: Sequence[Scene]) -> dict[str, Any]:
-    """What is known of place, clouds and date: quantity -> how many pictures, and the range; only what some picture has."""
-    known = [quantities_of(scene) for scene in scenes]
-    told: dict[str, Any] = {}
-    for name in ("longitude", "latitude", "cloud_cover"):
-        if values := [k[name] for k in known if name in k]:
-            low, middle, high = (float(f"{v:.6g}") for v in np.percentile(values, (0, 50, 100)))
-            told[name] = {"pictures": len(values), "min": low, "median": middle, "max": high}
-    if dates := sorted(filter(None, map(date_of, known))):
-        told["date"] = {"pictures": len(dates), "min": dates[0], "median": dates[(len(dates) - 1) // 2], "max": dates[-1]}
-    return told
-
-
-def _boxes(scenes: Sequence[Scene], names: ClassList) -> _Boxes:
+def boxes_of(scenes: Sequence[Scene], names: ClassList) -> Boxes:
     """The objects as arrays.
 
     ``sides`` (N, 2) are the OBB's long and short side, ``angle`` that of the long side as in le90, degrees in [-90, 90); both from the
@@ -238,7 +76,7 @@ def _boxes(scenes: Sequence[Scene], names: ClassList) -> _Boxes:
     order = np.argsort(-lengths, axis=1, kind="stable")
     long_side = np.take_along_axis(edges, order[:, :1, None], axis=1)[:, 0]
     turned = np.roll(p, -1, axis=1)
-    return _Boxes(
+    return Boxes(
         scene=np.array([k for k, _, _ in items], np.int64),
         number=np.array([n for _, n, _ in items], np.int64),
         label=np.array([label[i.category] for _, _, i in items], np.int64),
@@ -256,7 +94,7 @@ def _split_of(scene: Scene) -> str:
     return scene.split or UNASSIGNED
 
 
-def _counts(scenes: Sequence[Scene], names: ClassList, boxes: _Boxes) -> dict[str, Any]:
+def counts_of(scenes: Sequence[Scene], names: ClassList, boxes: Boxes) -> dict[str, Any]:
     """Pictures and objects per split and class, objects per picture, picture sizes."""
     present = {_split_of(s) for s in scenes}
     splits = [s for s in (*SPLITS, UNASSIGNED) if s in present] + sorted(present - {*SPLITS, UNASSIGNED})
@@ -298,7 +136,7 @@ def _counts(scenes: Sequence[Scene], names: ClassList, boxes: _Boxes) -> dict[st
     }
 
 
-def _sizes(names: ClassList, boxes: _Boxes) -> dict[str, Any]:
+def sizes_of(names: ClassList, boxes: Boxes) -> dict[str, Any]:
     edges = 2.0 ** np.arange(0, 12.25, 0.25)  # four bins an octave, 1 to 4096 pixels; what lies beyond is counted in the outermost
     clipped = np.clip(boxes.size, edges[0], edges[-1] * 0.999)
     bins = {name: (boxes.size >= low) & (boxes.size < high) for name, low, high in SIZE_BINS}
@@ -312,7 +150,7 @@ def _sizes(names: ClassList, boxes: _Boxes) -> dict[str, Any]:
     }
 
 
-def _angles(boxes: _Boxes) -> dict[str, Any]:
+def angles_of(boxes: Boxes) -> dict[str, Any]:
     centres = np.arange(-90, 90, ANGLE_STEP)  # objects along the axes are many, and fall in the middle of a bin
     pointed = boxes.oriented & (boxes.sides[:, 0] >= MIN_ELONGATION * boxes.sides[:, 1])
     return {
@@ -326,10 +164,33 @@ def _angles(boxes: _Boxes) -> dict[str, Any]:
     }
 
 
+def gsd_of(scenes: Sequence[Scene]) -> dict[str, Any]:
+    """How many pictures are known to have how many metres a pixel."""
+    told = [s.provenance.get("gsd") for s in scenes]
+    known = [float(gsd) for gsd in told if isinstance(gsd, int | float)]
+    if not known:
+        return {"pictures": 0}
+    low, middle, high = (float(f"{v:.4g}") for v in np.percentile(known, (0, 50, 100)))
+    return {"pictures": len(known), "min": low, "median": middle, "max": high}
+
+
+def metadata_of(scenes: Sequence[Scene]) -> dict[str, Any]:
+    """What is known of place, clouds and date: quantity -> how many pictures, and the range; only what some picture has."""
+    known = [quantities_of(scene) for scene in scenes]
+    told: dict[str, Any] = {}
+    for name in ("longitude", "latitude", "cloud_cover"):
+        if values := [k[name] for k in known if name in k]:
+            low, middle, high = (float(f"{v:.6g}") for v in np.percentile(values, (0, 50, 100)))
+            told[name] = {"pictures": len(values), "min": low, "median": middle, "max": high}
+    if dates := sorted(filter(None, map(date_of, known))):
+        told["date"] = {"pictures": len(dates), "min": dates[0], "median": dates[(len(dates) - 1) // 2], "max": dates[-1]}
+    return told
+
+
 # ---------------------------------------------------------------------------------------------------------------- suspicious boxes
 
 
-def _suspicious(scenes: Sequence[Scene], names: ClassList, boxes: _Boxes) -> dict[str, Any]:
+def suspicious_boxes(scenes: Sequence[Scene], names: ClassList, boxes: Boxes) -> dict[str, Any]:
     """Counts under a reason, and every such box."""
     size = np.array([(s.width, s.height) for s in scenes], np.float64).reshape(-1, 2)[boxes.scene]
     size[(size <= 0).any(axis=1)] = np.inf  # a size that nobody knows bounds nothing
@@ -351,7 +212,7 @@ def _suspicious(scenes: Sequence[Scene], names: ClassList, boxes: _Boxes) -> dic
     found: dict[str, list[tuple[int, int | None]]] = {
         reason: [(int(k), None) for k in np.flatnonzero(mask)] for reason, mask in flags.items()
     }
-    found[TWICE] = sorted(_labelled_twice(boxes))
+    found[TWICE] = sorted(labelled_twice(boxes))
     listed = [
         {
             "reason": reason,
@@ -376,7 +237,7 @@ def _iou_of_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
 
 
-def _labelled_twice(boxes: _Boxes) -> Iterator[tuple[int, int]]:
+def labelled_twice(boxes: Boxes) -> Iterator[tuple[int, int]]:
     """Pairs of objects of one picture and class that overlap almost wholly, by rotated IoU where both are oriented.
 
     A spatial index a group: a scene with ten thousand cars costs no more than they touch one another.
@@ -403,7 +264,7 @@ def _labelled_twice(boxes: _Boxes) -> Iterator[tuple[int, int]]:
 # ---------------------------------------------------------------------------------------------------------------- duplicates
 
 
-def _duplicates(scenes: Sequence[Scene], looks: Sequence[Look]) -> dict[str, Any]:
+def duplicates_of(scenes: Sequence[Scene], looks: Sequence[Look]) -> dict[str, Any]:
     """Pictures that show the same, in two splits (a leak) or in one, and sources that stand in two splits.
 
     Tiles of one source in one split are expected to be alike at the picture's border, and not listed.
@@ -436,7 +297,7 @@ def _duplicates(scenes: Sequence[Scene], looks: Sequence[Look]) -> dict[str, Any
     }
 
 
-def _warnings(facts: dict[str, Any]) -> list[str]:
+def warnings_of(facts: dict[str, Any]) -> list[str]:
     """What should be seen to, most harmful first."""
     duplicates, found = facts["duplicates"], [line.plain.removeprefix("warning: ") for line in ranks(facts["reader"], grave=True)]
     if pairs := duplicates["across_splits"]:
@@ -465,58 +326,3 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
     if pairs := duplicates["within_a_split"]:
         found.append(f"pairs of alike pictures in one split: {len(pairs)}, first {' and '.join(pairs[0]['pictures'])}")
     return found
-
-
-# ---------------------------------------------------------------------------------------------------------------- the terminal
-
-
-def tables(facts: dict[str, Any]) -> list[Table]:
-    """The facts for a terminal: classes by split, sizes by class, what is suspicious."""
-    splits = list(facts["per_split"])
-    first = _table(
-        f"{facts['kind']} set: {facts['pictures']:,} pictures, {facts['objects']:,} objects", "class", *splits, "all", "difficult"
-    )
-    for name, c in facts["per_class"].items():
-        first.add_row(name, *(f"{c['per_split'][s]:,}" for s in splits), f"{c['objects']:,}", f"{c['difficult']:,}")
-    first.add_section()
-    parts = facts["per_split"].values()
-    first.add_row("objects", *(f"{p['objects']:,}" for p in parts), f"{facts['objects']:,}", f"{sum(p['difficult'] for p in parts):,}")
-    first.add_row("pictures", *(f"{p['pictures']:,}" for p in parts), f"{facts['pictures']:,}", "")
-    empty = [p["pictures_without_objects"] for p in parts]
-    first.add_row("without objects", *(f"{n:,}" for n in empty), f"{sum(empty):,}", "")
-    first.add_row("objects per picture", *(f"{p['objects_per_picture']['mean']:.1f}" for p in parts), "", "")
-
-    bins = [name for name, _, _ in SIZE_BINS]
-    second = _table("sizes: square root of the OBB's area", "class", *bins, "median")
-    for name, c in facts["sizes"]["per_class"].items():
-        median = facts["per_class"][name]["median_size"]
-        second.add_row(name, *(f"{c[b]:,}" for b in bins), "" if median is None else f"{median:.0f} px")
-    second.add_section()
-    second.add_row("all", *(f"{facts['sizes']['bins'][b]:,}" for b in bins), "")
-
-    third = _table("suspicious", "what", "count")
-    for reason, count in facts["suspicious"]["counts"].items():
-        third.add_row(reason, f"{count:,}")
-    duplicates = facts["duplicates"]
-    third.add_row("alike pictures in different splits (leak)", f"{len(duplicates['across_splits']):,}")
-    third.add_row("source pictures in different splits (leak)", f"{len(duplicates['sources_in_two_splits']):,}")
-    third.add_row("alike pictures in one split", f"{len(duplicates['within_a_split']):,}")
-    third.add_row("pictures that do not decode", f"{len(facts['unreadable']):,}")
-    third.add_row("pictures of another size than declared", f"{len(facts['declared_size_wrong']):,}")
-    tables = [first, second, third]
-    said = {**({"gsd": facts["gsd"]} if facts["gsd"]["pictures"] else {}), **facts["metadata"]}
-    if said:
-        fourth = _table("what is known of the pictures", "quantity", "pictures", "least", "median", "most")
-        for name, g in said.items():
-            values = (g[k] if isinstance(g[k], str) else f"{g[k]:g}" for k in ("min", "median", "max"))
-            fourth.add_row("metres a pixel (gsd)" if name == GSD else name, f"{g['pictures']:,} of {facts['pictures']:,}", *values)
-        tables.append(fourth)
-    return tables
-
-
-def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
