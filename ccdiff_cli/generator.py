@@ -45,7 +45,7 @@ class UsedRecipe(Stored):
 
     name: Text = ""
     method: Text | None = None
-    caption_style: Literal["plain", "short", "measured", "stored"] = "plain"
+    caption_style: Literal["plain", "short", "measured", "phrases", "quadrants", "stored"] = "plain"
     retrieval: Text = "words"
     sampling: Sampling = Sampling()
     denoiser: Denoiser = Denoiser()

@@ -4,8 +4,9 @@ The first two steps of AeroGen's pipeline (Tang et al., CVPR 2025, arXiv 2411.15
 paper.  What the paper leaves open is our choice, and small enough for a CPU:
 
 * A layout is a map of 64 x 64 cells with a channel for each class: +1 where the cell's centre lies in one of its objects, else -1.  A
-  UNet on patches of 4 x 4 cells learns to denoise such maps (DDPM, Ho et al. 2020; cosine schedule, velocities), told how many objects of
-  each class there are, and in a tenth of the draws not told.
+  UNet on patches of 4 x 4 cells learns to denoise such maps (DDPM, Ho et al. 2020; cosine schedule), told how many objects of each class
+  there are, and in a tenth of the draws not told.  NOTE: it predicts the map, not the noise: the noise of a patch is 16 numbers a class,
+  more than its channels can hold, and maps drawn so are full of specks.
 * A layout is drawn with the counts of a real picture, so that the order of pictures decides which classes come how often, as for every
   source.  Every connected component above 0 is an object; its oriented box the smallest rectangle around it, less the margin of the
   cells' staircase, upright where that is as good.  Classes without orientations in the set get horizontal boxes.
@@ -49,15 +50,17 @@ from ..geometry import (
 from ..scene import Corners, Instance, Scene
 from .augment import fill_of, hbb_within
 
-REVISION = 1
+REVISION = 2
 """Raised when a change of this module changes what a training learns."""
 SIDE, PATCH = 64, 4
 WIDTHS = (32, 64)
-STEPS, BATCH, PEAK_LR = 600, 16, 2e-3
+STEPS, BATCH, PEAK_LR = 300, 16, 2e-3
 UNTOLD = 0.1
 """Share of the draws in training that are not told the counts."""
 DRAW_STEPS = 25
 TRIES = 4
+SPECKS = 4
+"""A layout with so many times more components than the fullest real one has objects is noise: it is drawn again as a whole."""
 SIGMAS = 2.0
 UPRIGHT = 1.02
 """An upright box is taken where its area is at most so many times that of the smallest one."""
@@ -66,7 +69,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class LayoutDenoiser(nn.Module):
-    """Predicts the velocity of noisy maps.
+    """Predicts the maps that noisy ones were made from.
 
     Args:
         classes: how many channels the maps have.
@@ -145,11 +148,10 @@ class DiffusionLayouts:
 
     def _objects(self, maps: np.ndarray, scene: Scene) -> list[Instance]:
         cell = np.array([scene.width / SIDE, scene.height / SIDE])
-        return [
-            self._instance(name, np.reshape(ring, (-1, 2)) * cell, cell, scene)
-            for name, channel in zip(self.classes, maps, strict=True)
-            for ring in bitmap_outlines(channel > 0)
-        ]
+        rings = [(name, ring) for name, channel in zip(self.classes, maps, strict=True) for ring in bitmap_outlines(channel > 0)]
+        if len(rings) > SPECKS * self.likely.most:
+            return []
+        return [self._instance(name, np.reshape(ring, (-1, 2)) * cell, cell, scene) for name, ring in rings]
 
     def _instance(self, name: str, ring: np.ndarray, cell: np.ndarray, scene: Scene) -> Instance:
         window = (0.0, 0.0, float(scene.width), float(scene.height))
@@ -187,7 +189,7 @@ class Likely:
     """Normal distributions fitted to the real boxes of each class, and to the numbers of objects: what is likely by them.
 
     Of a box: logarithm of the area, as a share of the picture's, and of the ratio of its sides; of a layout: logarithm of its number of
-    objects.  Likely is what lies within ``SIGMAS`` deviations of the mean; of a class with one real box, only its mean is: ``FLOOR``.
+    objects, of which ``most`` is the largest.  Likely is what lies within ``SIGMAS`` deviations of the mean.
     """
 
     FLOOR = 0.1
@@ -199,6 +201,7 @@ class Likely:
             for instance in scene.instances:
                 rows.setdefault(instance.category, []).append(self._attributes(instance, scene))
         self.boxes = {name: self._fitted(np.array(found)) for name, found in rows.items()}
+        self.most = max(len(scene.instances) for scene in pool)
         self.numbers = self._fitted(np.log(np.maximum(1, [len(scene.instances) for scene in pool]))[:, None])
 
     def box(self, instance: Instance, scene: Scene) -> bool:
@@ -248,7 +251,7 @@ def _told(scene: Scene, classes: Sequence[str]) -> np.ndarray:
 
 
 def _schedule() -> DDIMScheduler:
-    return DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=True)
+    return DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="sample", timestep_spacing="trailing", clip_sample=True)
 
 
 def _trained(pool: Sequence[Scene], classes: Sequence[str], progress: Progress | None) -> LayoutDenoiser:
@@ -300,7 +303,7 @@ def _loss(
     noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
     time = torch.from_numpy(rng.integers(0, scheduler.config.num_train_timesteps, count))
     predicted = model(scheduler.add_noise(clean, noise, time), time, torch.from_numpy(told))
-    return nn.functional.mse_loss(predicted, scheduler.get_velocity(clean, noise, time))
+    return nn.functional.mse_loss(predicted, clean)
 
 
 def _flipped(maps: np.ndarray, code: int) -> np.ndarray:

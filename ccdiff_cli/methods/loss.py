@@ -82,10 +82,17 @@ class DenoiserLoss(nn.Module):
             error = error * (self._weights(layout) / mean_weight)
         error = error.mean((1, 2))
         if self.snr_gamma:
-            snr = compute_snr(schedule, steps)
-            weight = snr.clamp(max=self.snr_gamma) / (snr if kind == "epsilon" else snr + 1)
-            error = error * weight
+            error = error * self.snr_weight(compute_snr(schedule, steps))
         return error.mean()
+
+    def snr_weight(self, snr: torch.Tensor) -> torch.Tensor:
+        """min-SNR weight of steps (Hang et al., ICCV 2023), ``(B,)``: it weights the error of the picture alike whatever is predicted."""
+        velocity = self.scheduler.config.prediction_type == "v_prediction"
+        return snr.clamp(max=self.snr_gamma) / (snr + 1 if velocity else snr)
+
+    def figures(self) -> dict[str, float]:
+        """What else of the network is worth a line in the training log."""
+        return {}
 
 
 def _pieces(objects: Sequence[int], most: int) -> list[tuple[int, int]]:

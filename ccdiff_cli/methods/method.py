@@ -62,6 +62,8 @@ class Stage:
             pieces (see ``training.loop.run_stage``).
         sees: "features": batches of ``training.denoiser.batch_source`` (latents, layout, dropped, empty_tokens); "pixels": batches
             ``{"pixels": (B, 3, H, W) in [-1, 1], "step": number}``, for a tokenizer of pictures, trained before features are cached.
+        once: passes one picture without objects through what is trained, given the recipe and the parts on torch's meta device: what
+            autograd keeps of it is counted.
     """
 
     name: str
@@ -69,11 +71,26 @@ class Stage:
     trains: Callable[[Any, Any], Iterable[nn.Parameter]]
     loss: Callable[[Any, Any], nn.Module]
     sees: Literal["features", "pixels"] = "features"
+    once: Callable[[Any, Mapping[str, Any]], Any] = lambda recipe, parts: unet_once(parts)
 
 
-def denoiser_stage(trains: Callable[[Any, Any], Iterable[nn.Parameter]], loss: Callable[[Any, Any], nn.Module] | None = None) -> Stage:
+def unet_once(parts: Mapping[str, Any], **more: Any) -> Any:
+    """A pass of the part "unet", as Stable Diffusion's is called, with ``more`` arguments."""
+    import torch
+
+    unet = parts["unet"]
+    size, config = unet.config.sample_size, unet.config
+    context = torch.empty(1, 77, config.cross_attention_dim)
+    return unet(torch.empty(1, config.in_channels, size, size), torch.empty(1), context, **more)
+
+
+def denoiser_stage(
+    trains: Callable[[Any, Any], Iterable[nn.Parameter]],
+    loss: Callable[[Any, Any], nn.Module] | None = None,
+    once: Callable[[Any, Mapping[str, Any]], Any] = lambda recipe, parts: unet_once(parts),
+) -> Stage:
     """The stage of a method that denoises, by the recipe's section ``denoiser``; ``loss``: in place of ``loss.DenoiserLoss``."""
-    return Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trains, loss=loss or _denoiser_loss)
+    return Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trains, loss=loss or _denoiser_loss, once=once)
 
 
 def _denoiser_loss(pipe: ScenePipeline, recipe: Recipe) -> nn.Module:

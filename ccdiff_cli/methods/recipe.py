@@ -151,7 +151,7 @@ class Recipe(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="of every random draw of the training")
     method: str = Field(DEFAULT_METHOD, description="what the generator is: a name of `methods.METHODS`")
     picture_size: int = Field(gt=0, le=8192, description="side of the pictures, pixels; the prepared set must have it")
-    caption_style: Literal["plain", "short", "measured", "stored"] = Field(
+    caption_style: Literal["plain", "short", "measured", "phrases", "quadrants", "stored"] = Field(
         "plain", description="how scenes are put into words; stored: the captions of the prepared set"
     )
     retrieval: str = Field(

@@ -144,7 +144,8 @@ def write_generator(pipe: ScenePipeline, out: Path, description: dict[str, Any])
         try:
             if "method" in description:  # what a synthesis does unless told otherwise
                 names = {"steps": "num_inference_steps", "guidance_scale": "guidance_scale", "negative_prompt": "negative_prompt"}
-                description["recipe"] = {"sampling": {name: pipe.config[key] for name, key in names.items()}}
+                sampling = {name: pipe.config[key] for name, key in names.items()}
+                description["recipe"] = {**description.get("recipe", {}), "sampling": sampling}
             pipe.save_pretrained(partial)
             write_json(partial / GENERATOR_FILE, description)
             if out.exists():

@@ -7,6 +7,10 @@ each class and the direction of their long side, where most of them share it.  T
 natural colour (``provenance["spectrum"]``, see ``spectra``) is named: "This is a colour-infrared aerial image of <scene>."  In the style
 "measured" the sentence also says what is known of the picture: "This is an aerial image of ships, 0.5 m per pixel, in May 2014."
 
+Two more styles are what released weights were trained on.  "phrases" (AeroGen): "an aerial image with ship on the water and bustling
+harbor", a phrase for each class of DIOR, its name for any other.  "quadrants" (DiffusionSat, its captions of Satlas): "a satellite image
+of 3 ships, 1 harbor in the top left, 2 planes in the bottom right".  In both, classes are in the order of their names.
+
 Text encoders see a fixed number of tokens, so an account that would be longer leaves out the directions, and if that is not enough, the
 places (``MAX_TOKENS``).  Nothing is ever cut in the middle.
 """
@@ -26,13 +30,24 @@ from ..geometry import corners_to_le90
 from ..quantities import quantities_of, words_of
 from ..scene import Instance, Scene
 
-STYLES = ("plain", "short", "measured")
+STYLES = ("plain", "short", "measured", "phrases", "quadrants")
 MAX_TOKENS = 75
 """CLIP's 77 without the first and the last; words, digits and punctuation marks count, as for CLIP."""
 PLACES = ("center", "top left", "top", "top right", "left", "right", "bottom left", "bottom", "bottom right")
 DIRECTIONS = ("east-west", "northwest-southeast", "north-south", "northeast-southwest")
 MIN_ELONGATION = 1.2
 """Below this ratio of sides the long side has no direction worth naming."""
+QUADRANTS = ("top left", "top right", "bottom right", "bottom left")
+PHRASES = {
+    "airplane": "airplane parked on the ground", "airport": "busy airport", "baseballfield": "green baseball field",
+    "basketballcourt": "outdoor basketball court", "bridge": "long bridge", "chimney": "tall chimney", "dam": "large dam",
+    "expresswayservicearea": "crowded expressway service area", "expresswaytollstation": "busy expressway toll station",
+    "golffield": "well-maintained golf field", "groundtrackfield": "athletic ground track field", "harbor": "bustling harbor",
+    "overpass": "elevated overpass", "ship": "ship on the water", "stadium": "large stadium", "storagetank": "industrial storage tank",
+    "tenniscourt": "clay tennis court", "trainstation": "crowded train station", "vehicle": "vehicle on the road",
+    "windmill": "rotating windmill",
+}  # fmt: skip
+"""AeroGen's, of DIOR's classes, by their letters alone."""
 _ACCUSTOMED_PLURALS = {"aircraft": "aircraft"}
 
 
@@ -41,7 +56,8 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
 
     Args:
         style: "plain" (the full account), "short" (how many of each class, nothing else), or "measured": the plain account whose first
-            sentence ends in what is known of GSD, place, date and clouds (see ``quantities``).
+            sentence ends in what is known of GSD, place, date and clouds (see ``quantities``); "phrases" and "quadrants" (see the
+            module's opening) say nothing but classes, counts and places.
         place: the scene word or words, where something better than the most frequent class is known.
         sentence: stands in the place of the whole first sentence; by default the one that `prepare` noted in ``provenance["sentence"]``.
         max_tokens: the account is shortened to so many (see :func:`count_tokens`).
@@ -52,6 +68,10 @@ def caption_of(scene: Scene, style: str = "plain", *, place: str | None = None, 
     if style not in STYLES:
         raise CCDiffError(f"unknown caption style {style!r}", fix=f"known styles: {', '.join(STYLES)}")
     counts = Counter(scene.categories())
+    if style == "phrases":
+        return _phrases(sorted(counts))
+    if style == "quadrants":
+        return _quadrants(scene, max_tokens)
     order = sorted(counts, key=lambda name: (-counts[name], name))
     spectrum = str(scene.provenance.get("spectrum", ""))
     head = sentence or ("" if place else str(scene.provenance.get("sentence", "")))
@@ -140,6 +160,30 @@ def direction_of(instance: Instance) -> str | None:
     if h <= 0 or w / h < MIN_ELONGATION:
         return None
     return DIRECTIONS[round(angle / (math.pi / 4)) % 4]
+
+
+def _phrases(names: list[str]) -> str:
+    phrases = [PHRASES.get(re.sub(r"[^a-z]", "", name.lower()), name) for name in names]
+    if not phrases:
+        return "an aerial image"
+    return f"an aerial image with {' and '.join(filter(None, (', '.join(phrases[:-1]), phrases[-1])))}"
+
+
+def _quadrants(scene: Scene, max_tokens: int) -> str:
+    groups: dict[str, Counter[str]] = {quadrant: Counter() for quadrant in QUADRANTS}
+    for instance in scene.instances:
+        x1, y1, x2, y2 = instance.hbb
+        row, column = ("top", "bottom")[y1 + y2 >= scene.height], ("left", "right")[x1 + x2 >= scene.width]
+        groups[f"{row} {column}"][instance.category] += 1
+    items = [f"{_counted(counts)} in the {quadrant}" for quadrant, counts in groups.items() if counts]
+    if not items:
+        return "a satellite image"
+    text = f"a satellite image of {', '.join(items)}"
+    return text if count_tokens(text) <= max_tokens else f"a satellite image of {_counted(Counter(scene.categories()))}"
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{counts[name]} {name}{'s' if counts[name] > 1 else ''}" for name in sorted(counts))
 
 
 def _account(scene: Scene, order: list[str], directions: bool) -> str:

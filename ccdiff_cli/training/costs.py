@@ -2,8 +2,8 @@
 
 Notable here:
 
-* What a picture takes is counted, not guessed: the UNet runs once on the meta device, which computes shapes and nothing else, and the
-  tensors that autograd would keep are added up.
+* What a picture takes is counted, not guessed: what each stage trains runs once on the meta device, which computes shapes and nothing
+  else, and the tensors that autograd would keep are added up.  Of several stages the largest counts.
 * What an object takes the method says; measured at the tiny recipe it is a third more than the sum of
   the tensors kept (``MORE``), for what lives shortly.
 * Weights of parts from a source are read off their safetensors headers; of a hub name nothing is known before it is loaded.
@@ -24,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from ..bounds import amount, check_crowded, check_memory, free_memory
 from ..errors import CCDiffError
 from ..generator import SHIPPED, shipped_generator
-from ..methods import Base, method_named
+from ..methods import Base, Stage, method_named
 from ..recipes import Recipe
 from ..scene import Scene
 from .parts import own_unet
@@ -43,26 +43,33 @@ def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Pat
     """
     try:
         parts, frozen = _parts_without_weights(recipe, Path(start) if start else None)
-        kept = _kept_by(parts["unet"])
+        needs = [_of_stage(recipe, stage, parts, frozen, scenes) for stage in method_named(recipe.method).stages]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError, AttributeError):  # said by what loads them
         return {}
-    train = recipe.denoiser.train
-    method = method_named(recipe.method)
+    need = max(needs, key=lambda found: found["weights"] + found["pictures"] + found["objects"])
+    return {**need, "all": PROGRAM + need["weights"] + need["pictures"] + need["objects"]}
+
+
+def _of_stage(recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], frozen: float, scenes: Sequence[Scene]) -> dict[str, float]:
+    method, train = method_named(recipe.method), stage.config(recipe)
+    kept = _kept_by(stage, recipe, parts)
     every = sum(map(_count, parts.values()))
-    changed = {id(p): p.numel() for stage in method.stages for p in stage.trains(SimpleNamespace(**parts), recipe)}
+    changed = {id(p): p.numel() for p in stage.trains(SimpleNamespace(**parts), recipe)}
     trained = sum(changed.values())
     ema = 4 if train.ema_decay else 0
     weights = trained * (_TRAINED + ema) + (every - trained) * _UNTRAINED + frozen
     weights += trained * (12 + ema) * 2  # a checkpoint in memory, as tensors and as bytes
     width = 2 if train.precision == "bfloat16" else 4
     picture = kept * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0)
-    crowd = _largest_piece([len(scene.instances) for scene in scenes], train.batch_size, recipe.denoiser.objects_at_once)
-    need = {
+    objects = [len(scene.instances) for scene in scenes] if stage.sees == "features" else []
+    crowd = _largest_piece(objects, train.batch_size, recipe.denoiser.objects_at_once)
+    return {
         "weights": weights,
         "pictures": MORE * picture * train.batch_size,
-        "objects": MORE * crowd * method.numbers_of_object(recipe, parts) * width,
+        "objects": MORE * crowd * method.numbers_of_object(recipe, parts) * width if crowd else 0.0,
+        "crowd": crowd,
+        "batch": train.batch_size,
     }
-    return {**need, "all": PROGRAM + sum(need.values()), "crowd": crowd}
 
 
 def check_training(recipe: Recipe, scenes: Sequence[Scene], *, where: str | Path, start: str | Path | None = None) -> str:
@@ -83,7 +90,7 @@ def check_training(recipe: Recipe, scenes: Sequence[Scene], *, where: str | Path
     need = memory_of_training(recipe, scenes, start)
     if not need:
         return "not known before the parts are loaded"
-    batch = recipe.denoiser.train.batch_size
+    batch = int(need["batch"])
     if not torch.cuda.is_available():
         free = free_memory() or need["all"]
         fits = int((free - need["all"] + need["pictures"]) / (need["pictures"] / batch))
@@ -149,20 +156,20 @@ def _count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _kept_by(unet: Any) -> int:
+def _kept_by(stage: Stage, recipe: Recipe, parts: dict[str, torch.nn.Module]) -> int:
     """Numbers that autograd keeps of one picture."""
     kept: dict[int, torch.Tensor] = {}
-    own = {id(p) for p in unet.parameters()}
+    own = {id(p) for part in parts.values() for p in part.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in own and tensor._base is None:
             kept[id(tensor)] = tensor
         return tensor
 
-    size, config = unet.config.sample_size, unet.config
+    for part in parts.values():
+        part.requires_grad_(True)
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        context = torch.empty(1, 77, config.cross_attention_dim)
-        unet.requires_grad_(True)(torch.empty(1, config.in_channels, size, size), torch.empty(1), context)
+        stage.once(recipe, parts)
     return sum(tensor.numel() for tensor in kept.values())
 
 

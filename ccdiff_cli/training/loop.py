@@ -39,6 +39,8 @@ def seed_of(*parts: Any) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+FIGURES_EVERY = 10
+"""Steps between entries in the log of what a loss says of its network."""
 LINEAR_SHARE = 0.3
 """The last share of the steps, over which the linear schedule goes down."""
 
@@ -106,7 +108,8 @@ def run_stage(
     Args:
         stage: its name, for seeds, logs and progress.
         module: ``module(**batch) -> scalar loss``; its parameters with ``requires_grad`` are trained.  Where it has ``parts(batch) ->
-            [(share, piece), ...]``, pieces are worked off one after the other and their gradients added up.
+            [(share, piece), ...]``, pieces are worked off one after the other and their gradients added up; where it has ``figures() ->
+            {name: number}``, these are logged.
         batch_of: ``(step, micro, rank, world) -> batch`` on the CPU; must be a function of these and the seed alone.
         key: anything JSON-able that determines the result (recipe part, data); a checkpoint of another key is refused.
         every: ``(n, function, made)``: call ``function(step)`` after every n steps and after the last, with the averaged weights in place.
@@ -173,6 +176,7 @@ def run_stage(
         tidy()
         if every is not None and not every[2](step):
             call()
+    figures: Callable[[], dict[str, float]] = getattr(module, "figures", dict)
     divide: Callable[[dict[str, Any]], list[tuple[float, dict[str, Any]]]] | None = getattr(module, "parts", None)
     pictures = config.batch_size * config.accumulation * world
     with termination() as stop:
@@ -208,6 +212,8 @@ def run_stage(
                 log(f"{stage}/loss", total, step)
                 log(f"{stage}/gradient_norm", norm, step)
                 log(f"{stage}/learning_rate", learning_rate_at(step - 1, config), step)
+                for name, value in figures().items() if step % FIGURES_EVERY == 0 or step == config.steps else ():
+                    log(f"{stage}/{name}", value, step)
             if progress is not None:
                 progress(stage, step * pictures, config.steps * pictures)
             if step % config.checkpoint_every == 0 or step == config.steps or stop.is_set():

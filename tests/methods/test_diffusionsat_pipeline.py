@@ -18,8 +18,9 @@ from ccdiff_cli.methods import METHODS, Base, export_checkpoint, import_checkpoi
 from ccdiff_cli.methods.diffusionsat.network import scale_metadata
 from ccdiff_cli.methods.diffusionsat.pipeline import DiffusionSatPipeline
 from ccdiff_cli.methods.loss import DenoiserLoss
+from ccdiff_cli.prepare.captions import caption_of
 from ccdiff_cli.recipes import load_recipe
-from ccdiff_cli.scene import Scene
+from ccdiff_cli.scene import Instance, Scene
 from tests.models.small import TEXT, make_text_encoder, make_tokenizer, make_vae
 
 METHOD, SIDE = METHODS["diffusionsat"], 64
@@ -69,12 +70,48 @@ def test_the_unconditional_branch_knows_neither_caption_nor_quantities(pipe: Dif
     _, nothing = pipe.condition(pipe.layout_batch([scene({})]), empty)
     assert torch.equal(text[:2], empty.expand(2, -1, -1)) and torch.equal(text[2:], layout.caption_tokens)
     assert torch.allclose(labels[:2], nothing.expand(2, -1), atol=1e-5) and not torch.allclose(labels[2:], nothing.expand(2, -1))
-    pipe.register_to_config(metadata_dropout=0.0)
     text, labels = pipe.condition(layout, empty, dropped=torch.tensor([True, False]))
     assert torch.equal(text[0], empty[0]) and torch.allclose(labels[0], nothing[0], atol=1e-5) and not torch.allclose(labels[1], nothing[0])
-    pipe.register_to_config(metadata_dropout=1.0)
-    _, labels = pipe.condition(layout, empty, dropped=torch.tensor([False, False]))
-    assert torch.allclose(labels, nothing.expand(2, -1), atol=1e-5), "every quantity of every picture was dropped by itself"
+
+
+def test_quantities_are_dropped_one_by_one_and_alike_in_any_pieces(pipe: DiffusionSatPipeline) -> None:
+    recipe = load_recipe("diffusionsat-tiny", {"denoiser.object_weight": 1.0})
+    boxed = scene(KNOWN).replace(instances=(Instance.from_hbb("ship", (4, 4, 20, 20)),))
+    layout, count = pipe.layout_batch([boxed] * 40), 40
+    batch = {
+        "latents": torch.randn(count, 4, 8, 8), "layout": layout, "dropped": torch.zeros(count, dtype=torch.bool),
+        "empty_tokens": pipe.encode_text([""])[0],
+    }  # fmt: skip
+
+    def metadata(share: float, most: int) -> torch.Tensor:
+        pipe.register_to_config(metadata_dropout=share)
+        loss = METHOD.stages[0].loss(pipe, recipe)
+        loss.objects_at_once = most
+        torch.manual_seed(2)
+        return torch.cat([piece["layout"].metadata for _, piece in loss.parts(batch)])
+
+    known = ~layout.metadata[0].isnan()
+    assert known.sum() == 5 and torch.equal(metadata(0.0, 4000)[:, known], layout.metadata[:, known])
+    assert metadata(1.0, 4000).isnan().all()
+    whole, pieces = metadata(0.3, 4000), metadata(0.3, 3)
+    assert torch.equal(whole.nan_to_num(-1), pieces.nan_to_num(-1))
+    gone = whole[:, known].isnan()
+    assert gone.float().mean(0).tolist() == pytest.approx([0.3] * 5, abs=0.25), "each by itself"
+    assert len({tuple(row) for row in gone.tolist()}) > 10
+
+
+@pytest.mark.parametrize(("published", "expected"), [(True, [0.5, 1.0]), (False, [5 / 11, 0.5])])
+def test_the_weight_of_a_step_as_published_or_as_is_right_for_velocities(
+    pipe: DiffusionSatPipeline, published: bool, expected: list[float]
+) -> None:
+    loss = METHOD.stages[0].loss(pipe, load_recipe("diffusionsat-tiny", {"diffusionsat.published_weight": published}))
+    assert loss.snr_weight(torch.tensor([10.0, 1.0])).tolist() == pytest.approx(expected)
+
+
+def test_a_released_generator_is_given_captions_that_it_knows() -> None:
+    boxes = [("ship", (2, 2, 8, 8)), ("ship", (9, 9, 20, 20)), ("harbor", (4, 4, 9, 9)), ("plane", (40, 40, 50, 50))]
+    found = Scene("a.png", SIDE, SIDE, tuple(Instance.from_hbb(name, box) for name, box in boxes))
+    assert caption_of(found, style="quadrants") == "a satellite image of 1 harbor, 2 ships in the top left, 1 plane in the bottom right"
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -123,6 +160,7 @@ def test_released_folders_there_and_back(pipe: DiffusionSatPipeline, tmp_path: P
     import_checkpoint(archive, tmp_path / "again", method="diffusionsat")
     description = read_generator(tmp_path / "again")
     assert method_of(description) is METHOD and description["recipe"]["sampling"]["steps"] == 50
+    assert description["recipe"]["caption_style"] == "quadrants"
     again = load_pipeline(tmp_path / "again")
     for name in ("unet", "metadata_embedding"):
         ours, theirs = getattr(pipe, name).state_dict(), getattr(again, name).state_dict()

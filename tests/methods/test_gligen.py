@@ -369,6 +369,16 @@ def open_gates(pipe):
     return pipe
 
 
+def test_the_training_log_says_how_far_the_gates_are_open():
+    recipe = make_recipe(METHOD)
+    pipe = make_pipeline(METHOD, recipe, training=True)
+    figures = METHOD.stages[0].loss(pipe, recipe).figures
+    assert set(figures().values()) == {0.0} and len(figures()) == 4
+    next(iter(fusers(pipe.unet).values())).alpha_attn.data.fill_(-1.0)
+    assert figures()["gates/attention_max"] == pytest.approx(0.7616, abs=1e-4) and figures()["gates/feed_forward_max"] == 0
+    assert 0 < figures()["gates/attention_mean"] < figures()["gates/attention_max"]
+
+
 def test_a_picture_depends_on_its_scene_and_noise_alone():
     pipe = open_gates(make_pipeline(METHOD, make_recipe(METHOD)))
     together = pictures(pipe, [3, 0, 5])

@@ -106,6 +106,32 @@ def test_tokens_are_counted_as_clip_counts_them():
     assert count_tokens("") == 0
 
 
+def test_phrases_of_classes_are_joined_as_aerogen_joins_them():
+    def said(*names):
+        return caption_of(Scene("a.png", 64, 64, tuple(Instance.from_hbb(n, (1, 1, 9, 9)) for n in names)), style="phrases")
+
+    assert said() == "an aerial image"
+    assert said("ship", "ship") == "an aerial image with ship on the water"
+    assert said("ship", "Expressway-toll-station") == "an aerial image with busy expressway toll station and ship on the water"
+    assert said("tank", "golffield", "dam") == "an aerial image with large dam, well-maintained golf field and tank", "others by their name"
+    assert said("ground track field") == "an aerial image with athletic ground track field", "other spellings of the same letters"
+
+
+def test_quadrants_go_round_from_the_top_left_and_long_ones_are_counted():
+    def made(*boxes):
+        return Scene("a.png", 100, 60, tuple(Instance.from_hbb(n, (x - 1, y - 1, x + 1, y + 1)) for n, x, y in boxes))
+
+    corners = made(("bus", 10, 50), ("car", 90, 50), ("car", 90, 50), ("bus", 90, 10), ("bus", 10, 10))
+    assert caption_of(corners, style="quadrants") == (
+        "a satellite image of 1 bus in the top left, 1 bus in the top right, 2 cars in the bottom right, 1 bus in the bottom left"
+    )
+    assert caption_of(made(), style="quadrants") == "a satellite image"
+    assert caption_of(made(("car", 50, 30)), style="quadrants").endswith("1 car in the bottom right"), "the middle counts so"
+    crowd = made(*((f"class{chr(97 + k)}", 10 + 80 * (k % 2), 10 + 40 * (k % 3 == 0)) for k in range(20)))
+    text = caption_of(crowd, style="quadrants")
+    assert "top" not in text and text.startswith("a satellite image of 1 classa, 1 classb")
+
+
 def test_a_noted_sentence_stays_with_a_scene():
     scene = Scene("a.png", 400, 400, (at(200, 200),), provenance={"sentence": "This is an aerial image of a coast."})
     assert caption_of(scene, "short") == "This is an aerial image of a coast. 1 ship."

@@ -49,6 +49,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop_at: int)
     assert all(torch.equal(again[k], weights[k]) for k in weights)
 
 
+def test_what_a_loss_says_of_its_network_is_logged(tmp_path: Path) -> None:
+    class Said(Line):
+        def figures(self) -> dict[str, float]:
+            return {"gates/open": 0.25}
+
+    logged: list[tuple[str, float, int]] = []
+    config = CONFIG.model_copy(update={"steps": 12})
+    run_stage(
+        "line", Said(), lambda *place: {"x": torch.ones(4, 3)}, config, tmp_path, Accelerator(cpu=True), seed=3, key="k",
+        log=lambda *entry: logged.append(entry),
+    )  # fmt: skip
+    assert [entry for entry in logged if "gates" in entry[0]] == [("line/gates/open", 0.25, 10), ("line/gates/open", 0.25, 12)]
+    assert sum(name == "line/loss" for name, _, _ in logged) == 12
+
+
 def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
     first = run(tmp_path)
     second = run(tmp_path, stop_at=0)  # would raise if a batch were asked for

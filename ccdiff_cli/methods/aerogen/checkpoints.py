@@ -176,7 +176,7 @@ def import_checkpoint(released: str | Path, out: str | Path, given: Given) -> di
     digest = sha256_file(path)
     identity = [digest, str(given.stable_diffusion), str(given.image_encoder)]
     description = imported("aerogen", identity, picture_size_of(pipe), {path.name: digest}, unused=unused)
-    description["method"] = "aerogen"
+    description |= {"method": "aerogen", "recipe": {"caption_style": "phrases"}}  # the captions that the weights know
     write_generator(pipe, out, description)
     return description
 

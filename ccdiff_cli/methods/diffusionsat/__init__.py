@@ -2,18 +2,18 @@
 
 It takes no boxes: its labels are the layout that the caption was made from, and a set says so.  The program is Apache-2.0; the weights
 descend from Stable Diffusion 2.1 (CreativeML Open RAIL++-M).  Differences by choice: captions are dropped as any method's
-here, for guidance; the min-SNR weight of a velocity is that of velocities.
+here, for guidance; the min-SNR weight of a velocity is that of velocities, unless the recipe asks for the published one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from ..method import CAPTION, METADATA, Base, Given, Method, denoiser_stage
+from ..method import CAPTION, METADATA, Base, Given, Method, denoiser_stage, unet_once
 from ..recipe import LatentRecipe, Section
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ class DiffusionSatSettings(Section):
     """The seven quantities beside the caption."""
 
     dropout: float = Field(0.1, ge=0, le=1, description="share of the pictures trained without a quantity, each by itself (0.1 published)")
+    published_weight: bool = Field(
+        False, description="weight steps by min(SNR, gamma) / SNR, as published; false: by SNR + 1, as is right for velocities"
+    )
 
 
 class DiffusionSatRecipe(LatentRecipe):
@@ -44,6 +47,19 @@ def trained(pipe: DiffusionSatPipeline, recipe: DiffusionSatRecipe) -> Iterable[
     """The whole UNet, as published, or the embedding of the quantities alone."""
     unet = pipe.unet.parameters() if recipe.unet.train_all else ()
     return [*unet, *pipe.metadata_embedding.parameters()]
+
+
+def _once(recipe: DiffusionSatRecipe, parts: Mapping[str, Any]) -> Any:
+    import torch
+
+    embedding = parts["metadata_embedding"]
+    return unet_once(parts, class_labels=embedding(torch.empty(1, embedding.config.num_metadata)))
+
+
+def _loss(pipe: DiffusionSatPipeline, recipe: DiffusionSatRecipe) -> nn.Module:
+    from .loss import DiffusionSatLoss
+
+    return DiffusionSatLoss(pipe, recipe)
 
 
 def _pipeline() -> type[DiffusionSatPipeline]:
@@ -72,7 +88,7 @@ METHOD = Method(
     recipe=DiffusionSatRecipe,
     pipeline=_pipeline,
     build=build,
-    stages=(denoiser_stage(trained),),
+    stages=(denoiser_stage(trained, _loss, _once),),
     options=lambda recipe: {"metadata_dropout": recipe.diffusionsat.dropout},
     import_checkpoint=_import,
     export_checkpoint=_export,

@@ -96,7 +96,7 @@ def import_checkpoint(released: str | Path, stable_diffusion: str | Path, out: s
     hashes = {path.name: sha256_file(path)}
     size = 64 * pipe.vae_scale_factor  # of the larger of the two released ones: its configuration says another
     description = imported("diffusionsat", ["diffusionsat", hashes, str(base)], size, hashes)
-    description["method"] = "diffusionsat"
+    description |= {"method": "diffusionsat", "recipe": {"caption_style": "quadrants"}}  # of its captions the one that says a layout
     write_generator(pipe, out, description)
     return description
 

@@ -1,7 +1,6 @@
 """DiffusionSatPipeline: DiffusionSat as a :class:`~ccdiff_cli.models.pipeline.ScenePipeline`.
 
-Notable here: in the unconditional branch the caption is the negative prompt and every quantity is unknown.  In training each quantity of a
-picture is also dropped by itself, so that any of them may be unknown later.
+Notable here: in the unconditional branch the caption is the negative prompt and every quantity is unknown.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class DiffusionSatPipeline(ScenePipeline):
     Args:
         vae, text_encoder, tokenizer, unet, metadata_embedding, scheduler: the generator's parts.
         num_inference_steps, guidance_scale, negative_prompt: what a call uses where it does not say; saved with the generator.
-        metadata_dropout: share of the pictures trained without a quantity, each by itself.
+        metadata_dropout: share of the pictures trained without a quantity, each by itself (see ``loss``).
     """
 
     model_cpu_offload_seq = "text_encoder->metadata_embedding->unet->vae"
@@ -76,8 +75,7 @@ class DiffusionSatPipeline(ScenePipeline):
         assert layout.metadata is not None
         scaled = scale_metadata(layout.metadata)
         if dropped is not None:
-            kept = (torch.rand(scaled.shape) >= self.config.metadata_dropout).to(scaled.device)  # on the CPU: the same on every device
-            scaled = keep_metadata(scaled, kept & ~dropped[:, None])
+            scaled = keep_metadata(scaled, ~dropped[:, None])
         if guided:
             scaled = torch.cat([torch.zeros_like(scaled), scaled])
         return self.text_rows(layout, empty, dropped=dropped, guided=guided), self.metadata_embedding(scaled)

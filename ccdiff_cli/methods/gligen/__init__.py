@@ -6,14 +6,14 @@ enters as its HBB.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from ..method import CAPTION, CLASS_TEXT, HBB, Base, Given, Method, denoiser_stage, places_in
+from ..method import CAPTION, CLASS_TEXT, HBB, Base, Given, Method, denoiser_stage, places_in, unet_once
 from ..recipe import LatentRecipe, Section
 
 if TYPE_CHECKING:
@@ -54,6 +54,21 @@ def trained(pipe: Any, recipe: GLIGENRecipe) -> Iterable[nn.Parameter]:
     return list(pipe.unet.parameters() if recipe.unet.train_all else grounding_parameters(pipe.unet))
 
 
+def _once(recipe: GLIGENRecipe, parts: Mapping[str, Any]) -> Any:
+    """Every picture has all slots, filled or not: objects take nothing more."""
+    import torch
+
+    slots, width = recipe.gligen.slots, parts["unet"].config.cross_attention_dim
+    empty = {"boxes": torch.empty(1, slots, 4), "masks": torch.empty(1, slots), "positive_embeddings": torch.empty(1, slots, width)}
+    return unet_once(parts, cross_attention_kwargs={"gligen": empty})
+
+
+def _loss(pipe: Any, recipe: GLIGENRecipe) -> nn.Module:
+    from .loss import GLIGENLoss
+
+    return GLIGENLoss(pipe, recipe)
+
+
 def _pipeline() -> type[ScenePipeline]:
     from .pipeline import GLIGENPipeline
 
@@ -80,7 +95,7 @@ METHOD = Method(
     recipe=GLIGENRecipe,
     pipeline=_pipeline,
     build=build,
-    stages=(denoiser_stage(trained),),
+    stages=(denoiser_stage(trained, _loss, _once),),
     import_checkpoint=_import,
     export_checkpoint=_export,
     most_objects=lambda recipe: recipe.gligen.slots,

@@ -74,7 +74,8 @@ class GroundingNet(GLIGENTextBoundingboxProjection):
     def forward(self, boxes: Tensor, masks: Tensor, positive_embeddings: Tensor) -> Tensor:  # type: ignore[override]
         """``(B, S, 4)`` HBB, ``(B, S)`` 1 where a slot is filled, ``(B, S, D)`` pooled text -> ``(B, S, D)``."""
         filled = masks.bool()[..., None]
-        with torch.autocast(boxes.device.type, enabled=False):
+        # NOTE: the meta device, where only sizes are asked for, knows no autocast
+        with contextlib.nullcontext() if boxes.is_meta else torch.autocast(boxes.device.type, enabled=False):
             text = torch.where(filled, positive_embeddings.float(), self.null_positive_feature.float())
             place = torch.where(filled, fourier_code(boxes), self.null_position_feature.float())
             tokens = torch.cat([text, place], dim=-1)
@@ -145,7 +146,7 @@ def fusers(unet: UNet2DConditionModel) -> dict[str, GatedSelfAttentionDense]:
 
 
 def gates(unet: UNet2DConditionModel) -> Tensor:
-    """|tanh alpha| of every fuser, ``(fusers, 2)``: how far the attention and the feed-forward are open; worth logging in training."""
+    """|tanh alpha| of every fuser, ``(fusers, 2)``: how far the attention and the feed-forward are open."""
     return torch.stack([torch.stack([f.alpha_attn, f.alpha_dense]) for f in fusers(unet).values()]).detach().float().tanh().abs()
 
 

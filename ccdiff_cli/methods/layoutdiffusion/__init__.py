@@ -97,6 +97,18 @@ def schedule(recipe: LayoutDiffusionRecipe, training: bool) -> Any:
     return training_schedule()
 
 
+def _once(recipe: LayoutDiffusionRecipe, parts: Mapping[str, Any]) -> Any:
+    import torch
+
+    from .network import pack_layout
+
+    unet = parts["unet"]
+    classes, boxes, valid = torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0, 4), torch.zeros(1, 0, dtype=torch.bool)
+    layout = pack_layout(classes, boxes, valid, unet.config.slots, unet.padding)
+    size = unet.config.image_size
+    return unet(torch.empty(1, unet.config.in_channels, size, size), torch.empty(1), unet.prepare(layout))
+
+
 def _loss(pipe: LayoutDiffusionPipeline, recipe: LayoutDiffusionRecipe) -> nn.Module:
     from .loss import LayoutDiffusionLoss
 
@@ -135,7 +147,7 @@ LAYOUTDIFFUSION = Method(
     recipe=LayoutDiffusionRecipe,
     pipeline=_pipeline,
     build=build,
-    stages=(denoiser_stage(trained, _loss),),
+    stages=(denoiser_stage(trained, _loss, _once),),
     schedule=schedule,
     options=lambda recipe: {"sampler": recipe.sampling.scheduler, "end_time": recipe.layoutdiffusion.end_time},
     import_checkpoint=_import,

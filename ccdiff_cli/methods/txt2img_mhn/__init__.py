@@ -8,7 +8,7 @@ Differences by choice: long captions are cut and not refused; keys are kept from
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,22 @@ def _code_loss(pipe: MHNPipeline, recipe: MHNRecipe) -> nn.Module:
     return CodeLoss(pipe)
 
 
+def _pictures_once(recipe: MHNRecipe, parts: Mapping[str, Any]) -> Any:
+    import torch
+
+    pictures, side = parts["pictures"], recipe.picture_size
+    cells = side // pictures.factor
+    return pictures.loss(torch.empty(1, 3, side, side), torch.empty(1, pictures.codes, cells, cells), 1.0)
+
+
+def _transformer_once(recipe: MHNRecipe, parts: Mapping[str, Any]) -> Any:
+    import torch
+
+    transformer = parts["transformer"]
+    text = torch.zeros(1, transformer.config.text_length, dtype=torch.int64)
+    return transformer.loss(text, torch.zeros(1, transformer.cells, dtype=torch.int64))
+
+
 def _pipeline() -> type[MHNPipeline]:
     from .pipeline import MHNPipeline
 
@@ -124,8 +140,15 @@ METHOD = Method(
     pipeline=_pipeline,
     build=build,
     stages=(
-        Stage("tokenizer", config=lambda recipe: recipe.txt2img_mhn.tokenizer_train, trains=_pictures, loss=_picture_loss, sees="pixels"),
-        Stage("transformer", config=lambda recipe: recipe.denoiser.train, trains=_transformer, loss=_code_loss),
+        Stage(
+            "tokenizer",
+            config=lambda recipe: recipe.txt2img_mhn.tokenizer_train,
+            trains=_pictures,
+            loss=_picture_loss,
+            sees="pixels",
+            once=_pictures_once,
+        ),
+        Stage("transformer", config=lambda recipe: recipe.denoiser.train, trains=_transformer, loss=_code_loss, once=_transformer_once),
     ),
     schedule=lambda recipe, training: None,
     options=lambda recipe: {"left_out": recipe.txt2img_mhn.left_out, "temperature": recipe.txt2img_mhn.temperature},
