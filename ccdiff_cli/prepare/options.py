@@ -109,9 +109,10 @@ class PrepareOptions(SourceOptions):
         "a factor for each axis) or keep (boxes as they are).",
     )
 
-    caption_style: Annotated[Literal["plain", "short", "measured"], Option(panel=SAID)] = Field(
+    caption_style: Annotated[Literal["plain", "short", "measured", "phrases", "quadrants"], Option(panel=SAID)] = Field(
         "plain",
-        description="plain (what stands where, and its direction), short (how many of each) or measured (plain, with GSD, place, date).",
+        description="plain (what stands where, and its direction), short (how many of each), measured (plain, with GSD, place, date); as "
+        "released weights know them: phrases (AeroGen), quadrants (DiffusionSat).",
     )
     sentences: Annotated[Path | None, Option(panel=SAID)] = Field(
         None, description="Your scene sentences: JSON {file name: sentence}, or CSV with columns file_name,sentence."
