@@ -19,7 +19,7 @@ def _named(value: Any) -> Any:
     for pair in value:
         name, equals, path = str(pair).partition("=")
         if not equals or not name.strip() or not path or name.strip() in found:
-            raise Unfit(f"--other {pair!r}: expected a new NAME=PATH", fix="for example --other theirs=runs/theirs")
+            raise Unfit(f"{pair!r}: expected a new NAME=PATH", fix="for example --other theirs=runs/theirs")
         found[name.strip()] = path
     return found
 
