@@ -13,7 +13,6 @@ by picture; Txt2Img-MHN without keys kept from code to code.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import platform
 from collections.abc import Callable
@@ -34,7 +33,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "ccdiff": ("ccdiffpp-sd14-dior", {"conditioning.variant": "ccdiff"}),
     "migc": ("migc-sd14-dior", {}),
     "gligen": ("gligen-sd14-dior", {}),
-    "aerogen": ("aerogen-sd15-dior", {}),
+    "aerogen": ("aerogen-sd15-dior", {"aerogen.class_source": None}),  # no weights are asked for
     "diffusionsat": ("diffusionsat-sd21-dior", {}),
     "layoutdiffusion": ("layoutdiffusion-dior", {}),
     "txt2img_mhn": ("txt2img_mhn-dior", {}),
@@ -99,7 +98,7 @@ def published_form(name: str, pipe: Any, layout: LayoutBatch, x: Tensor, t: Tens
             })  # fmt: skip
 
         def shaded() -> None:
-            pipe.predict(x[:size], t[:size], (texts, dataclasses.replace(condition[1], module=False)))  # the unconditional branch
+            pipe.unet(x[:size], t[:size], texts)  # the unconditional branch
             for b, form in enumerate(forms):
                 pipe.unet.set_attn_processor(dict(form))
                 try:
