@@ -14,9 +14,9 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=cpu-detector,evaluate,raster
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 
-# apart from the program, so that a change of ours does not fetch PyTorch again
+# apart from the program, so that a change of ours does not fetch PyTorch again; of one version in both places pip takes the one marked +cpu
 COPY constraints.txt /tmp/build/
-RUN pip install --constraint /tmp/build/constraints.txt --index-url "${TORCH_INDEX}" torch torchvision
+RUN pip install --constraint /tmp/build/constraints.txt --index-url "${TORCH_INDEX}" --extra-index-url https://pypi.org/simple torch torchvision
 
 COPY pyproject.toml README.md LICENSE /tmp/build/
 COPY recipes /tmp/build/recipes

@@ -1,14 +1,13 @@
 """Draw docs/screens/*.png: the pages that the program writes, as a browser shows them.
 
-    python docs/screens.py runs/screens docs/screens
+    python docs/screens.py runs/own docs/screens
 
-The pages are those of a demo cut short (fewer pictures, a training of ten steps), so nothing is picked by hand, and nothing is learned.
+The folder is the one that examples/own_data.ipynb writes, so nothing is picked by hand.
 Needs Chromium (Debian: ``apt-get install chromium``).
 """
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 import sys
@@ -17,18 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ccdiff_cli.demo import run_demo
-from ccdiff_cli.inspection import inspect_set
-
 WIDTH, HEIGHT = 1060, 1250
-SHORT = {
-    "pictures": 48,
-    "train_steps": 10,
-    "synthetic": 30,
-    "sampling_steps": 6,
-    "detector": {"steps": 60, "warmup_steps": 10},
-    "detector_seeds": (0, 1),
-}
+PAGES = {"inspection": "inspection/inspection.html", "trainability": "trainability/report.html"}
 
 
 def main(work: str, out: str) -> None:
@@ -36,20 +25,14 @@ def main(work: str, out: str) -> None:
     if browser is None:
         sys.exit("error: no Chromium found; apt-get install chromium")
     Path(out).mkdir(parents=True, exist_ok=True)
-    report = run_demo(work, **SHORT)["report"]  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
-        page = inspect_set(Path(work) / "drawn", Path(folder) / "inspection")["page"]
-        for name, shown in (("inspection", page), ("trainability", report)):
+        for name, page in PAGES.items():
             shot = Path(folder) / f"{name}.png"
-            address = Path(shown).resolve().as_uri()
             options = ["--headless=new", "--no-sandbox", "--hide-scrollbars", f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={shot}"]
-            subprocess.run([browser, *options, f"--user-data-dir={folder}/profile", address], check=True, capture_output=True, timeout=120)
-            _save(Image.open(io.BytesIO(shot.read_bytes())), Path(out) / f"{name}.png")
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    """In 256 colours: a third of the bytes."""
-    picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+            address = (Path(work) / page).resolve(strict=True).as_uri()
+            subprocess.run([browser, *options, f"--user-data-dir={folder}/profile", address], check=True, capture_output=True, timeout=300)
+            with Image.open(shot) as picture:  # in 256 colours: a third of the bytes
+                picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(Path(out) / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,14 @@ def test_everything_is_packed(wheel: Path) -> None:
     assert recipes == {path.name for path in (ROOT / "recipes").iterdir()}
 
 
+def test_the_image_is_given_what_the_build_reads() -> None:
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = {word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
+    assert copied == {*PACKED, "constraints.txt"}
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")}
+    assert let_in == copied
+
+
 @pytest.mark.parametrize("way", ["environment", "target", "prefix"])
 def test_it_works_without_the_checkout(wheel: Path, raw: Path, tmp_path: Path, way: str) -> None:
     """In an environment that sees the libraries of this one, but not the checkout; ``--prefix`` installs as ``--user`` does.
