@@ -20,7 +20,9 @@ import torch
 
 from ccdiff_cli.generator import generator_key, read_generator
 from ccdiff_cli.references import ReferenceBank
-from ccdiff_cli.synthesis.plan import Plan, identity_of, make_plan, open_layouts
+from ccdiff_cli.synthesis.options import SynthesisOptions
+from ccdiff_cli.synthesis.plan import Plan
+from ccdiff_cli.synthesis.planning import identity_of, make_plan, open_layouts, resolved
 from ccdiff_cli.synthesis.worker import Parts, device_of, fixed_arithmetic, maker_of, save_block
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -58,18 +60,20 @@ def main() -> None:
 
     generator = {**read_generator(options.checkpoint), "key": generator_key(options.checkpoint)}
     source, bank = open_layouts(options.layouts, "train"), ReferenceBank.read(options.layouts)
-    sampling = (generator.get("recipe") or {}).get("sampling", {})
-    values = {
-        "batch_size": options.batch, "steps": sampling.get("steps", 20), "guidance_scale": sampling.get("guidance_scale", 7.5),
-        "negative_prompt": "", "scheduler": None, "precision": options.precision, "channels_last": options.channels_last,
-        "compile": options.compile, "threads": torch.get_num_threads(), "format": "png", "val_share": 0.0, "shuffle_layouts": False,
-        "filter": None,
-    }  # fmt: skip
-    identity = identity_of(generator, source, bank, options.pictures, seed=0, split="train", layout_source="sampled", options=values)
+    threads, source_of = torch.get_num_threads(), {"source": "sampled"}
+    sampling = {"precision": options.precision, "channels_last": options.channels_last, "compile": options.compile}
+    wanted = {
+        "n": options.pictures,
+        "batch_size": options.batch,
+        "threads": threads,
+        "layouts": source_of,
+        "sampling": sampling,
+    }
+    identity = identity_of(generator, source, bank, resolved(SynthesisOptions.model_validate(wanted), generator, {}))
     plan = make_plan(identity, source, bank)
     by_count = Plan(plan.header, tuple(sorted(plan.jobs, key=lambda job: (len(job.scene.instances), job.k))))
     spent: Counter[str] = Counter()
-    with fixed_arithmetic(values["threads"]), tempfile.TemporaryDirectory() as folder:
+    with fixed_arithmetic(threads), tempfile.TemporaryDirectory() as folder:
         maker = maker_of(plan, Parts(str(options.checkpoint), str(options.layouts)), device)
         pipe = maker.pipe
         pipe.layout_batch = timed(spent, "texts, references, layout tensors", pipe.layout_batch, now)

@@ -35,6 +35,7 @@ STAGES = 6
 
 
 @locked("demo")
+# wide: each amount can be made small, for a test of the whole chain
 def run_demo(
     out: str | Path,
     *,
@@ -79,7 +80,7 @@ def run_demo(
         from .export import ExportOptions, export_set
         from .generator import read_generator
         from .prepare import PrepareOptions, prepare_dataset
-        from .synthesis import CONTACT_SHEET, synthesize
+        from .synthesis import CONTACT_SHEET, SamplingOptions, SynthesisOptions, synthesize
         from .trainability import ExperimentConfig, eval_trainability, load_detector_config
         from .training import train
 
@@ -96,9 +97,8 @@ def run_demo(
         with _stage(3, "train", progress, seconds) as report:
             trained = train(_recipe(known, train_steps, seed), folders["prepared"], folders["generator"], start=start, progress=report)
         with _stage(4, "synthesize", progress, seconds) as report:
-            made = synthesize(
-                folders["generator"], folders["prepared"], folders["synthetic"], synthetic, seed=seed, steps=sampling_steps, progress=report
-            )
+            wanted = SynthesisOptions(n=synthetic, seed=seed, sampling=SamplingOptions(steps=sampling_steps))
+            made = synthesize(folders["generator"], folders["prepared"], folders["synthetic"], wanted, progress=report)
         with _stage(5, "export", progress, seconds) as report:
             for format in FORMATS:
                 export_set(folders["synthetic"], folders["export"] / format, ExportOptions(format=format), progress=report)

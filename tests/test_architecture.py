@@ -97,3 +97,59 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
         if isinstance(body, list):
             node.body = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]  # type: ignore[attr-defined]
     return tree
+
+
+# ---- limits ----
+
+MOST_PARAMETERS, MOST_LINES = 8, 80
+
+
+def too_much(path: Path) -> Iterator[tuple[str, str]]:
+    """(function, what of it is too much), of those that say no reason: ``# wide: ...`` or ``# long: ...`` on the line of its name or above.
+
+    Lines are those with code: docstring, comments and blank lines do not count.
+    """
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        count = len(arguments) - (arguments[:1] in (["self"], ["cls"]))
+        first = node.body[0]
+        said = range(first.lineno, (first.end_lineno or 0) + 1) if ast.get_docstring(node) is not None else range(0)
+        code = [
+            k for k in range(node.lineno, (node.end_lineno or 0) + 1) if k not in said and not lines[k - 1].strip().startswith(("#", '"""'))
+        ]
+        length = sum(bool(lines[k - 1].strip()) for k in code)
+        reasons = "".join(lines[max(0, node.lineno - 2) : node.lineno])
+        if count > MOST_PARAMETERS and "# wide: " not in reasons:
+            yield node.name, f"{count} parameters"
+        if length > MOST_LINES and "# long: " not in reasons:
+            yield node.name, f"{length} lines"
+
+
+def test_no_function_is_wider_or_longer_than_it_needs_to_be() -> None:
+    found = {(path.relative_to(PACKAGE).as_posix(), name): what for path in sorted(PACKAGE.rglob("*.py")) for name, what in too_much(path)}
+    assert not found, "\n".join(f"{place}: {what}" for place, what in sorted(found.items()))
+
+
+def test_what_is_too_much_is_found(tmp_path: Path) -> None:
+    wide, long = ", ".join("abcdefghi"), "".join(f"    x = {k}\n" for k in range(80))
+    source = f'def wide({wide}):\n    pass\n\n\n# wide: so\ndef said({wide}):\n    pass\n\n\ndef long():\n    """x\n\n    y"""\n{long}'
+    source += f"    # a comment\n\n\ndef short():\n{long[10:]}\n\nclass A:\n    def method(self, {wide[:-3]}):\n        pass\n"
+    (tmp_path / "m.py").write_text(source)
+    assert dict(too_much(tmp_path / "m.py")) == {"wide": "9 parameters", "long": "81 lines"}
+
+
+def test_no_private_name_is_imported_across_rooms() -> None:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        for node in _imports(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                for source in _targets(node, ("ccdiff_cli", *parts)):
+                    private = [a.name for a in node.names if a.name.startswith("_") and not a.name.startswith("__")]
+                    if private and source.split(".")[1] != parts[0]:
+                        found.append(f"{path.name}: {', '.join(private)} of {source}")
+    assert not found, "\n".join(found)

@@ -4,8 +4,9 @@ Notable here:
 
 * A parameter whose annotation is a model (``options.Options``) becomes a flag for each of its fields, groups included; the function is
   given the model, built from what was said on the command line alone, so ``model_fields_set`` tells what was.
-* A help is as long as a screen (``SCREEN`` lines): arguments, required options and the ``first`` of each model are always shown, the others
-  in their order as far as they fit; ``--help-all`` shows all.
+* Bounds are the model's: it checks what the parser takes, and its message names the flag.
+* A help is as long as a screen (``SCREEN`` lines): arguments, required options, the ``first`` of each model and the panel Output are always
+  shown, the others in their order as far as they fit; ``--help-all`` shows all.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
-from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
@@ -27,8 +27,8 @@ from ..options import Option, Options, checked_options, group_of, nested, option
 from .completion import COMPLETERS
 
 SCREEN = 59
-OUTPUT = "Output"
-"""Panel of what says how a verb answers, its help included."""
+WHAT, WORK, OUTPUT = "What", "Work", "Output"
+"""Panels: what is made of what, by whom, and what a verb says (its help included)."""
 
 
 def verb(app: typer.Typer, name: str | None = None, *, epilog: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -110,7 +110,8 @@ def _flattened(function: Callable[..., None]) -> Callable[..., None]:
     parameters.append(_named("help_all", HelpAll, False))
     run.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
-    run.can_wait = {leaf.name for leaf in leaves.values() if not leaf.option.first}  # type: ignore[attr-defined]
+    first = {p.name for p in parameters if _is_argument(p) or p.default is p.empty or _is_first(p, leaves) or _panel(p) == OUTPUT}
+    run.can_wait = {p.name for p in parameters} - first  # type: ignore[attr-defined]
     return run
 
 
@@ -124,25 +125,20 @@ def _parameter(leaf: _Leaf) -> inspect.Parameter:
     info = typer.Option(
         *leaf.flags,
         help=field.description,
-        min=_bound(field, Ge, "ge"),
-        max=_bound(field, Le, "le"),
         metavar=option.metavar,
         rich_help_panel=option.panel,
-        show_default=default not in ("", (), None),
+        show_default=option.kind is None and default not in ("", (), None),
         autocompletion=COMPLETERS[option.complete] if option.complete else None,
     )
     kind = option.kind or field.annotation
+    if option.kind is not None:  # what the model makes of it is nothing that a flag could show
+        default = default if field.is_required() else None
     listed = get_origin(kind) is tuple and get_args(kind)[1:] == (Ellipsis,)
     if listed:
         kind, default = list[get_args(kind)[0]], list(default) if field.default else None  # type: ignore[misc]
     elif get_origin(kind) is list:  # of texts that a validator takes apart
         default = None
     return _named(leaf.name, Annotated[kind, info], default)
-
-
-def _bound(field: FieldInfo, kind: type, name: str) -> Any:
-    """A bound that the value may reach; one that it may not is left to the model."""
-    return next((getattr(entry, name) for entry in field.metadata if isinstance(entry, kind)), None)
 
 
 def _info(parameter: inspect.Parameter) -> Any:
@@ -201,7 +197,7 @@ class Verb(TyperCommand):
         return text.getvalue().count("\n") + (2 if hidden else 0)
 
     def _can_wait(self, parameter: Any) -> bool:
-        return parameter.name in getattr(self.callback, "can_wait", ()) and not parameter.required
+        return parameter.name in getattr(self.callback, "can_wait", ()) and not parameter.hidden
 
 
 def _most(count: int, fits: Callable[[int], bool]) -> int:

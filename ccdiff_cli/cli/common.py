@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .binding import OUTPUT, WHAT
+
 MOST_PROCESSES, MOST_SEED = 1024, 2**63 - 1
 """Bounds of options: more would be a slip of the hand."""
 
@@ -19,22 +21,10 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output; no progress bars.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write. An interrupted run is finished by the same command.")]
-SOURCE_HELP = (
-    "set: as they are; augmented: flipped, turned, shifted, jittered; mixed: of two; sampled: by a model of the set; "
-    "diffusion: by a small diffusion model of it; "
-    "llm: by a language model."
-)
-BALANCE_HELP = "none; rare: pictures with rare classes more often; classes: every class as often as every other."
-LlmUrl = Annotated[
-    str | None, typer.Option(help="Of source llm: an OpenAI-compatible endpoint; its key is read from the environment (CCDIFF_LLM_KEY).")
-]
-LlmModel = Annotated[
-    str | None, typer.Option(help="Of source llm: the endpoint's model, or a local one: a transformers folder, a .gguf file, smollm2.")
-]
-LlmCaptions = Annotated[
-    Path | None, typer.Option(help="Of source llm: a text file of captions, one a line; those of the set unless given.")
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; no progress bars.", rich_help_panel=OUTPUT)]
+Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", help="Folder to write. An interrupted run is finished by the same command.", rich_help_panel=WHAT),
 ]
 
 

@@ -10,46 +10,47 @@ MOST_LOOKED_AT = 2000
 """Entries of a folder: a shell waits for the answer."""
 
 
-def _recipes(incomplete: str) -> list[str]:
+def recipes(incomplete: str) -> list[str]:
     from ..recipes import shipped_recipes
 
     return [*_starting(shipped_recipes(), incomplete), *_files(incomplete, (".yaml", ".yml"))]
 
 
-def _experiments(incomplete: str) -> list[str]:
+def experiments(incomplete: str) -> list[str]:
     from ..recipes import shipped_recipes
 
     return [*_starting(shipped_recipes(experiments=True), incomplete), *_files(incomplete, (".yaml", ".yml"))]
 
 
-def _formats(incomplete: str) -> list[str]:
+def formats(incomplete: str) -> list[str]:
     from ..formats import READERS
 
     return _starting(READERS, incomplete)
 
 
-def _export_formats(incomplete: str) -> list[str]:
+def export_formats(incomplete: str) -> list[str]:
     from ..export.writers import WRITERS
 
     return _starting(WRITERS, incomplete)
 
 
-def _sets(incomplete: str) -> list[str]:
+def sets(incomplete: str) -> list[str]:
     """Folders with a manifest, and folders on the way to one."""
     return list(_folders(incomplete, "manifest.json"))
 
 
-def _generators(incomplete: str) -> list[str]:
+def generators(incomplete: str) -> list[str]:
+    """Folders with a generator, and the shipped one."""
     return [*_starting(["tiny"], incomplete), *_folders(incomplete, "ccdiff.json")]
 
 
 COMPLETERS: dict[str, Callable[[str], list[str]]] = {
-    "recipes": _recipes,
-    "experiments": _experiments,
-    "formats": _formats,
-    "export formats": _export_formats,
-    "sets": _sets,
-    "generators": _generators,
+    "recipes": recipes,
+    "experiments": experiments,
+    "formats": formats,
+    "export formats": export_formats,
+    "sets": sets,
+    "generators": generators,
 }
 """Kind of names -> what can stand in place of the beginning that was typed."""
 

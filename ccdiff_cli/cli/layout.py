@@ -11,11 +11,12 @@ from ..layouts.options import LayoutOptions
 from .app import app
 from .binding import verb
 from .common import MOST_SEED, Json
+from .completion import sets
 
 
 @verb(app, epilog="Example: ccdiff layout runs/vhr10 --source sampled --n 60 --out runs/layouts")
 def layout(
-    data: Annotated[Path, typer.Argument(help="A prepared set.")],
+    data: Annotated[Path, typer.Argument(help="A prepared set.", autocompletion=sets)],
     options: LayoutOptions,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("runs/layouts"),
     n: Annotated[

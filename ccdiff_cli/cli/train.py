@@ -7,47 +7,36 @@ from typing import Annotated
 
 import typer
 
+from ..training.options import TrainOptions
 from .app import app
-from .binding import verb
-from .common import Json, Out, overrides_of, shipped
+from .binding import OUTPUT, WHAT, verb
+from .common import Json, Out, shipped
+from .completion import sets
 
 
 @verb(app, epilog="Example: ccdiff train --recipe tiny --data runs/vhr10 --out runs/generator")
 def train(
-    data: Annotated[Path, typer.Option("--data", "-d", help="A prepared set.")],
+    data: Annotated[Path, typer.Option("--data", "-d", help="A prepared set.", rich_help_panel=WHAT, autocompletion=sets)],
     out: Out,
-    recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="The name of a shipped recipe, or the path of a file: ./mine.yaml.")
-    ] = "tiny",
-    start: Annotated[
-        str | None, typer.Option("--from", help="Go on from a generator folder, or from the shipped model: tiny (./tiny: a folder).")
-    ] = None,
-    transplant: Annotated[
-        bool,
-        typer.Option("--transplant", help="With --from: take its encoders and the inner levels of its denoiser, the rest by the recipe."),
-    ] = False,
-    override: Annotated[list[str] | None, typer.Option("--set", help="Replace a key of the recipe: denoiser.train.steps=2000.")] = None,
-    cpu: Annotated[bool, typer.Option(help="Do not use a GPU.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Check recipe and data, print the plan, train nothing.")] = False,
+    options: TrainOptions,
+    dry_run: Annotated[bool, typer.Option(help="Check recipe and data, print the plan, train nothing.", rich_help_panel=OUTPUT)] = False,
     as_json: Json = False,
 ) -> None:
     """Train a generator. Resumes by itself; under `accelerate launch` it uses every GPU given."""
     from ..console import finish, progress_bars
     from ..recipes import load_recipe
 
-    loaded = load_recipe(recipe, overrides_of(override))
+    recipe = load_recipe(options.recipe, options.overrides)
     from ..training import plan
     from ..training import train as run
 
+    start = shipped(options.start) if options.start else None
     if dry_run:
-        finish(
-            described := plan(loaded, data, start=shipped(start) if start else None, transplanted=transplant),
-            as_json=as_json,
-            lines=[f"{k}: {v}" for k, v in described.items()],
-        )
+        described = plan(recipe, data, start=start, transplanted=options.transplant)
+        finish(described, as_json=as_json, lines=[f"{k}: {v}" for k, v in described.items()])
         return
     with progress_bars(quiet=as_json) as progress:
-        made = run(loaded, data, out, start=shipped(start) if start else None, transplanted=transplant, progress=progress, cpu=cpu)
+        made = run(recipe, data, out, start=start, transplanted=options.transplant, progress=progress, cpu=options.cpu)
     lines = [
         f"generator: {out} ({made['steps']} steps, loss {made['final_loss']:.4f}); validation pictures in {out}/train/samples",
         f"next: ccdiff synthesize --n 1000 --checkpoint {out} --layouts {data} --out runs/synthetic",

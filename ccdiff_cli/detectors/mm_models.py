@@ -213,15 +213,8 @@ def _norm_and_activation() -> dict[str, Any]:
 # ---------------------------------------------------------------- descriptions of the models, as the papers give them
 
 
-def _two_stages(config: DetectorConfig, classes: int, weights: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Faster R-CNN in three forms: horizontal, oriented from horizontal proposals, oriented from oriented ones (Oriented R-CNN).
-
-    Anchors that cross the picture's border are trained on; mmrotate leaves them out, but on a small tile nearly all large ones do.
-    """
-    oriented, midpoint = config.oriented, config.kind == "oriented-rcnn"
-    backbone, channels = _backbone(config, weights, 0)
-    levels, width = len(config.anchor_sizes), config.fpn_channels
-    strides = [4 * 2**i for i in range(levels)]
+def _forms(oriented: bool, midpoint: bool) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]:
+    """How proposals and boxes are coded, what is pooled for them, and how they are compared with objects."""
     box_type = {"use_box_type": True} if oriented else {}
     proposal_coder: dict[str, Any]
     box_coder: dict[str, Any]
@@ -243,12 +236,11 @@ def _two_stages(config: DetectorConfig, classes: int, weights: dict[str, Any]) -
     overlap = {"rpn": {"type": "mmdet.BboxOverlaps2D"}, "rcnn": {"type": "mmdet.BboxOverlaps2D"}}
     if oriented:  # proposals and boxes are compared as what they are, anchors with the horizontal boxes around the objects
         overlap = {"rpn": {"type": "RBbox2HBboxOverlaps2D"}, "rcnn": {"type": "RBboxOverlaps2D" if midpoint else "RBbox2HBboxOverlaps2D"}}
-    proposals: dict[str, Any] = {
-        "nms_pre": max(config.proposals, min(2 * config.proposals, 2000)),
-        "max_per_img": config.proposals,
-        "min_bbox_size": 0,
-    }
-    proposals["nms"] = {"type": "nms", "iou_threshold": 0.8 if midpoint else 0.7}
+    return proposal_coder, box_coder, pooling, overlap
+
+
+def _training(config: DetectorConfig, proposals: dict[str, Any], overlap: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Which anchors and proposals are taken for objects, and how many of them are trained on."""
 
     def assigner(stage: str, positive: float, negative: float, keep_best: bool) -> dict[str, Any]:
         limits = {"pos_iou_thr": positive, "neg_iou_thr": negative, "min_pos_iou": negative, "ignore_iof_thr": -1}
@@ -257,6 +249,42 @@ def _two_stages(config: DetectorConfig, classes: int, weights: dict[str, Any]) -
     def sampler(number: int, share: float, with_truth: bool) -> dict[str, Any]:
         parts = {"num": number, "pos_fraction": share, "neg_pos_ub": -1, "add_gt_as_proposals": with_truth}
         return {"type": "mmdet.RandomSampler", **parts}
+
+    return {
+        "rpn": {
+            "assigner": assigner("rpn", 0.7, 0.3, True),
+            "sampler": sampler(256, 0.5, False),
+            "allowed_border": -1,
+            "pos_weight": -1,
+            "debug": False,
+        },
+        "rpn_proposal": proposals,
+        "rcnn": {
+            "assigner": assigner("rcnn", 0.5, 0.5, False),
+            "sampler": sampler(config.roi_samples, 0.25, True),
+            "pos_weight": -1,
+            "debug": False,
+        },
+    }
+
+
+def _two_stages(config: DetectorConfig, classes: int, weights: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Faster R-CNN in three forms: horizontal, oriented from horizontal proposals, oriented from oriented ones (Oriented R-CNN).
+
+    Anchors that cross the picture's border are trained on; mmrotate leaves them out, but on a small tile nearly all large ones do.
+    """
+    oriented, midpoint = config.oriented, config.kind == "oriented-rcnn"
+    backbone, channels = _backbone(config, weights, 0)
+    levels, width = len(config.anchor_sizes), config.fpn_channels
+    strides = [4 * 2**i for i in range(levels)]
+    box_type = {"use_box_type": True} if oriented else {}
+    proposal_coder, box_coder, pooling, overlap = _forms(oriented, midpoint)
+    proposals: dict[str, Any] = {
+        "nms_pre": max(config.proposals, min(2 * config.proposals, 2000)),
+        "max_per_img": config.proposals,
+        "min_bbox_size": 0,
+    }
+    proposals["nms"] = {"type": "nms", "iou_threshold": 0.8 if midpoint else 0.7}
 
     rpn_smooth, box_smooth = ({"type": "mmdet.SmoothL1Loss", "beta": beta, "loss_weight": 1.0} for beta in (1 / 9, 1.0))
     model = {
@@ -302,22 +330,7 @@ def _two_stages(config: DetectorConfig, classes: int, weights: dict[str, Any]) -
                 "cls_predictor_cfg": {"type": "mmdet.Linear"},
             },
         },
-        "train_cfg": {
-            "rpn": {
-                "assigner": assigner("rpn", 0.7, 0.3, True),
-                "sampler": sampler(256, 0.5, False),
-                "allowed_border": -1,
-                "pos_weight": -1,
-                "debug": False,
-            },
-            "rpn_proposal": proposals,
-            "rcnn": {
-                "assigner": assigner("rcnn", 0.5, 0.5, False),
-                "sampler": sampler(config.roi_samples, 0.25, True),
-                "pos_weight": -1,
-                "debug": False,
-            },
-        },
+        "train_cfg": _training(config, proposals, overlap),
         "test_cfg": {"rpn": proposals, "rcnn": _testing(config)},
     }
     return model, ("box", "class", "rpn box", "objectness")

@@ -236,6 +236,7 @@ def nms_rotated(
     return suppress(dets.detach()[:, :5], scores, iou_threshold, dets[:, 5] if multi_label else None)
 
 
+# wide: mmcv calls it so
 def roi_align_rotated_forward(
     input: Tensor,
     rois: Tensor,
@@ -253,6 +254,7 @@ def roi_align_rotated_forward(
         output.copy_(align_rotated(input, rois, size, spatial_scale, sampling_ratio, aligned=aligned, clockwise=clockwise))
 
 
+# wide: mmcv calls it so
 def roi_align_rotated_backward(
     top_grad: Tensor,
     rois: Tensor,
@@ -273,6 +275,7 @@ def roi_align_rotated_backward(
             bottom_grad.add_(torch.autograd.grad(y, x, top_grad)[0])
 
 
+# wide: mmcv calls it so
 def roi_align_forward(
     input: Tensor,
     rois: Tensor,
@@ -293,6 +296,7 @@ def roi_align_forward(
     output.copy_(torchvision.ops.roi_align(input, rois.to(input.dtype), size, spatial_scale, sampling_ratio, aligned))
 
 
+# wide: mmcv calls it so
 def roi_align_backward(
     grad_output: Tensor,
     rois: Tensor,

@@ -89,6 +89,7 @@ class CoResampler(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
+    # wide: its saved configuration
     def __init__(
         self,
         dim: int = 1280,
@@ -202,6 +203,7 @@ class DualResampler(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
+    # wide: its saved configuration
     def __init__(
         self,
         dim: int = 1280,

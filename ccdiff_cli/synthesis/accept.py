@@ -15,7 +15,7 @@ from ..errors import CCDiffError, os_errors
 from ..files import inside, write_json
 from ..references import REFERENCES, crops_without_picture, drop_crops
 from ..scene import Scene
-from .finish import problems_of
+from .verify import problems_of
 
 SHOWN = 20
 

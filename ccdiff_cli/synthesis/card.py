@@ -14,7 +14,6 @@ from ..scene import Scene
 from .filtering import judges_of
 from .plan import Plan
 
-CARD = "README.md"
 _JUDGED = {
     "detector": "a detector trained on the real set looked for every object",
     "clip": "CLIP compared every crop with the name of its class",

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..errors import CCDiffError
 from ..startup import python_environment
@@ -51,6 +50,8 @@ def make_with_ray(
     Raises:
         CCDiffError: Ray is not installed; a block cannot be made.
     """
+    import torch
+
     try:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
         import ray

@@ -1,4 +1,4 @@
-"""From the pictures of a plan to a set on disk; the proof that a set is whole."""
+"""From the pictures of a plan to a set on disk."""
 
 from __future__ import annotations
 
@@ -14,28 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, PictureSet, content_of, look_at_set, read_manifest, said_of_edit, write_set
+from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, PictureSet, content_of, look_at_set, read_manifest, write_set
 from ..drawing import contact_sheet, draw_scene, legend
 from ..errors import CCDiffError, os_errors
-from ..files import TEMPORARY_PREFIX, inside, sha256_file, write_bytes, write_text
-from ..geometry import area_inside, corners_inside
+from ..files import TEMPORARY_PREFIX, sha256_file, write_bytes, write_text
 from ..methods import method_of
-from ..pictures import picture_size, read_rgb
-from ..references import REFERENCES, problems_of_bank
+from ..pictures import read_rgb
 from ..scene import ClassList, Scene
-from .card import CARD, card
+from .card import card
 from .filtering import account, kept_objects
-from .plan import PLAN, Job, Plan, read_plan
-from .worker import RECORDS, VERDICTS, known_pictures, read_record, read_verdicts
+from .plan import Job, Plan
+from .records import RECORDS, VERDICTS, known_pictures, read_record
+from .verify import CARD, CONTACT_SHEET
 
-CONTACT_SHEET = "contact_sheet.png"
 SHEET_PICTURES = 40
 SHEET_COLUMNS = 8
 SHEET_CELL = 192
 """The contact sheet shows this many pictures, in cells of about this side."""
-
-TOLERANCE = 1e-3
-"""Pixels that a label may stand outside of its picture: rounding in files."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -202,110 +197,3 @@ def write_contact_sheet(path: Path, scenes: list[Scene], classes: ClassList, cou
     buffer = io.BytesIO()
     contact_sheet(pictures, columns, titles=[Path(s.file_name).stem for s in chosen], footer=strip).save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
-
-
-def verify_set(root: str | Path) -> dict[str, Any]:
-    """Prove a set whole: every file has its hash, labels stand inside pictures, nothing is missing or too many.
-
-    Horizontal boxes and masks must be inside; an oriented box may reach beyond its picture, but must have a part in it.
-
-    Returns:
-        ``{"ok": bool, "problems": [str, ...], "pictures": int, "objects": int, "kind": str, "content": str}``.
-
-    Raises:
-        CCDiffError: there is no finished set to look at.
-    """
-    root = Path(root)
-    for name in (MANIFEST, ANNOTATIONS):
-        if (root / MANIFEST).exists() and not (root / name).is_file():
-            return _unreadable(f"{name}: missing")
-    try:
-        look = look_at_set(root, full=True)
-    except CCDiffError as error:
-        if not (root / MANIFEST).is_file():
-            raise
-        return _unreadable(str(error).partition("\n")[0])
-    manifest, hashes = look.manifest, look.manifest["pictures"]
-    problems: list[str] = []
-    names = [scene.file_name for scene in look.scenes]
-    for name in sorted(set(names) ^ set(hashes)):
-        problems.append(f"{name}: {'not in the manifest' if name not in hashes else 'in the manifest, but without labels'}")
-    if list(look.classes) != manifest["classes"]:
-        problems.append("the class list of the labels is not the manifest's")
-    for scene in look.scenes:
-        problems += problems_of(scene, inside(root / IMAGES, scene.file_name, where=root / ANNOTATIONS), hashes.get(scene.file_name))
-    found = (
-        {p.relative_to(root / IMAGES).as_posix() for p in (root / IMAGES).rglob("*") if p.is_file()} if (root / IMAGES).is_dir() else set()
-    )
-    problems += [f"{IMAGES}/{name}: does not belong to the set" for name in sorted(found - set(names))]
-    problems += [f"{path.name}: left by an interrupted run" for path in sorted(root.glob(f"{TEMPORARY_PREFIX}*"))]
-    edited = look.content != manifest["content"]
-    if edited:
-        what = said_of_edit(look.differences())
-        problems.append(f"labels or hashes were changed after the set was made: the content key differs ({what})")
-    try:
-        if (root / REFERENCES).is_dir():
-            problems += problems_of_bank(root)
-        if (root / PLAN).is_file() or manifest.get("plan"):
-            problems += _missing_of_plan(root, read_plan(root), set(names), manifest)
-            problems += [f"{name}: missing" for name in (CONTACT_SHEET, CARD) if not (root / name).is_file()]
-    except CCDiffError as error:
-        problems.append(str(error).partition("\n")[0])
-    return {
-        "ok": not problems,
-        "problems": problems,
-        "fix": f"{REPAIR}, or take the set as it is: ccdiff verify --accept {root}" if edited or problems else "",
-        "kind": manifest["kind"],
-        "pictures": len(look.scenes),
-        "objects": sum(len(scene.instances) for scene in look.scenes),
-        "content": look.content,
-    }
-
-
-REPAIR = "run the command that made the set again (it makes again what is lost), or restore its files"
-
-
-def _unreadable(problem: str) -> dict[str, Any]:
-    return {"ok": False, "problems": [problem], "fix": REPAIR, "kind": None, "pictures": 0, "objects": 0, "content": ""}
-
-
-def _missing_of_plan(root: Path, plan: Plan, names: set[str], manifest: Mapping[str, Any]) -> list[str]:
-    """Planned pictures that are neither in the set nor among those that its filter left out."""
-    problems, left_out = [], set()
-    if plan.options.get("filter") is not None:
-        if not (root / VERDICTS).is_file() or sha256_file(root / VERDICTS) != manifest.get("filter", {}).get("verdicts"):
-            return [f"{VERDICTS}: missing, or changed after it was made"]
-        left_out = {entry["file_name"] for entry in read_verdicts(root) if entry.get("dropped")}
-    for edit in manifest.get("edits", []):  # what `ccdiff verify --accept` took as the set's own
-        left_out |= set(edit["taken_out"])
-        names = names - set(edit["added"])
-    planned = {job.scene.file_name for job in plan.jobs}
-    problems += [f"{name}: planned, but not in the set" for name in sorted(planned - names - left_out)]
-    problems += [f"{name}: in the set, but not planned" for name in sorted(names - planned)]
-    return problems
-
-
-def problems_of(scene: Scene, path: Path, expected: str | None) -> list[str]:
-    """What is wrong with a picture (``expected``: its hash) and its labels."""
-    if not path.is_file():
-        return [f"{scene.file_name}: the picture is missing"]
-    problems = []
-    if expected is not None and sha256_file(path) != expected:
-        problems.append(f"{scene.file_name}: the picture was changed (its hash differs)")
-    try:
-        size = picture_size(path)
-    except CCDiffError as error:
-        return [*problems, f"{scene.file_name}: {error.what}"]
-    if size != (scene.width, scene.height):
-        problems.append(f"{scene.file_name}: the picture is {size[0]}x{size[1]} px, its labels say {scene.width}x{scene.height}")
-    for number, instance in enumerate(scene.instances):
-        seen = (-TOLERANCE, -TOLERANCE, scene.width + TOLERANCE, scene.height + TOLERANCE)
-        clipped = [instance.hbb, *instance.mask, *(() if instance.oriented else (instance.corners,))]
-        if not all(corners_inside(points, seen) for points in clipped if points):
-            problems.append(f"{scene.file_name}: object {number} ({instance.category}) leaves the picture")
-        # an oriented box may reach beyond the picture (see ``geometry``), but not lie beside it
-        elif not corners_inside(instance.corners, seen) and area_inside(instance.corners, scene.width, scene.height) <= 0:
-            problems.append(f"{scene.file_name}: object {number} ({instance.category}): its oriented box has no part in the picture")
-        if instance.hbb[2] <= instance.hbb[0] or instance.hbb[3] <= instance.hbb[1]:
-            problems.append(f"{scene.file_name}: object {number} ({instance.category}) has no area")
-    return problems

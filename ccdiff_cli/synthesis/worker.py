@@ -7,8 +7,6 @@ Notable here:
 * What is guaranteed: the same plan gives the same bytes on the same kind of device and the same versions.  Another batch size gives the
   same pictures up to rounding (one grey level now and then), for batched matrix products add up in another order; so does a device
   that runs out of memory, where a block is made in halves.  The records say so, and the manifest does.
-* A block counts as made once its record (``records/block-NNNNNN.json``, the hashes of its pictures) is there and the pictures have
-  these hashes.  Anything less is made again as a whole.
 * ``run`` is one of several processes of one ``synthesize``: it reads block numbers from standard
   input, one a line, and answers on standard output, one JSON object a line.  It leaves at once when its standard input closes, so no
   worker outlives the process that started it, however that one ended.
@@ -37,28 +35,20 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from typing_extensions import NotRequired, TypedDict
 
 from ..console import guard_streams
-from ..dataset import IMAGES, MANIFEST, read_manifest, read_set
+from ..dataset import IMAGES, read_set
 from ..errors import CCDiffError, EditedSet
 from ..failures import as_ccdiff_error, short_of_memory
-from ..files import read_json, sha256_file, write_bytes, write_json
+from ..files import write_bytes, write_json
 from ..references import Reference, ReferenceBank, SceneReferences
-from ..stored import Count, Digest, FileName, Flag, Number, Seed, Text, checked, read_lines
 from .filtering import Judge
 from .plan import Job, Plan, read_plan, references_of
+from .records import record_path
 
-RECORDS = "records"
-VERDICTS = "filter.jsonl"
-"""Of a filtered set: the record of every planned picture, one a line."""
 PIPELINE = "ccdiff_cli.synthesis.worker:load_pipeline"
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    "png": (".png", {}),
-    "jpeg": (".jpg", {"quality": 95, "subsampling": 0}),
-    "webp": (".webp", {"lossless": True}),
-}
-"""Picture format -> file name extension and how Pillow saves it; only "jpeg" loses anything."""
+SAVED: dict[str, dict[str, Any]] = {"png": {}, "jpeg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}
+"""Picture format -> how Pillow saves it; only "jpeg" loses anything."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -250,7 +240,7 @@ def _sha256(data: bytes) -> str:
 
 
 def file_of(image: np.ndarray, job: Job, precision: str, format: str) -> bytes:
-    """A generated picture, ``(H, W, 3)`` in 0..1, as a file of one of :data:`FORMATS`.
+    """A generated picture, ``(H, W, 3)`` in 0..1, as a file of one of :data:`SAVED`.
 
     Raises:
         CCDiffError: it holds numbers that are not finite.
@@ -264,7 +254,7 @@ def file_of(image: np.ndarray, job: Job, precision: str, format: str) -> bytes:
     if image.shape != expected:
         raise CCDiffError(f"picture {job.k} has shape {image.shape}, its layout asks for {expected}")
     buffer = io.BytesIO()
-    Image.fromarray((np.clip(image, 0, 1) * 255).round().astype(np.uint8)).save(buffer, format.upper(), **FORMATS[format][1])
+    Image.fromarray((np.clip(image, 0, 1) * 255).round().astype(np.uint8)).save(buffer, format.upper(), **SAVED[format])
     return buffer.getvalue()
 
 
@@ -278,98 +268,6 @@ def _references_of(job: Job, references: Mapping[str, Reference]) -> SceneRefere
         return references[key] if key is not None else None
 
     return SceneReferences(tuple(find(key) for key in job.references["instances"]), find(job.references["background"]))
-
-
-def record_path(out: Path, b: int) -> Path:
-    """Where the record of block ``b`` lies."""
-    return out / RECORDS / f"block-{b:06d}.json"
-
-
-class _Entry(TypedDict):
-    file_name: FileName
-    sha256: Digest | None
-    attempt: NotRequired[Count]
-    seed: NotRequired[Seed]
-    scores: NotRequired[list[dict[str, Number]]]
-    passed: NotRequired[list[Flag]]
-    accepted: NotRequired[Flag]
-    dropped: NotRequired[Flag]
-
-
-class _Record(TypedDict):
-    plan: Text
-    pictures: list[_Entry]
-    made_in_batches_of: NotRequired[Count]
-
-
-def read_record(out: Path, b: int, plan: Plan) -> dict[str, Any] | None:
-    """The record of a block of this plan; None where there is none, or a damaged one: the block is made again then."""
-    path = record_path(out, b)
-    if not path.exists():
-        return None
-    try:
-        record: dict[str, Any] = checked(_Record, read_json(path), where=path)
-    except CCDiffError:
-        return None
-    jobs = plan.block(b)
-    names = [entry["file_name"] for entry in record["pictures"]]
-    whole = record["plan"] == plan.key and names == [job.scene.file_name for job in jobs]
-    return record if whole and all(_fits(e, job, plan) for e, job in zip(record["pictures"], jobs, strict=True)) else None
-
-
-def _fits(entry: Mapping[str, Any], job: Job, plan: Plan) -> bool:
-    """Whether the record of a picture says all that is asked of it."""
-    if plan.options["filter"] is None:
-        return entry["sha256"] is not None
-    count = len(job.scene.instances)
-    return (
-        all(key in entry for key in ("attempt", "seed", "scores", "passed", "accepted"))
-        and len(entry["scores"]) == len(entry["passed"]) == count
-        and (entry["sha256"] is None) == bool(entry.get("dropped"))
-    )
-
-
-def known_pictures(out: Path, plan: Plan) -> dict[str, dict[str, Any]]:
-    """File name -> record of what this plan has already made: from the finished set, and from the records of an unfinished one.
-
-    What is damaged counts as not made.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    if (out / MANIFEST).is_file():
-        with contextlib.suppress(CCDiffError):
-            manifest = read_manifest(out)
-            if manifest.get("plan") == plan.key and plan.options["filter"] is None:
-                found.update({name: {"file_name": name, "sha256": digest} for name, digest in manifest["pictures"].items()})
-            elif manifest.get("plan") == plan.key and sha256_file(out / VERDICTS) == (manifest.get("filter") or {}).get("verdicts"):
-                jobs = {job.scene.file_name: job for job in plan.jobs}
-                entries = [e for e in read_verdicts(out) if e["file_name"] in jobs]
-                found.update({e["file_name"]: e for e in entries if _fits(e, jobs[e["file_name"]], plan)})
-    for b in range(plan.blocks):
-        if (record := read_record(out, b, plan)) is not None:
-            found.update({entry["file_name"]: entry for entry in record["pictures"]})
-    return found
-
-
-def read_verdicts(out: Path) -> list[dict[str, Any]]:
-    """The lines of ``filter.jsonl``.
-
-    Raises:
-        CCDiffError: it is missing or broken.
-    """
-    return list(read_lines(_Entry, out / VERDICTS, fix="run the same `ccdiff synthesize` again: it makes the pictures again"))
-
-
-def missing_blocks(out: Path, plan: Plan) -> list[int]:
-    """The blocks that are still to be made; a block with a missing or altered picture is one of them."""
-    known = known_pictures(out, plan)
-
-    def whole(job: Job) -> bool:
-        entry, path = known.get(job.scene.file_name), out / IMAGES / job.scene.file_name
-        if entry is None:
-            return False
-        return bool(entry.get("dropped")) or (path.is_file() and sha256_file(path) == entry["sha256"])
-
-    return [b for b in range(plan.blocks) if not all(whole(job) for job in plan.block(b))]
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,19 @@
     train(load_recipe("tiny"), "runs/prepared", "runs/generator")
     plan(load_recipe("tiny"), "runs/prepared")          # what it would do
 
-``run`` holds the order of a training, ``parts`` what a generator is made of, ``denoiser`` items, cached features and batches, ``loop`` the
-gradient steps and their resumption, ``costs`` what it takes in memory.  What is particular to a method stands in ``methods``.
+``options`` says what can be asked for, ``run`` holds the order of a training, ``parts`` what a generator is made of, ``denoiser`` items,
+cached features and batches, ``loop`` the gradient steps and their resumption, ``costs`` what it takes in memory.  What is particular to a
+method stands in ``methods``.
 """
 
-from .run import plan, save_generator, train
+from typing import TYPE_CHECKING
 
-__all__ = ["plan", "save_generator", "train"]
+from ..lazy import offered
+from .options import TrainOptions
+
+if TYPE_CHECKING:
+    from .run import plan, save_generator, train
+else:
+    __getattr__ = offered(__name__, run="plan save_generator train")
+
+__all__ = ["TrainOptions", "plan", "save_generator", "train"]

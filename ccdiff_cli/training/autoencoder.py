@@ -15,11 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
@@ -30,7 +28,7 @@ from ..methods.recipe import AutoencoderConfig
 from ..models.autoencoder import TinyAutoencoder
 from ..pictures import SUFFIXES, open_picture, read_rgb, to_rgb
 from ..scene import Scene
-from .loop import Progress, batch_indices, run_stage, seed_of
+from .loop import Progress, Run, batch_indices, run_stage, seed_of
 
 _SPREAD = 1e-3
 """Weight of the latents' square in the loss without a teacher: they stay near zero and of about one size."""
@@ -126,15 +124,10 @@ def _picture_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 def train_autoencoder(
     scenes: tuple[Scene, ...],
     config: AutoencoderConfig,
-    folder: Path,
-    accelerator: Accelerator,
+    run: Run,
     *,
-    seed: int,
-    key: Any,
     teacher: TinyAutoencoder | None = None,
     held_out: Sequence[Scene] = (),
-    progress: Progress | None = None,
-    log: Any = None,
 ) -> TinyAutoencoder:
     """Train (or finish training) the autoencoder on the pictures of ``scenes`` and of ``config.pictures``.
 
@@ -143,14 +136,14 @@ def train_autoencoder(
         held_out: pictures that must not be among those of ``config.pictures``.
     """
     assert config.train is not None
-    torch.manual_seed(seed_of(seed, "autoencoder", "weights"))
-    vae = TinyAutoencoder((config.width,) * 4, config.latent_channels).to(accelerator.device)
+    torch.manual_seed(seed_of(run.seed, "autoencoder", "weights"))
+    vae = TinyAutoencoder((config.width,) * 4, config.latent_channels).to(run.accelerator.device)
     paths = [str(scene.path) for scene in scenes]
     if config.pictures:
-        more, shown = more_pictures(config.pictures, held_out, folder / "pictures.json", progress)
+        more, shown = more_pictures(config.pictures, held_out, run.folder / "pictures.json", run.progress)
         paths += more
-        if progress is not None:
-            progress(f"pictures left out that val or test shows: {shown}", 1, 1)
+        if run.progress is not None:
+            run.progress(f"pictures left out that val or test shows: {shown}", 1, 1)
     loss: nn.Module
     if teacher is not None:
         vae.register_to_config(latent_mean=teacher.config.latent_mean, latent_scale=teacher.config.latent_scale)
@@ -158,11 +151,10 @@ def train_autoencoder(
     else:
         loss = _PictureLoss(vae, config.latent_noise)
     loss.to(memory_format=torch.channels_last)
-    run_stage("autoencoder", loss, _crops(paths, config, seed), config.train, folder, accelerator,
-              seed=seed, key=key, progress=progress, log=log)  # fmt: skip
-    vae = vae.eval().requires_grad_(False).to(accelerator.device)
+    run_stage("autoencoder", loss, _crops(paths, config, run.seed), config.train, run)
+    vae = vae.eval().requires_grad_(False).to(run.accelerator.device)
     if teacher is None:
-        normalise_latents(vae, scenes, config.whitening, accelerator.device)
+        normalise_latents(vae, scenes, config.whitening, run.accelerator.device)
     return vae
 
 

@@ -27,7 +27,7 @@ from ..references import WORDS
 from ..scene import SYMMETRIES, Scene, symmetric_pixels, symmetric_scene
 from .autoencoder import load_pixels, pixel_tensor
 from .cache import FeatureStore, build_store
-from .loop import batch_indices, run_stage, seed_of
+from .loop import Run, batch_indices, run_stage, seed_of
 from .parts import Work
 
 BatchOf = Callable[[int, int, int, int], dict[str, Any]]
@@ -218,10 +218,9 @@ def train_stage(
     for parameter in stage.trains(pipe, recipe):
         parameter.requires_grad_(True)
     module = stage.loss(pipe, recipe).to(accelerator.device).train()
-    losses = run_stage(
-        stage.name, module, batch_of, stage.config(recipe), work.folder / stage.name, accelerator, seed=recipe.seed, key=key,
-        progress=work.progress, log=work.write, every=(recipe.denoiser.sample_every, *sample) if sample else None,
-    )  # fmt: skip
+    run = Run(work.folder / stage.name, accelerator, recipe.seed, key, work.progress, work.write)
+    every = (recipe.denoiser.sample_every, *sample) if sample else None
+    losses = run_stage(stage.name, module, batch_of, stage.config(recipe), run, every=every)
     for part in parts:
         part.eval().requires_grad_(False)
     return losses

@@ -8,19 +8,16 @@ and not only class.  They are frozen afterwards; the generator sees their tokens
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import BitImageProcessor, CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model, PreTrainedTokenizerFast
 
 from ..methods.recipe import EncodersConfig
-from .loop import Progress, batch_indices, run_stage, seed_of
+from .loop import Run, batch_indices, run_stage, seed_of
 
 SPECIAL = ("<pad>", "<unk>", "<start>", "<end>")
 NUMBER_WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "several", "many", "no"]
@@ -125,18 +122,13 @@ class _ContrastiveLoss(nn.Module):
 
 def train_encoders(
     config: EncodersConfig,
+    run: Run,
     *,
     crops: list[tuple[np.ndarray, int]],
     pictures: list[np.ndarray],
     captions: list[str],
     class_names: list[str],
     texts: list[str],
-    folder: Path,
-    accelerator: Accelerator,
-    seed: int,
-    key: Any,
-    progress: Progress | None = None,
-    log: Any = None,
 ) -> tuple[PreTrainedTokenizerFast, CLIPTextModel, BitImageProcessor, Dinov2Model]:
     """Train (or finish training) our own encoders.
 
@@ -146,7 +138,7 @@ def train_encoders(
         texts: everything the vocabulary must cover.
     """
     assert config.train is not None
-    torch.manual_seed(seed_of(seed, "encoders", "weights"))
+    torch.manual_seed(seed_of(run.seed, "encoders", "weights"))
     tokenizer, text, processor, image = build_encoders(config, texts)
     names = tokenizer(class_names, padding=True, return_tensors="pt")
     written = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
@@ -164,9 +156,9 @@ def train_encoders(
         return values * gain
 
     def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng(seed_of(seed, "encoders", "draw", step, micro, rank))
+        rng = np.random.default_rng(seed_of(run.seed, "encoders", "draw", step, micro, rank))
         half = train.model_copy(update={"batch_size": max(1, train.batch_size // 2)})
-        shown = batch_indices(len(pictures), step=step, micro=micro, rank=rank, world=world, config=half, seed=seed, stage="encoders")
+        shown = batch_indices(len(pictures), step=step, micro=micro, rank=rank, world=world, config=half, seed=run.seed, stage="encoders")
         # classes are drawn evenly: rare ones must be told apart as well
         drawn = [int(rng.choice(by_class[present[int(rng.integers(len(present)))]])) for _ in range(half.batch_size)]
         return {
@@ -177,7 +169,7 @@ def train_encoders(
             "mask": written["attention_mask"][shown],
         }
 
-    run_stage("encoders", module, batch_of, train, folder, accelerator, seed=seed, key=key, progress=progress, log=log)
+    run_stage("encoders", module, batch_of, train, run)
     text.eval().requires_grad_(False)
     image.eval().requires_grad_(False)
     return tokenizer, text, processor, image

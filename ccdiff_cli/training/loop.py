@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,21 +88,39 @@ def termination() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, previous)
 
 
+@dataclass(frozen=True)
+class Run:
+    """Where and as what a stage runs.
+
+    Attributes:
+        folder: of its checkpoints.
+        key: anything JSON-able that determines the result (recipe part, data); a checkpoint of another key is refused.
+        log: ``log(name, value, step)`` of a figure.
+    """
+
+    folder: Path
+    accelerator: Accelerator
+    seed: int
+    key: Any
+    progress: Progress | None = None
+    log: Callable[[str, float, int], None] | None = None
+
+
+Every = tuple[int, Callable[[int], None], Callable[[int], bool]]
+"""``(n, function, made)``: call ``function(step)`` after every n steps and after the last, with the averaged weights in place.  A run that
+was killed between a checkpoint and the call makes up for it where ``made(step)`` says that nothing is there."""
+
+
 def run_stage(
     stage: str,
     module: nn.Module,
     batch_of: Callable[[int, int, int, int], dict[str, Any]],
     config: StageConfig,
-    folder: Path,
-    accelerator: Accelerator,
+    run: Run,
     *,
-    seed: int,
-    key: Any,
-    progress: Progress | None = None,
-    log: Callable[[str, float, int], None] | None = None,
-    every: tuple[int, Callable[[int], None], Callable[[int], bool]] | None = None,
+    every: Every | None = None,
 ) -> list[float]:
-    """Train ``module`` for ``config.steps`` steps, resuming from the newest checkpoint in ``folder``.
+    """Train ``module`` for ``config.steps`` steps, resuming from the newest checkpoint in the run's folder.
 
     On return the module holds the averaged weights (where an average is kept).
 
@@ -111,9 +130,6 @@ def run_stage(
             [(share, piece), ...]``, pieces are worked off one after the other and their gradients added up; where it has ``figures() ->
             {name: number}``, these are logged.
         batch_of: ``(step, micro, rank, world) -> batch`` on the CPU; must be a function of these and the seed alone.
-        key: anything JSON-able that determines the result (recipe part, data); a checkpoint of another key is refused.
-        every: ``(n, function, made)``: call ``function(step)`` after every n steps and after the last, with the averaged weights in place.
-            A run that was killed between a checkpoint and the call makes up for it where ``made(step)`` says that nothing is there.
 
     Returns:
         the loss after each step, since the first.
@@ -122,109 +138,136 @@ def run_stage(
         CCDiffError: the loss is not finite; a checkpoint of another configuration lies in the folder.
         SystemExit: SIGTERM arrived; everything up to the last step is saved.
     """
-    names, parameters = zip(*[(n, p) for n, p in module.named_parameters() if p.requires_grad], strict=True)
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    step, losses, average_state = 0, [], None
-    key = content_key(key)
-    state = _load_checkpoint(folder, key, dict(zip(names, parameters, strict=True)))
-    if state is not None:
-        step, losses, average_state = state["step"], state["losses"], state["average"]
-        with torch.no_grad():
-            for name, parameter in zip(names, parameters, strict=True):
-                parameter.copy_(state["weights"][name])
-        optimizer.load_state_dict(state["optimizer"])
-    trained, optimizer = accelerator.prepare(module, optimizer)
-    average = None
-    if config.ema_decay:
-        average = EMAModel(parameters, decay=config.ema_decay)
-        if average_state is not None:
-            average.load_state_dict(average_state)
-        average.to(accelerator.device)
-    autocast = config.precision == "bfloat16"
-    rank, world = accelerator.process_index, accelerator.num_processes
+    descent = _Descent(stage, module, config, run, every)
+    with termination() as stop:
+        while descent.step < config.steps:
+            descent.advance(descent.accumulate(batch_of))
+            if descent.step % config.checkpoint_every == 0 or descent.step == config.steps or stop.is_set():
+                descent.save()
+            descent.call()
+            if stop.is_set():
+                raise SystemExit(128 + signal.SIGTERM)
+    if descent.average is not None:
+        descent.average.copy_to(descent.parameters)
+    run.accelerator.free_memory()
+    return descent.losses
 
-    def tidy() -> None:
-        write_json(folder / "losses.json", losses)
-        *older, _ = found = sorted(folder.glob("checkpoint-*.pt"))
-        odd = {path for path in older if _step_of(path) % config.checkpoint_every}  # saved by a signal: without it there would be none
-        regular = [path for path in found if path not in odd]
-        for old in (*odd, *regular[:-2]):
-            old.unlink()
 
-    def call() -> None:
-        if every is not None and (step % every[0] == 0 or step == config.steps) and accelerator.is_main_process:
-            with _averaged(average, parameters):
-                every[1](step)
+class _Descent:
+    """A stage on its way: weights, optimizer, average, and how far it is; begun where its newest checkpoint stands.
 
-    def save() -> None:
-        if accelerator.is_main_process:
+    Attributes:
+        step: optimizer steps done; ``losses``: one of each.
+    """
+
+    def __init__(self, stage: str, module: nn.Module, config: StageConfig, run: Run, every: Every | None) -> None:
+        self.stage, self.module, self.config, self.run, self.every = stage, module, config, run, every
+        self.names, self.parameters = zip(*[(n, p) for n, p in module.named_parameters() if p.requires_grad], strict=True)
+        self.step, self.losses, self.average = 0, [], None
+        self.key = content_key(run.key)
+        optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        state = _load_checkpoint(run.folder, self.key, dict(zip(self.names, self.parameters, strict=True)))
+        if state is not None:
+            self.step, self.losses = state["step"], state["losses"]
+            with torch.no_grad():
+                for name, parameter in zip(self.names, self.parameters, strict=True):
+                    parameter.copy_(state["weights"][name])
+            optimizer.load_state_dict(state["optimizer"])
+        self.trained, self.optimizer = run.accelerator.prepare(module, optimizer)
+        if config.ema_decay:
+            self.average = EMAModel(self.parameters, decay=config.ema_decay)
+            if state is not None and state["average"] is not None:
+                self.average.load_state_dict(state["average"])
+            self.average.to(run.accelerator.device)
+        if state is not None and run.accelerator.is_main_process:  # what the run that saved it may not have come to
+            self._tidy()
+            if every is not None and not every[2](self.step):
+                self.call()
+
+    def accumulate(self, batch_of: Callable[[int, int, int, int], dict[str, Any]]) -> float:
+        """The loss of the next step, its gradient in the parameters.
+
+        Raises:
+            CCDiffError: it is not finite.
+        """
+        config, accelerator = self.config, self.run.accelerator
+        rank, world = accelerator.process_index, accelerator.num_processes
+        divide: Callable[[dict[str, Any]], list[tuple[float, dict[str, Any]]]] | None = getattr(self.module, "parts", None)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.step, config)
+        total = 0.0
+        for micro in range(config.accumulation):
+            batch = _to_device(batch_of(self.step, micro, rank, world), accelerator.device)
+            torch.manual_seed(seed_of(self.run.seed, self.stage, self.step, micro, rank))
+            pieces = divide(batch) if divide is not None else [(1.0, batch)]
+            for k, (share, piece) in enumerate(pieces):
+                last = micro == config.accumulation - 1 and k == len(pieces) - 1
+                with nullcontext() if last else accelerator.no_sync(self.trained):
+                    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                        loss = self.trained(**piece)
+                    accelerator.backward(loss * (share / config.accumulation))
+                total += float(loss.detach()) * share / config.accumulation
+        if not math.isfinite(total):
+            raise CCDiffError(
+                f"the loss of stage {self.stage!r} is {total} at step {self.step}",
+                where=self.run.folder,
+                fix="lower the stage's learning_rate (or raise warmup_steps) in the recipe and train into a new folder",
+            )
+        return total
+
+    def advance(self, loss: float) -> None:
+        """One optimizer step along the gradient, said to whoever listens."""
+        config, accelerator, log = self.config, self.run.accelerator, self.run.log
+        norm = float(accelerator.clip_grad_norm_(self.parameters, config.gradient_clip))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.step(self.parameters)
+        self.step += 1
+        self.losses.append(loss)
+        if log is not None and accelerator.is_main_process:
+            log(f"{self.stage}/loss", loss, self.step)
+            log(f"{self.stage}/gradient_norm", norm, self.step)
+            log(f"{self.stage}/learning_rate", learning_rate_at(self.step - 1, config), self.step)
+            figures: Callable[[], dict[str, float]] = getattr(self.module, "figures", dict)
+            for name, value in figures().items() if self.step % FIGURES_EVERY == 0 or self.step == config.steps else ():
+                log(f"{self.stage}/{name}", value, self.step)
+        if self.run.progress is not None:
+            pictures = config.batch_size * config.accumulation * accelerator.num_processes
+            self.run.progress(self.stage, self.step * pictures, config.steps * pictures)
+
+    def save(self) -> None:
+        """A checkpoint of this step, and no more older ones than are needed."""
+        if self.run.accelerator.is_main_process:
             saved = {
-                "step": step,
-                "key": key,
-                "losses": losses,
-                "weights": {n: p.detach().cpu() for n, p in zip(names, parameters, strict=True)},
-                "optimizer": optimizer.state_dict(),
-                "average": average.state_dict() if average is not None else None,
+                "step": self.step,
+                "key": self.key,
+                "losses": self.losses,
+                "weights": {n: p.detach().cpu() for n, p in zip(self.names, self.parameters, strict=True)},
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average.state_dict() if self.average is not None else None,
             }
             buffer = io.BytesIO()
             torch.save(saved, buffer)
-            write_bytes(folder / f"checkpoint-{step:08d}.pt", buffer.getvalue())
-            tidy()
-        accelerator.wait_for_everyone()
+            write_bytes(self.run.folder / f"checkpoint-{self.step:08d}.pt", buffer.getvalue())
+            self._tidy()
+        self.run.accelerator.wait_for_everyone()
 
-    if state is not None and accelerator.is_main_process:  # what the run that saved it may not have come to
-        tidy()
-        if every is not None and not every[2](step):
-            call()
-    figures: Callable[[], dict[str, float]] = getattr(module, "figures", dict)
-    divide: Callable[[dict[str, Any]], list[tuple[float, dict[str, Any]]]] | None = getattr(module, "parts", None)
-    pictures = config.batch_size * config.accumulation * world
-    with termination() as stop:
-        while step < config.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, config)
-            total = 0.0
-            for micro in range(config.accumulation):
-                batch = _to_device(batch_of(step, micro, rank, world), accelerator.device)
-                torch.manual_seed(seed_of(seed, stage, step, micro, rank))
-                pieces = divide(batch) if divide is not None else [(1.0, batch)]
-                for k, (share, piece) in enumerate(pieces):
-                    last = micro == config.accumulation - 1 and k == len(pieces) - 1
-                    with nullcontext() if last else accelerator.no_sync(trained):
-                        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=autocast):
-                            loss = trained(**piece)
-                        accelerator.backward(loss * (share / config.accumulation))
-                    total += float(loss.detach()) * share / config.accumulation
-            if not math.isfinite(total):
-                raise CCDiffError(
-                    f"the loss of stage {stage!r} is {total} at step {step}",
-                    where=folder,
-                    fix="lower the stage's learning_rate (or raise warmup_steps) in the recipe and train into a new folder",
-                )
-            norm = float(accelerator.clip_grad_norm_(parameters, config.gradient_clip))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if average is not None:
-                average.step(parameters)
-            step += 1
-            losses.append(total)
-            if log is not None and accelerator.is_main_process:
-                log(f"{stage}/loss", total, step)
-                log(f"{stage}/gradient_norm", norm, step)
-                log(f"{stage}/learning_rate", learning_rate_at(step - 1, config), step)
-                for name, value in figures().items() if step % FIGURES_EVERY == 0 or step == config.steps else ():
-                    log(f"{stage}/{name}", value, step)
-            if progress is not None:
-                progress(stage, step * pictures, config.steps * pictures)
-            if step % config.checkpoint_every == 0 or step == config.steps or stop.is_set():
-                save()
-            call()
-            if stop.is_set():
-                raise SystemExit(128 + signal.SIGTERM)
-    if average is not None:
-        average.copy_to(parameters)
-    accelerator.free_memory()
-    return losses
+    def call(self) -> None:
+        """What is due after this step."""
+        every, step = self.every, self.step
+        if every is not None and (step % every[0] == 0 or step == self.config.steps) and self.run.accelerator.is_main_process:
+            with _averaged(self.average, self.parameters):
+                every[1](step)
+
+    def _tidy(self) -> None:
+        folder, regularly = self.run.folder, self.config.checkpoint_every
+        write_json(folder / "losses.json", self.losses)
+        *older, _ = found = sorted(folder.glob("checkpoint-*.pt"))
+        odd = {path for path in older if _step_of(path) % regularly}  # saved by a signal: without it there would be none
+        regular = [path for path in found if path not in odd]
+        for old in (*odd, *regular[:-2]):
+            old.unlink()
 
 
 @contextmanager

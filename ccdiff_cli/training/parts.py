@@ -32,7 +32,7 @@ from ..references import ReferenceBank
 from ..scene import SYMMETRIES, Scene, symmetric_scene
 from .autoencoder import load_pixels, normalise_latents, train_autoencoder
 from .encoders import resize_pixels, train_encoders
-from .loop import Progress, seed_of
+from .loop import Progress, Run, seed_of
 from .transplant import transplant
 from .vocabulary import extend_vocabulary, is_word_level, known_words, words_of
 
@@ -115,10 +115,8 @@ def _autoencoder(work: Work) -> tuple[Any, str]:
         return _load_autoencoder(auto.source, auto.subfolder, auto, device, shown, "autoencoder.source"), key
     teacher = _teacher(auto, device, work.scenes) if auto.teacher else None
     held_out = [scene for scene in prepared.scenes if scene.split != "train"]
-    vae = train_autoencoder(
-        work.scenes, auto, work.folder / "autoencoder", work.accelerator, seed=recipe.seed, key=key, teacher=teacher, held_out=held_out,
-        progress=work.progress, log=work.write,
-    )  # fmt: skip
+    run = Run(work.folder / "autoencoder", work.accelerator, recipe.seed, key, work.progress, work.write)
+    vae = train_autoencoder(work.scenes, auto, run, teacher=teacher, held_out=held_out)
     return vae, key
 
 
@@ -271,10 +269,10 @@ def _own_encoders(work: Work, key: str) -> tuple[Any, CLIPTextModel, BitImagePro
     if not crops:
         raise CCDiffError("the set's reference bank has no object crops to train the encoders on", where=prepared.root)
     pictures = [resize_pixels(load_pixels(scene), enc.image_size) for scene in scenes]
+    run = Run(work.folder / "encoders", work.accelerator, recipe.seed, key, work.progress, work.write)
     return train_encoders(
-        enc, crops=crops, pictures=pictures, captions=captions, class_names=list(prepared.classes),
+        enc, run, crops=crops, pictures=pictures, captions=captions, class_names=list(prepared.classes),
         texts=[*captions, *texts, *prepared.classes, recipe.sampling.negative_prompt, *known_words()],
-        folder=work.folder / "encoders", accelerator=work.accelerator, seed=recipe.seed, key=key, progress=work.progress, log=work.write,
     )  # fmt: skip
 
 

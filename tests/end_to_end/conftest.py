@@ -124,10 +124,10 @@ def generator(tmp_path_factory: pytest.TempPathFactory, prepared: Path, recipe: 
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory: pytest.TempPathFactory, prepared: Path, generator: Path) -> Path:
     """Four pictures of that generator."""
-    from ccdiff_cli.synthesis import synthesize
+    from tests.synthesis.grouped import make_set
 
     out = tmp_path_factory.mktemp("synthetic") / "set"
-    synthesize(generator, prepared, out, 4, steps=1, num_processes=1)
+    make_set(generator, prepared, out, 4, steps=1, num_processes=1)
     return out
 
 

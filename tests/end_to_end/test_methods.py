@@ -20,9 +20,10 @@ from ccdiff_cli.generator import generator_key, read_generator
 from ccdiff_cli.methods import METHODS, load_pipeline, method_of
 from ccdiff_cli.methods.method import REFERENCES, TAKES
 from ccdiff_cli.recipes import load_recipe
-from ccdiff_cli.synthesis import synthesize, verify_set
+from ccdiff_cli.synthesis import verify_set
 from ccdiff_cli.trainability import layout_adherence
 from ccdiff_cli.training import plan, train
+from tests.synthesis.grouped import make_set
 
 from .conftest import DETECTOR, SIZE
 
@@ -92,8 +93,8 @@ def test_the_whole_chain(name: str, prepared: Path, judge: Detector, tmp_path: P
     assert generator_key(cut) == generator_key(whole)
     assert method_of(read_generator(cut)) is method and type(load_pipeline(cut)) is method.pipeline()
 
-    alone = synthesize(whole, prepared, tmp_path / "alone", 2, batch_size=1, num_processes=1)
-    shared = synthesize(cut, prepared, tmp_path / "shared", 2, batch_size=1, num_processes=2)
+    alone = make_set(whole, prepared, tmp_path / "alone", 2, batch_size=1, num_processes=1)
+    shared = make_set(cut, prepared, tmp_path / "shared", 2, batch_size=1, num_processes=2)
     assert alone["content"] == shared["content"]
     assert (json.loads((tmp_path / "alone" / "plan.jsonl").read_text().splitlines()[0])["references"] is None) == (
         REFERENCES not in method.takes

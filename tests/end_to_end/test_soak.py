@@ -14,7 +14,8 @@ from PIL import Image
 from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.files import write_json
 from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
-from ccdiff_cli.synthesis import synthesize, verify_set
+from ccdiff_cli.synthesis import verify_set
+from tests.synthesis.grouped import make_set
 
 psutil = pytest.importorskip("psutil")
 PICTURES = 1000
@@ -47,7 +48,7 @@ def test_five_thousand_pictures_leave_memory_and_open_files_as_they_were(tmp_pat
     for k in range(ROUNDS):
         here = tmp_path / str(k)
         prepare_dataset(raw_set(here / "raw", k), here / "set", PrepareOptions(size=32), processes=1)
-        synthesize(generator, here / "set", here / "synthetic", PICTURES, pipeline=FAKE, num_processes=1, batch_size=50)
+        make_set(generator, here / "set", here / "synthetic", PICTURES, pipeline=FAKE, num_processes=1, batch_size=50)
         export_set(here / "synthetic", here / "coco", ExportOptions(format="coco"))
         assert verify_set(here / "synthetic")["ok"] and verify_set(here / "set")["ok"]
         gc.collect()

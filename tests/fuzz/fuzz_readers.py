@@ -30,6 +30,8 @@ _ROOMS = (
     "synthesis.plan",
     "synthesis.accept",
     "synthesis.finish",
+    "synthesis.records",
+    "synthesis.verify",
     "export.receipt",
     "pictures",
     "prepare.windows",

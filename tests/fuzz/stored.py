@@ -24,13 +24,17 @@ from ccdiff_cli.export.receipt import damaged as damaged_files
 from ccdiff_cli.export.receipt import read_receipt
 from ccdiff_cli.files import sha256_file, write_json
 from ccdiff_cli.generator import INDEX, check_index, generator_key, read_generator
+from ccdiff_cli.layouts import LayoutOptions
 from ccdiff_cli.references import ReferenceBank
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from ccdiff_cli.stored import read_as
 from ccdiff_cli.synthesis import accept_set, verify_set
 from ccdiff_cli.synthesis.finish import changed_by_hand, is_whole
-from ccdiff_cli.synthesis.plan import PLAN, PLAN_LINES, Job, Plan, holds_plan, identity_of, make_plan, read_plan, write_plan
-from ccdiff_cli.synthesis.worker import known_pictures, missing_blocks, save_block
+from ccdiff_cli.synthesis.options import SamplingOptions, SynthesisOptions
+from ccdiff_cli.synthesis.plan import PLAN, PLAN_LINES, Job, Plan, holds_plan, read_plan, write_plan
+from ccdiff_cli.synthesis.planning import identity_of, make_plan, resolved
+from ccdiff_cli.synthesis.records import known_pictures, missing_blocks
+from ccdiff_cli.synthesis.worker import save_block
 from tests.rawsets import picture
 
 OBB = (40.0, 10.0, 60.0, 12.0, 58.0, 30.0, 38.0, 28.0)
@@ -98,10 +102,7 @@ def read_a_set(root: Path, path: Path) -> None:
             (root / "references" / "ship" / "0_0000.png").write_bytes(crop)
 
 
-OPTIONS = {
-    "batch_size": 2, "steps": 1, "guidance_scale": 2.0, "negative_prompt": "", "scheduler": None, "precision": "float32",
-    "channels_last": False, "compile": False, "threads": 1, "format": "png", "val_share": 0.0, "shuffle_layouts": False, "filter": None,
-}  # fmt: skip
+OPTIONS = SynthesisOptions(n=4, batch_size=2, layouts=LayoutOptions(source="set"), sampling=SamplingOptions(steps=1, guidance_scale=2.0))
 GENERATOR = {"picture_size": 96, "classes": ["ship", "car"], "key": "k", "recipe": {"name": "r", "caption_style": "short"}}
 
 
@@ -115,7 +116,7 @@ def _planned(root: Path) -> tuple[dict, Plan]:
             scenes.append(Scene(f"{k}.png", 96, 96, boxes, source=f"s{k}"))
         write_set(layouts, scenes, ClassList(("ship", "car")), kind="prepared", details={}, picture_hashes=hashes)
     found = read_set(layouts)
-    identity = identity_of(GENERATOR, found, None, 4, seed=0, split="train", layout_source="set", options=OPTIONS)
+    identity = identity_of(GENERATOR, found, None, resolved(OPTIONS, GENERATOR, {}))
     return identity, make_plan(identity, found, None)
 
 

@@ -146,11 +146,11 @@ def test_a_generator_of_another_method_is_no_start(tmp_path: Path) -> None:
 
 
 def test_sampling_that_the_method_does_not_know_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    from ccdiff_cli.synthesis import synthesize
+    from tests.synthesis.grouped import make_set
 
     assert published_sampling(shipped_generator()) == {"steps": 50, "guidance_scale": 7.5, "scheduler": "euler"}
     with pytest.raises(CCDiffError, match="does not sample by 'heun'"):
-        synthesize(shipped_generator(), tmp_path, tmp_path / "s", 2, scheduler="heun")
+        make_set(shipped_generator(), tmp_path, tmp_path / "s", 2, scheduler="heun")
     assert not (tmp_path / "s").exists()
 
 

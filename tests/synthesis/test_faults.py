@@ -19,7 +19,8 @@ import ccdiff_cli.synthesis as room
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError, Stopped
 from ccdiff_cli.files import read_json, sha256_file
-from ccdiff_cli.synthesis import synthesize, verify_set
+from ccdiff_cli.synthesis import verify_set
+from tests.synthesis.grouped import make_set
 from tests.synthesis.test_synthesis import ROOT, files_of, make, reference, start, wait_for_pictures  # noqa: F401
 
 FAKE = "tests.synthesis.fake:load"
@@ -31,7 +32,7 @@ def pictures_of(root):
 
 def child(generator, layouts, out, options):
     os.setpgid(0, 0)  # its workers die with it
-    synthesize(generator, layouts, out, 24, **options)
+    make_set(generator, layouts, out, 24, **options)
 
 
 def kill_and_go_on(generator, layouts, out, kills, longest, **options):
@@ -49,13 +50,13 @@ def kill_and_go_on(generator, layouts, out, kills, longest, **options):
         else:
             assert process.exitcode == 0
             rng.choice(sorted((out / "images").iterdir())).unlink()
-    return synthesize(generator, layouts, out, 24, **options)["content"]
+    return make_set(generator, layouts, out, 24, **options)["content"]
 
 
 def test_kills_at_random_moments_leave_one_hash_whatever_the_batch(generator, layouts, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_EXACT", "1")
     monkeypatch.setenv("FAKE_SECONDS", "0.02")
-    whole = synthesize(generator, layouts, tmp_path / "whole", 24, pipeline=FAKE, num_processes=1)["content"]
+    whole = make_set(generator, layouts, tmp_path / "whole", 24, pipeline=FAKE, num_processes=1)["content"]
     for batch in (1, 8):
         options = {"batch_size": batch, "num_processes": 1, "pipeline": FAKE}
         assert kill_and_go_on(generator, layouts, tmp_path / str(batch), 12, 0.6, **options) == whole
@@ -67,7 +68,7 @@ def test_kills_at_random_moments_leave_one_hash_whatever_the_batch(generator, la
 def test_fifty_kills_in_one_two_and_three_processes_leave_one_hash(generator, layouts, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_EXACT", "1")
     monkeypatch.setenv("FAKE_SECONDS", "0.1")
-    whole = synthesize(generator, layouts, tmp_path / "whole", 24, pipeline=FAKE, num_processes=1)["content"]
+    whole = make_set(generator, layouts, tmp_path / "whole", 24, pipeline=FAKE, num_processes=1)["content"]
     for processes, kills in ((1, 18), (2, 16), (3, 16)):
         for batch in (1, 8):
             out = tmp_path / f"{processes}-{batch}"
@@ -136,8 +137,8 @@ def test_parts_of_a_cluster_make_the_same_set(generator, layouts, tmp_path, refe
 def test_parts_run_at_once_and_the_whole_does_not(generator, layouts, tmp_path, reference):  # noqa: F811
     out = tmp_path / "s"
     code = (
-        "from ccdiff_cli.synthesis import synthesize; import sys; "
-        f"synthesize({str(generator)!r}, {str(layouts)!r}, {str(out)!r}, 10, batch_size=4, pipeline={FAKE!r}, num_processes=1, "
+        "from tests.synthesis.grouped import make_set; import sys; "
+        f"make_set({str(generator)!r}, {str(layouts)!r}, {str(out)!r}, 10, batch_size=4, pipeline={FAKE!r}, num_processes=1, "
         "part=(int(sys.argv[1]), 3))"
     )
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FAKE_SECONDS": "1"}

@@ -15,8 +15,9 @@ from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.pretrained import Clip
 from ccdiff_cli.scene import ClassList, Instance, Scene
-from ccdiff_cli.synthesis import synthesize, verify_set
+from ccdiff_cli.synthesis import verify_set
 from ccdiff_cli.synthesis.filtering import Judge, calibrate, clip_scores, filter_identity, kept_objects, object_scores
+from tests.synthesis.grouped import make_set
 
 FAKE = "tests.synthesis.fake:load"
 CLASSES = ClassList(("ship", "airplane"))
@@ -66,7 +67,7 @@ def bright(monkeypatch, tmp_path):
 
 def make(generator, real, out, bright, mode="objects", **options):
     options = {"batch_size": 4, "pipeline": FAKE, "num_processes": 1, "filter_recall": 0.5, **options}
-    return synthesize(generator, real, out, 20, filter=mode, filter_detector=bright, **options)
+    return make_set(generator, real, out, 20, filter=mode, filter_detector=bright, **options)
 
 
 def files_of(root):
@@ -249,7 +250,7 @@ def test_a_classifier_of_crops_judges_alone_in_processes_of_its_own(generator, r
         "batch_size": 4,
         "pipeline": FAKE,
     }
-    made = synthesize(generator, real, tmp_path / "s", 12, num_processes=1, **options)
+    made = make_set(generator, real, tmp_path / "s", 12, num_processes=1, **options)
     found = read_set(tmp_path / "s")
     assert found.manifest["filter"]["judges"] == ["crops"] and set(made["filter"]["judges"]) == {"crops"}
     assert made["filter"]["not_judged"] == [] and made["filter"]["pictures"]["planned"] == 12

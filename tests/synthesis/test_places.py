@@ -5,8 +5,8 @@ import pytest
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import read_json, write_json
 from ccdiff_cli.methods import METHODS, Places
-from ccdiff_cli.synthesis import synthesize
 from tests.methods.small import make_pipeline, make_recipe
+from tests.synthesis.grouped import make_set
 
 FAKE = "tests.synthesis.fake:load"
 
@@ -21,21 +21,21 @@ def test_too_many_objects_are_one_message_and_nothing_is_written(generator, layo
     of_method(generator, "gligen", grounding={"slots": 2})
     for options in ({}, {"dry_run": True}):
         with pytest.raises(CCDiffError, match=r"4 of 12 planned pictures have more objects than the 2 .* GLIGEN .* up to 3") as caught:
-            synthesize(generator, layouts, tmp_path / "s", 12, layout_source="set", pipeline=FAKE, num_processes=1, **options)
+            make_set(generator, layouts, tmp_path / "s", 12, layout_source="set", pipeline=FAKE, num_processes=1, **options)
         assert "gligen.slots at least 1 higher" in str(caught.value)
         assert not list((tmp_path / "s").glob("plan*"))
     of_method(generator, "gligen", grounding={"slots": 3})
-    assert synthesize(generator, layouts, tmp_path / "s", 12, layout_source="set", pipeline=FAKE, num_processes=1)["pictures"] == 12
+    assert make_set(generator, layouts, tmp_path / "s", 12, layout_source="set", pipeline=FAKE, num_processes=1)["pictures"] == 12
 
 
 def test_more_than_usual_are_drawn_and_counted(generator, layouts, tmp_path):
     of_method(generator, "aerogen", layout={"slots": 2})
-    made = synthesize(generator, layouts, tmp_path / "s", 12, layout_source="set", pipeline=FAKE, num_processes=1)
+    made = make_set(generator, layouts, tmp_path / "s", 12, layout_source="set", pipeline=FAKE, num_processes=1)
     expected = {"usual": 2, "pictures": 4, "most": 3}
     assert made["layouts"]["more_objects_than_usual"] == expected
     assert read_json(tmp_path / "s" / "manifest.json")["skipped_layouts"]["more_objects_than_usual"] == expected
     of_method(generator, "aerogen", layout={"slots": 15})
-    made = synthesize(generator, layouts, tmp_path / "t", 12, layout_source="set", pipeline=FAKE, num_processes=1)
+    made = make_set(generator, layouts, tmp_path / "t", 12, layout_source="set", pipeline=FAKE, num_processes=1)
     assert "more_objects_than_usual" not in made["layouts"]
 
 

@@ -11,8 +11,9 @@ from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import read_json, sha256_file, write_json
 from ccdiff_cli.references import cut_reference, reference_window, write_bank
 from ccdiff_cli.scene import ClassList, Instance, Scene
-from ccdiff_cli.synthesis import synthesize, verify_set
+from ccdiff_cli.synthesis import verify_set
 from tests.models.small import make_pipeline
+from tests.synthesis.grouped import make_set
 from tests.synthesis.test_faults import kill_and_go_on
 
 CLASSES = ClassList(("ship", "plane", "court"))
@@ -64,8 +65,8 @@ def pictures(root):
 
 
 def test_one_and_two_processes_make_the_same_set(generator, prepared, tmp_path):
-    one = synthesize(generator, prepared, tmp_path / "one", 6, batch_size=2, num_processes=1)
-    two = synthesize(generator, prepared, tmp_path / "two", 6, batch_size=2, num_processes=2)
+    one = make_set(generator, prepared, tmp_path / "one", 6, batch_size=2, num_processes=1)
+    two = make_set(generator, prepared, tmp_path / "two", 6, batch_size=2, num_processes=2)
     assert one["content"] == two["content"] and pictures(tmp_path / "one") == pictures(tmp_path / "two")
     assert len(set(pictures(tmp_path / "one").values())) == 6
     assert verify_set(tmp_path / "one")["ok"]
@@ -80,7 +81,7 @@ def test_one_and_two_processes_make_the_same_set(generator, prepared, tmp_path):
 @pytest.mark.slow
 def test_fifty_kills_leave_one_hash_whatever_the_number_of_processes(generator, prepared, tmp_path):
     for batch in (1, 8):
-        whole = synthesize(generator, prepared, tmp_path / f"whole-{batch}", 24, batch_size=batch, num_processes=1)["content"]
+        whole = make_set(generator, prepared, tmp_path / f"whole-{batch}", 24, batch_size=batch, num_processes=1)["content"]
         for processes, kills in ((1, 9), (2, 8), (3, 8)):
             out = tmp_path / f"{batch}-{processes}"
             longest = 2.5 if processes == 1 else 12  # workers of their own import torch first
@@ -90,7 +91,7 @@ def test_fifty_kills_leave_one_hash_whatever_the_number_of_processes(generator, 
 
 def test_a_picture_is_the_same_in_another_batch_up_to_rounding(generator, prepared, tmp_path):
     for size in (1, 6):
-        synthesize(generator, prepared, tmp_path / str(size), 6, batch_size=size, num_processes=1)
+        make_set(generator, prepared, tmp_path / str(size), 6, batch_size=size, num_processes=1)
     for name in pictures(tmp_path / "1"):
         a, b = (np.asarray(Image.open(tmp_path / size / "images" / name), int) for size in "16")
         assert np.abs(a - b).max() <= 1
@@ -102,16 +103,16 @@ def test_a_truncated_weight_file_is_one_message(generator, prepared, tmp_path):
     weights = sorted((broken / "unet").glob("*.safetensors"))[0]
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CCDiffError, match="cannot"):
-        synthesize(broken, prepared, tmp_path / "s", 2, num_processes=1)
+        make_set(broken, prepared, tmp_path / "s", 2, num_processes=1)
     shutil.rmtree(broken / "vae")
     with pytest.raises(CCDiffError, match="cannot"):
-        synthesize(broken, prepared, tmp_path / "t", 2, num_processes=1)
+        make_set(broken, prepared, tmp_path / "t", 2, num_processes=1)
 
 
 def test_euler_and_channels_last_make_other_pictures_of_the_same_labels(generator, prepared, tmp_path):
-    plain = synthesize(generator, prepared, tmp_path / "plain", 2, num_processes=1)
-    euler = synthesize(generator, prepared, tmp_path / "euler", 2, num_processes=1, scheduler="euler")
-    last = synthesize(generator, prepared, tmp_path / "last", 2, num_processes=1, channels_last=True)
+    plain = make_set(generator, prepared, tmp_path / "plain", 2, num_processes=1)
+    euler = make_set(generator, prepared, tmp_path / "euler", 2, num_processes=1, scheduler="euler")
+    last = make_set(generator, prepared, tmp_path / "last", 2, num_processes=1, channels_last=True)
     assert len({plain["content"], euler["content"]}) == 2 and euler["options"]["scheduler"] == "euler"
     assert not set(pictures(tmp_path / "plain").values()) & set(pictures(tmp_path / "euler").values())
     for name in pictures(tmp_path / "plain"):
@@ -126,7 +127,7 @@ def test_speed_settings_are_the_recipes_unless_given(generator, prepared, tmp_pa
     description = read_json(quick / "ccdiff.json")
     description["recipe"]["sampling"] |= {"precision": "bfloat16", "channels_last": True}
     write_json(quick / "ccdiff.json", description)
-    as_recipe = synthesize(quick, prepared, tmp_path / "s", 2, dry_run=True)["options"]
+    as_recipe = make_set(quick, prepared, tmp_path / "s", 2, dry_run=True)["options"]
     assert as_recipe["precision"] == "bfloat16" and as_recipe["channels_last"] is True
-    given = synthesize(quick, prepared, tmp_path / "s", 2, dry_run=True, precision="float32", channels_last=False)["options"]
+    given = make_set(quick, prepared, tmp_path / "s", 2, dry_run=True, precision="float32", channels_last=False)["options"]
     assert given["precision"] == "float32" and given["channels_last"] is False

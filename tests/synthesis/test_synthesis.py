@@ -16,14 +16,15 @@ import ccdiff_cli.synthesis as room
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import read_json, sha256_file, write_json
-from ccdiff_cli.synthesis import synthesize, verify_set
+from ccdiff_cli.synthesis import verify_set
+from tests.synthesis.grouped import make_set
 
 FAKE = "tests.synthesis.fake:load"
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def make(generator, layouts, out, n=10, **options):
-    return synthesize(generator, layouts, out, n, **{"batch_size": 4, "pipeline": FAKE, "num_processes": 1, **options})
+    return make_set(generator, layouts, out, n, **{"batch_size": 4, "pipeline": FAKE, "num_processes": 1, **options})
 
 
 def files_of(root):
@@ -41,8 +42,8 @@ def reference(generator, layouts, tmp_path):
 def start(generator, layouts, out, *, n=10, processes=1, environment=None, prefix=()):
     """The same run as a real process of its own."""
     code = (
-        "from ccdiff_cli.synthesis import synthesize; import sys; "
-        f"synthesize({str(generator)!r}, {str(layouts)!r}, {str(out)!r}, {n}, batch_size=4, num_processes={processes}, pipeline={FAKE!r})"
+        "from tests.synthesis.grouped import make_set; import sys; "
+        f"make_set({str(generator)!r}, {str(layouts)!r}, {str(out)!r}, {n}, batch_size=4, num_processes={processes}, pipeline={FAKE!r})"
     )
     command = [sys.executable, *prefix, "-c", code] if not prefix else [sys.executable, *prefix, write_script(out, code)]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})}

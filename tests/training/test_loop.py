@@ -10,7 +10,7 @@ from torch import nn
 
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.recipes import StageConfig
-from ccdiff_cli.training.loop import batch_indices, learning_rate_at, run_stage
+from ccdiff_cli.training.loop import Run, batch_indices, learning_rate_at, run_stage
 
 CONFIG = StageConfig(steps=9, batch_size=4, learning_rate=0.05, ema_decay=0.9, checkpoint_every=4, warmup_steps=2, schedule="cosine")
 
@@ -35,7 +35,7 @@ def run(
             raise InterruptedError
         return {"x": data * torch.randn(4, 3, generator=torch.Generator().manual_seed(step * 10 + micro))}
 
-    losses = run_stage("line", module, batch_of, config, folder, Accelerator(cpu=True), seed=3, key=key)
+    losses = run_stage("line", module, batch_of, config, Run(folder, Accelerator(cpu=True), 3, key))
     return losses, {k: v.clone() for k, v in module.state_dict().items()}
 
 

@@ -12,9 +12,9 @@ from ccdiff_cli.prepare.captions import caption_of
 from ccdiff_cli.recipes import Recipe, load_recipe
 from ccdiff_cli.references import ReferenceBank
 from ccdiff_cli.retrieval import EmbeddingSimilarity
-from ccdiff_cli.synthesis import synthesize
 from ccdiff_cli.training import train
 from tests.foreign import tiny_clip
+from tests.synthesis.grouped import make_set
 
 
 def background(prepared: Path, out: Path) -> list:
@@ -30,7 +30,7 @@ def test_recipes_without_the_key_have_the_identity_they_always_had(recipe: Recip
 
 
 def test_by_words_nothing_changes(generator: Path, prepared: Path, tmp_path: Path) -> None:
-    synthesize(generator, prepared, tmp_path / "s", 3, num_processes=1)
+    make_set(generator, prepared, tmp_path / "s", 3, num_processes=1)
     manifest = read_json(tmp_path / "s" / "manifest.json")
     assert sorted(manifest["references"]) == ["key", "top_k"] and manifest["references"]["top_k"] == 8
     assert not list((prepared / "references").glob("index-*"))
@@ -54,15 +54,15 @@ def test_by_own_encoders(recipe_file: Path, prepared: Path, tmp_path: Path, monk
     assert {kind for _, kind in asked} == {EmbeddingSimilarity.__name__} and {caption for caption, _ in asked} <= styled
     monkeypatch.undo()
 
-    made = synthesize(out, prepared, tmp_path / "s", 6, num_processes=1)  # as in training, unless told otherwise
+    made = make_set(out, prepared, tmp_path / "s", 6, num_processes=1)  # as in training, unless told otherwise
     manifest = read_json(tmp_path / "s" / "manifest.json")
     plan = read_json(tmp_path / "s" / "plan.json")["identity"]["references"]
     assert manifest["references"] == plan and plan["retrieval"] == "own"
     assert (prepared / "references" / f"index-{plan['index']}.safetensors").is_file()
     assert all(own != other for own, other in background(prepared, tmp_path / "s"))
-    assert synthesize(out, prepared, tmp_path / "s2", 6, num_processes=1)["content"] == made["content"]
+    assert make_set(out, prepared, tmp_path / "s2", 6, num_processes=1)["content"] == made["content"]
     with pytest.raises(CCDiffError, match=r"references\.retrieval was own, now None"):
-        synthesize(out, prepared, tmp_path / "s", 6, num_processes=1, retrieval="words")
+        make_set(out, prepared, tmp_path / "s", 6, num_processes=1, retrieval="words")
     for path in (prepared / "references").glob("index-*"):
         path.unlink()
 
@@ -76,13 +76,13 @@ def test_a_clip_that_is_not_there_is_noticed_before_anything_is_trained(recipe_f
 
 def test_by_a_clip(generator: Path, prepared: Path, tmp_path: Path) -> None:
     clip = str(tiny_clip(tmp_path / "clip"))
-    made = synthesize(generator, prepared, tmp_path / "s", 4, num_processes=1, retrieval=clip, top_k=1)
+    made = make_set(generator, prepared, tmp_path / "s", 4, num_processes=1, retrieval=clip, top_k=1)
     assert read_json(tmp_path / "s" / "manifest.json")["references"]["top_k"] == 1
     assert all(own != other for own, other in background(prepared, tmp_path / "s"))
-    assert synthesize(generator, prepared, tmp_path / "s", 4, num_processes=1, retrieval=clip, top_k=1)["content"] == made["content"]
+    assert make_set(generator, prepared, tmp_path / "s", 4, num_processes=1, retrieval=clip, top_k=1)["content"] == made["content"]
     with pytest.raises(CCDiffError, match="--retrieval: no such folder"):
-        synthesize(generator, prepared, tmp_path / "t", 4, retrieval=str(tmp_path / "none"))
+        make_set(generator, prepared, tmp_path / "t", 4, retrieval=str(tmp_path / "none"))
     with pytest.raises(CCDiffError, match="--top-k"):
-        synthesize(generator, prepared, tmp_path / "t", 4, top_k=0)
+        make_set(generator, prepared, tmp_path / "t", 4, top_k=0)
     for path in (prepared / "references").glob("index-*"):
         path.unlink()

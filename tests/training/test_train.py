@@ -21,6 +21,7 @@ from ccdiff_cli.references import ReferenceBank
 from ccdiff_cli.training import plan, train
 from ccdiff_cli.training.autoencoder import load_pixels, pixel_tensor
 from ccdiff_cli.training.denoiser import training_items
+from ccdiff_cli.training.loop import Run
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -190,7 +191,7 @@ def test_an_own_autoencoder_copies_a_teacher(recipe_file: Path, prepared: Path, 
     stage = {"steps": 60, "batch_size": 4, "learning_rate": 3e-3, "schedule": "linear", "checkpoint_every": 60, "ema_decay": 0.0}
     config = load_recipe(recipe_file, {"autoencoder.train": stage, "autoencoder.crop": 16}).autoencoder
     scenes = read_set(prepared).split("train")
-    student = train_autoencoder(scenes, config, tmp_path / "a", Accelerator(cpu=True), seed=0, key="k", teacher=teacher)
+    student = train_autoencoder(scenes, config, Run(tmp_path / "a", Accelerator(cpu=True), 0, "k"), teacher=teacher)
     pixels = pixel_tensor([load_pixels(s) for s in scenes])
     torch.manual_seed(0)
     untaught = TinyAutoencoder((8,) * 4, 4, latent_mean=[0.1] * 4, latent_scale=[0.5] * 4)

@@ -50,6 +50,7 @@ def released_names(unet: AeroGenUNet) -> dict[str, str]:
     return {name: renamed(name, prefixes).replace(".processor.", ".") for name in unet.state_dict()}
 
 
+# wide: CompVis' names of a UNet's sizes
 def unet_config(
     *,
     model_channels: int = 320,

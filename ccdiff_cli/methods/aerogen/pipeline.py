@@ -67,6 +67,7 @@ class AeroGenPipeline(ScenePipeline):
         "scheduler": {**CLASSES["scheduler"], "ccdiff_cli.methods.aerogen.sampling": ("AeroGenDDIM",)},
     }
 
+    # wide: the parts that its folder holds
     def __init__(
         self,
         vae: AutoencoderKL | PatchAutoencoder | TinyAutoencoder,

@@ -48,6 +48,7 @@ class CCDiffPipeline(ScenePipeline):
     }
     TRAINED: ClassVar = ("unet", "resampler")
 
+    # wide: the parts that its folder holds
     def __init__(
         self,
         vae: AutoencoderKL | PatchAutoencoder | TinyAutoencoder,

@@ -39,6 +39,7 @@ class DiffusionSatPipeline(ScenePipeline):
     }
     TRAINED: ClassVar = ("unet", "metadata_embedding")
 
+    # wide: the parts that its folder holds
     def __init__(
         self,
         vae: AutoencoderKL | PatchAutoencoder | TinyAutoencoder,

@@ -279,6 +279,7 @@ class LayoutDiffusionUNet(ModelMixin, ConfigMixin):
     _repeated_blocks: ClassVar = ["ResidualBlock", "ObjectAwareAttention"]
 
     @register_to_config
+    # wide: its saved configuration
     def __init__(
         self,
         image_size: int = 256,

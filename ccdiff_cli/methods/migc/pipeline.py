@@ -35,6 +35,7 @@ class MIGCPipeline(ScenePipeline):
         "unet": {"ccdiff_cli.methods.migc.network": ("MIGCUNet",)},
     }
 
+    # wide: the parts that its folder holds
     def __init__(
         self,
         vae: AutoencoderKL | PatchAutoencoder | TinyAutoencoder,

@@ -137,6 +137,7 @@ class PrototypeTransformer(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
+    # wide: its saved configuration
     def __init__(
         self,
         width: int = 512,

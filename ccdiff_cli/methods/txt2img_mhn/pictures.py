@@ -235,6 +235,7 @@ class VQGAN(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
+    # wide: its saved configuration
     def __init__(
         self,
         codes: int = 1024,

@@ -1,0 +1,39 @@
+"""Which generator is trained, and from what: options of ``ccdiff train``.  The recipe itself is typed in ``methods.recipe``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
+
+from ..options import Option, Options, Unfit
+from ..settings import overrides
+
+
+def _overrides(value: Any) -> Any:
+    """``KEY=VALUE`` texts as a mapping."""
+    return overrides(value) if isinstance(value, (list, tuple)) else {} if value is None else value
+
+
+class TrainOptions(Options):
+    """A recipe, what is changed of it, and where the training starts."""
+
+    recipe: Annotated[str, Option(names=("--recipe", "-r"), panel="What", first=True, complete="recipes")] = Field(
+        "tiny", min_length=1, description="The name of a shipped recipe, or the path of a file: ./mine.yaml."
+    )
+    start: Annotated[str | None, Option(names=("--from",), panel="What", first=True, complete="generators")] = Field(
+        None, min_length=1, description="Go on from a generator folder, or from the shipped model: tiny (./tiny: a folder)."
+    )
+    transplant: Annotated[bool, Option(names=("--transplant",), panel="What")] = Field(
+        False, description="With --from: take its encoders and the inner levels of its denoiser, the rest by the recipe."
+    )
+    overrides: Annotated[
+        dict[str, JsonValue], BeforeValidator(_overrides), Option(names=("--set",), panel="What", first=True, kind=list[str] | None)
+    ] = Field({}, description="Replace a key of the recipe: denoiser.train.steps=2000.")
+    cpu: Annotated[bool, Option(panel="Work")] = Field(False, description="Do not use a GPU.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainOptions:
+        if self.transplant and self.start is None:
+            raise Unfit("a transplant without a generator to take from", key="transplant", fix="give --from GENERATOR too")
+        return self
