@@ -104,6 +104,9 @@ def _flattened(function: Callable[..., None]) -> Callable[..., None]:
             given[name] = checked_options(kind, nested(said[name]), where=None, fix=f"{context.command_path} --help", place=flags.get)
         function(**given)
 
+    for parameter in own:
+        if (info := _info(parameter)) is not None and not _is_argument(parameter):
+            info.rich_help_panel = info.rich_help_panel or WHAT
     parameters = [*own, *(_parameter(leaf) for leaf in leaves.values())]
     parameters.sort(key=lambda p: (not _is_argument(p), p.default is not p.empty, not _is_first(p, leaves), _panel(p) == OUTPUT))
     parameters.append(_named("context_", typer.Context, inspect.Parameter.empty))
@@ -223,4 +226,4 @@ def _hidden(parameters: list[Any]) -> Iterator[None]:
 
 
 def _more(ctx: Any, count: int) -> str:
-    return f" {count} more option{'s' if count > 1 else ''}: {ctx.command_path} --help-all\n"
+    return f" {count} more option{'s' if count > 1 else ''}: {ctx.command_path} --help-all"

@@ -56,10 +56,8 @@ def test_what_a_loss_says_of_its_network_is_logged(tmp_path: Path) -> None:
 
     logged: list[tuple[str, float, int]] = []
     config = CONFIG.model_copy(update={"steps": 12})
-    run_stage(
-        "line", Said(), lambda *place: {"x": torch.ones(4, 3)}, config, tmp_path, Accelerator(cpu=True), seed=3, key="k",
-        log=lambda *entry: logged.append(entry),
-    )  # fmt: skip
+    where = Run(tmp_path, Accelerator(cpu=True), 3, "k", log=lambda *entry: logged.append(entry))
+    run_stage("line", Said(), lambda *place: {"x": torch.ones(4, 3)}, config, where)
     assert [entry for entry in logged if "gates" in entry[0]] == [("line/gates/open", 0.25, 10), ("line/gates/open", 0.25, 12)]
     assert sum(name == "line/loss" for name, _, _ in logged) == 12
 
