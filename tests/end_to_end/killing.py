@@ -95,6 +95,14 @@ def below(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
+def called(process: psutil.Process, title: str) -> bool:
+    """Whether its command line begins so; Ray's actors show what they are there."""
+    try:
+        return " ".join(process.cmdline()).startswith(title)
+    except psutil.Error:
+        return False
+
+
 def ended(process: psutil.Process, seconds: float) -> int | None:
     """The exit code, or None where it still runs then."""
     until = time.monotonic() + seconds
@@ -108,7 +116,8 @@ def ended(process: psutil.Process, seconds: float) -> int | None:
 
 
 def kill_at_random(task: dict[str, Any]) -> dict[str, Any]:
-    """Kill as often as ``task["kills"]`` says, the verb's own process or (``workers``) one that it started; what came of it."""
+    """Kill as often as ``task["kills"]`` says, the verb's own process or one that it started (``workers``: True, or how the command lines
+    of those begin that are killed); what came of it."""
     root, rng = Path(task["root"]), random.Random(task.get("seed", 0))
     start = time.monotonic()
     code = ended(begin(task, root / "alone", root / "cache-alone"), 600)
@@ -137,7 +146,9 @@ def kill_at_random(task: dict[str, Any]) -> dict[str, Any]:
                 break
             assert not enough, "it does not end"
             started = below(process)
-            whom = rng.choice(started) if started and task.get("workers") and rng.random() < 0.6 else process
+            workers = task.get("workers") or ""
+            mortal = started if workers is True else [p for p in started if workers and called(p, workers)]
+            whom = rng.choice(mortal) if mortal and rng.random() < 0.6 else process
             try:
                 whom.send_signal(signal.SIGKILL)
             except psutil.NoSuchProcess:

@@ -15,6 +15,8 @@ from .conftest import DETECTOR, ENVIRONMENT
 
 pytest.importorskip("psutil")
 KILLS = int(os.environ.get("CCDIFF_TEST_KILLS", "20"))
+BRIEF = {"steps": 2}
+"""Of a detector's training, where many are made."""
 
 
 def killed(root: Path, **task: Any) -> dict[str, Any]:
@@ -49,8 +51,9 @@ def test_evaluate(prepared: Path, synthetic: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_eval_trainability(prepared: Path, synthetic: Path, tmp_path: Path, processes: int) -> None:
-    more = ["--seeds", "0,1", "--arm", "synthetic", "--arm", "copy-paste=0.5", "--processes", str(processes)]
-    more += settings({**DETECTOR, "steps": 12, "checkpoint_every": 10, "device": "cpu"})
+    """Many short trainings; that a training goes on at its checkpoint, ``test_evaluate`` shows."""
+    more = ["--seeds", "0", "--match", "steps", "--arm", "synthetic", "--arm", "copy-paste=0.5", "--processes", str(processes)]
+    more += settings({**DETECTOR, **BRIEF, "device": "cpu", "samples": 50})
     arguments = ["eval-trainability", "--real", str(prepared), "--synthetic", str(synthetic), *more]
     told = killed(tmp_path, arguments=arguments, workers=processes > 1)
     assert processes == 1 or told["of workers"] > 0
@@ -71,9 +74,17 @@ def test_synthesize_with_a_filter(prepared: Path, generator: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_synthesize_by_actors_of_ray(prepared: Path, generator: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray.data", reason="the extra ccdiff[ray] is not installed")
+    arguments = ["synthesize", "--n", "8", "-c", str(generator), "-l", str(prepared), "--steps", "1", "--batch-size", "2", "--ray", "2"]
+    told = killed(tmp_path, arguments=arguments, workers="ray::")
+    assert told["of workers"] > 0
+
+
+@pytest.mark.slow
 def test_demo(generator: Path, tmp_path: Path) -> None:
     small = {
         "generator": str(generator), "pictures": 24, "train_steps": 4, "synthetic": 6, "sampling_steps": 1,
-        "detector": {**DETECTOR, "steps": 12, "checkpoint_every": 10},
+        "detector": {**DETECTOR, **BRIEF},
     }  # fmt: skip
     killed(tmp_path, demo=small)
