@@ -47,7 +47,7 @@ def load_pretrained(model: Any, processor: Any, source: str | Path, *, where: st
     if local and not Path(name).is_dir():
         raise CCDiffError(f"no such folder, and not a hub name (OWNER/NAME): {name!r}", where=where, fix=fix)
     try:
-        with _quiet():
+        with quiet_libraries():
             config = AutoConfig.from_pretrained(name)
             if config.model_type != wanted:
                 raise CCDiffError(f"{name!r} holds a model of the kind {config.model_type!r}, not a {kind}", where=where, fix=fix)
@@ -120,7 +120,7 @@ class Clip:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """No bars and no report of missing weights: those are errors of ours."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.CRITICAL)

@@ -24,8 +24,9 @@ from .. import __version__
 from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, content_key, write_json
 from ..generator import GENERATOR_FILE
+from ..pretrained import quiet_libraries
 from .accounting import account_for
-from .pipeline import ScenePipeline
+from .pipeline import ScenePipeline, check_finite
 
 
 def check_empty(out: Path) -> None:
@@ -90,21 +91,31 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], where: Path) -> 
 
 
 def part(cls: Any, folder: Path, name: str = "", *, config_only: bool = False) -> Any:
-    """One part of a diffusers or transformers folder; safetensors only."""
+    """One part of a diffusers or transformers folder; safetensors only.
+
+    Raises:
+        CCDiffError: it cannot be loaded, or one of its weights is missing or of another shape, which the libraries would fill with noise.
+    """
     where = folder / name if name else folder
+    fix = "give a folder in the diffusers / transformers layout with safetensors weights"
     if not where.is_dir():
         raise CCDiffError("the folder does not exist", where=where, fix="give a folder in the diffusers / transformers layout")
     try:
         if config_only:
             return cls.from_config(cls.load_config(str(where)))
+        if not (cls is AutoModel or issubclass(cls, nn.Module)):
+            return cls.from_pretrained(str(where))
         kwargs = {"use_safetensors": True} if cls in (AutoencoderKL, CLIPTextModel, AutoModel) else {}
-        return cls.from_pretrained(str(where), **kwargs)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, AttributeError, TypeError) as error:
-        raise CCDiffError(
-            f"cannot load it: {' '.join(str(error).split())[:300]}",
-            where=where,
-            fix="give a folder in the diffusers / transformers layout with safetensors weights",
-        ) from error
+        with quiet_libraries():
+            made, told = cls.from_pretrained(str(where), output_loading_info=True, **kwargs)
+    except Exception as error:  # the libraries raise of nearly every kind
+        what = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CCDiffError(f"cannot load it: {what}", where=where, fix=fix) from error
+    lacking = [str(key) for what in ("missing_keys", "mismatched_keys") for key in sorted(told.get(what) or (), key=str)]
+    if lacking:
+        what = f"{len(lacking)} weights are missing or of another shape, first {lacking[0]}"
+        raise CCDiffError(f"cannot load it: {what}", where=where, fix=fix)
+    return made
 
 
 def picture_size_of(pipe: ScenePipeline) -> int:
@@ -136,7 +147,12 @@ def imported(
 
 
 def write_generator(pipe: ScenePipeline, out: Path, description: dict[str, Any]) -> None:
-    """The folder appears whole or not at all."""
+    """The folder appears whole or not at all.
+
+    Raises:
+        CCDiffError: a weight is no number; the disk refuses.
+    """
+    check_finite(pipe, out, "give the released files as they were published")
     partial = out.with_name(TEMPORARY_PREFIX + out.name)
     with os_errors(out, "write the generator"):
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -117,7 +117,13 @@ def check_weights(pipe: ScenePipeline, where: str | Path) -> None:
             missing += [key for key in state if key not in stored]
         if missing:
             raise CCDiffError(f"the part {name} lacks the tensor {missing[0]}", where=where, fix=fix)
-        for key, value in state.items():
+    check_finite(pipe, where, fix)
+
+
+def check_finite(pipe: ScenePipeline, where: str | Path, fix: str) -> None:
+    """Refuse weights that are no numbers."""
+    for name, part in pipe.modules_of().items():
+        for key, value in part.state_dict().items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise CCDiffError(f"the tensor {key} of the part {name} holds what is no number", where=where, fix=fix)
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel
 
@@ -186,7 +185,6 @@ def import_checkpoint(released: str | Path, out: str | Path, given: Given) -> di
 def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
     """Write a generator's UNet as a released ``.ckpt``; the file written."""
     generator, target = Path(generator), Path(out) / "aerogen.ckpt"
-    unet = AeroGenUNet.from_config(AeroGenUNet.load_config(str(generator / "unet")))
-    unet.load_state_dict(load_file(generator / "unet" / "diffusion_pytorch_model.safetensors"))
+    unet = part(AeroGenUNet, generator, "unet")
     write_tensors({"state_dict": to_released(unet)}, target)
     return [target]

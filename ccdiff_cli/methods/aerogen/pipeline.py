@@ -22,6 +22,7 @@ from ...generator import CLASSES
 from ...models.autoencoder import PatchAutoencoder, TinyAutoencoder
 from ...models.layout import LayoutBatch
 from ...models.pipeline import ScenePipeline
+from ...pretrained import quiet_libraries
 from .network import AeroGenUNet, Layout, LayoutContext, clockwise
 from .sampling import AeroGenDDIM, ddim
 
@@ -33,7 +34,10 @@ def projecting_text_encoder(source: str, text_encoder: CLIPTextModel, where: str
         CCDiffError: it cannot be loaded, or is of another width.
     """
     try:
-        found = CLIPTextModelWithProjection.from_pretrained(source, use_safetensors=True)
+        with quiet_libraries():
+            found, told = CLIPTextModelWithProjection.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+        if lacking := sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]])):  # filled with noise
+            raise ValueError(f"{len(lacking)} weights are missing or of another shape, first {lacking[0]}")
     except Exception as error:  # the libraries raise of nearly every kind
         raise CCDiffError(
             f"cannot load a CLIP from {source!r}: {' '.join(str(error).split())[:300]}",

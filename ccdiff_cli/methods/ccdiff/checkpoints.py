@@ -146,11 +146,10 @@ def export_checkpoint(generator: str | Path, out: str | Path) -> list[Path]:
         the two files written.
     """
     generator, out = Path(generator), Path(out)
-    paths = []
-    for source, target in ((generator / UNET_FILE, out / UNET_FILE), (generator / "resampler" / UNET_FILE.name, out / RESAMPLER_FILE)):
-        write_tensors(read_safetensors(source), target, {"format": "pt"})
-        paths.append(target)
-    return paths
+    unet, resampler = read_safetensors(generator / UNET_FILE), read_safetensors(generator / "resampler" / UNET_FILE.name)
+    write_tensors(unet, out / UNET_FILE, {"format": "pt"})
+    write_tensors(resampler, out / RESAMPLER_FILE)
+    return [out / UNET_FILE, out / RESAMPLER_FILE]
 
 
 def _read_resampler(path: Path) -> tuple[dict[str, Tensor], list[str]]:
