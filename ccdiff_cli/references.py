@@ -282,26 +282,28 @@ class ReferenceBank:
             raise CCDiffError(f"top_k {top_k}", fix="top_k is at least 1")
         source = exclude_source if exclude_source is not None else scene.source
         spectrum = str(scene.provenance.get("spectrum", ""))
+        # once a scene, which may hold very many objects
+        allowed = {name: self._allowed(name, source, spectrum) for name in set(scene.categories())}
         chosen = tuple(
-            self._instance(instance, np.random.default_rng([seed, 1, k]), top_k, source, spectrum)
+            self._instance(instance, np.random.default_rng([seed, 1, k]), top_k, allowed[instance.category])
             for k, instance in enumerate(scene.instances)
         )
         return SceneReferences(chosen, self._background(scene, np.random.default_rng([seed, 2]), top_k, source))
 
-    def _instance(self, instance: Instance, rng: np.random.Generator, top_k: int, source: str, spectrum: str) -> Reference | None:
-        references = self.instances.get(instance.category, ())
-        if not references:
-            return None
-        allowed = _of_spectrum(np.flatnonzero(self._sources[instance.category] != source), self._spectra[instance.category], spectrum)[
-            :LARGEST
-        ]
+    def _allowed(self, category: str, source: str, spectrum: str) -> np.ndarray:
+        """Places of the largest crops of a class that are not of the source."""
+        if not self.instances.get(category):
+            return np.zeros(0, np.int64)
+        return _of_spectrum(np.flatnonzero(self._sources[category] != source), self._spectra[category], spectrum)[:LARGEST]
+
+    def _instance(self, instance: Instance, rng: np.random.Generator, top_k: int, allowed: np.ndarray) -> Reference | None:
         if not len(allowed):
             return None
         x1, y1, x2, y2 = instance.hbb
         ratio = max(x2 - x1, 1e-6) / max(y2 - y1, 1e-6)
         distance = np.abs(self._ratios[instance.category][allowed] / ratio - 1)
         nearest = np.argsort(distance, kind="stable")[:top_k]
-        return references[int(allowed[nearest[int(rng.integers(len(nearest)))]])]
+        return self.instances[instance.category][int(allowed[nearest[int(rng.integers(len(nearest)))]])]
 
     def _background(self, scene: Scene, rng: np.random.Generator, top_k: int, source: str) -> Reference | None:
         allowed = _of_spectrum(

@@ -195,3 +195,11 @@ def test_captions_that_are_no_file_are_refused_at_once(tmp_path, device):
     os.mkfifo(path)
     with pytest.raises(CCDiffError, match="not a plain file"):
         writer_of(None, "model", device if device.startswith("/") else path)
+
+
+def test_a_batch_that_cannot_be_normalised_is_refused():
+    from ccdiff_cli.detectors import DetectorConfig
+
+    with pytest.raises(ValueError, match="input_size"):
+        DetectorConfig(input_size=32, batch=1)
+    assert DetectorConfig(input_size=32, batch=2).batch == 2

@@ -122,6 +122,8 @@ class DetectorConfig(BaseModel):
     def _consistent(self) -> DetectorConfig:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be smaller than steps ({self.steps})")
+        if self.batch == 1 and self.input_size <= 32:
+            raise ValueError(f"input_size ({self.input_size}) must be larger than 32 where batch is 1: one value cannot be normalised")
         if self.backbone == "cspnext" and self.kind != "rtmdet-r":
             raise ValueError(f"backbone cspnext belongs to rtmdet-r; {self.kind} has resnet50 or efficientnet-lite0")
         if self.kind == "fcos" and (self.fpn_channels % 32 or self.fpn_channels < 64):

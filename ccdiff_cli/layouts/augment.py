@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import shapely
 
-from ..geometry import corners_to_le90, hbb_iou, hbb_of, rotated_iou, visible_hbbs
+from ..geometry import corners_to_le90, hbb_iou, hbb_of, rotated_iou, touching_pairs, visible_hbbs
 from ..scene import HBB, Corners, Instance, Scene, symmetric_scene
 from .repair import Overlaps, repair
 
@@ -228,25 +229,45 @@ def _jitter(scene: Scene, rng: np.random.Generator) -> tuple[Scene, int]:
     """Every object that the border does not cut moves a little, where that makes no overlap worse."""
     instances = list(scene.instances)
     draws = rng.random((len(instances), 3))
+    candidates = [_jittered(i, draw, scene) for i, draw in zip(instances, draws, strict=True)]
     boxes = np.array([i.hbb for i in instances], float).reshape(-1, 4)
     extents = np.array([_extent(i) for i in instances], float).reshape(-1, 4)
     corners = np.array([i.corners for i in instances], float).reshape(-1, 8)
+    near = _within_reach(instances, candidates)
     count = 0
-    for index, instance in enumerate(instances):
-        if touches_border(instance, scene.width, scene.height):
-            continue
-        scale = OBJECT_SCALE[0] + draws[index, 0] * (OBJECT_SCALE[1] - OBJECT_SCALE[0])
-        x1, y1, x2, y2 = instance.hbb
-        by = tuple(float(v) for v in (2 * draws[index, 1:] - 1) * OBJECT_SHIFT * (x2 - x1, y2 - y1))
-        candidate = moved(instance, float(scale), by, ((x1 + x2) / 2, (y1 + y2) / 2))  # type: ignore[arg-type]
-        if touches_border(candidate, scene.width, scene.height):
-            continue
-        if _worse(candidate, instance, np.delete(boxes, index, 0), np.delete(extents, index, 0), np.delete(corners, index, 0)):
+    for index, (instance, candidate) in enumerate(zip(tuple(instances), candidates, strict=True)):
+        others = near[index]
+        if candidate is None or _worse(candidate, instance, boxes[others], extents[others], corners[others]):
             continue
         instances[index] = candidate
         boxes[index], extents[index], corners[index] = candidate.hbb, _extent(candidate), candidate.corners
         count += 1
     return scene.replace(instances=tuple(instances)), count
+
+
+def _jittered(instance: Instance, draw: np.ndarray, scene: Scene) -> Instance | None:
+    """Where three numbers of 0..1 put an object; None where the border cuts it, or would."""
+    if touches_border(instance, scene.width, scene.height):
+        return None
+    scale = OBJECT_SCALE[0] + draw[0] * (OBJECT_SCALE[1] - OBJECT_SCALE[0])
+    x1, y1, x2, y2 = instance.hbb
+    by = tuple(float(v) for v in (2 * draw[1:] - 1) * OBJECT_SHIFT * (x2 - x1, y2 - y1))
+    candidate = moved(instance, float(scale), by, ((x1 + x2) / 2, (y1 + y2) / 2))  # type: ignore[arg-type]
+    return None if touches_border(candidate, scene.width, scene.height) else candidate
+
+
+def _within_reach(instances: Sequence[Instance], candidates: Sequence[Instance | None]) -> list[np.ndarray]:
+    """For every object those that it can touch, wherever either of them comes to lie: of crowds, all pairs are too many to look at."""
+    reach = []
+    for pair in zip(instances, candidates, strict=True):
+        points = np.array([_extent(i) for i in pair if i is not None]).reshape(-1, 2)
+        reach.append((*points.min(0), *points.max(0)))
+    i, j = touching_pairs(shapely.box(*np.array(reach, float).reshape(-1, 4).T))
+    near: list[list[int]] = [[] for _ in instances]
+    for one, other in zip(i.tolist(), j.tolist(), strict=True):
+        near[one].append(other)
+        near[other].append(one)
+    return [np.array(sorted(n), int) for n in near]
 
 
 def _worse(candidate: Instance, before: Instance, boxes: np.ndarray, extents: np.ndarray, corners: np.ndarray) -> bool:

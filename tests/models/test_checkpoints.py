@@ -150,3 +150,39 @@ def test_refusals_leave_nothing_behind(folders, capsys):
     refused("a plain UNet")
     (folders / "pp" / UNET_FILE).write_bytes(b"cut")
     refused("not a safetensors file")
+
+
+@pytest.mark.parametrize("part", ["sd/text_encoder", "sd/vae", "dino"])
+def test_weights_that_the_libraries_would_fill_with_noise_are_refused(folders, part):
+    (path,) = (folders / part).glob("*.safetensors")
+    weights = load_file(path)
+    gone = next(key for key in sorted(weights) if (key.endswith("weight") and weights[key].dim() == 2) or key == "decoder.conv_in.weight")
+    save_file({key: value for key, value in weights.items() if key != gone}, path, metadata={"format": "pt"})
+    with pytest.raises(CCDiffError, match="cannot load it: 1 weights are missing or of another shape") as told:
+        import_checkpoint(folders / "pp", folders / "sd", folders / "g", image_encoder=folders / "dino", head_width=HEAD)
+    assert part in str(told.value) and not (folders / "g").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [(lambda v: v * torch.nan, "holds what is no number"), (torch.Tensor.int, "torch.int32 instead")]
+)
+def test_weights_that_are_no_numbers_or_whole_ones_are_refused(folders, change, message):
+    edit_unet(folders, lambda weights: weights.update({KEY: change(weights[KEY])}))
+    with pytest.raises(CCDiffError, match=message):
+        import_checkpoint(folders / "pp", folders / "sd", folders / "g", head_width=HEAD)
+    assert not (folders / "g").exists()
+
+
+def test_a_tokenizer_that_its_library_cannot_read_is_refused(folders):
+    path = folders / "sd" / "tokenizer" / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": [1]}))
+    with pytest.raises(CCDiffError, match="cannot load it"):
+        import_checkpoint(folders / "pp", folders / "sd", folders / "g", head_width=HEAD)
+
+
+def test_an_export_whose_second_file_cannot_be_read_writes_none(folders):
+    import_checkpoint(folders / "pp", folders / "sd", folders / "g", head_width=HEAD)
+    (folders / "g" / "resampler" / UNET_FILE.name).write_bytes(b"")
+    with pytest.raises(CCDiffError, match="not a safetensors file"):
+        export_checkpoint(folders / "g", folders / "back")
+    assert not [p for p in (folders / "back").rglob("*") if p.is_file() and p.name != ".lock"]
