@@ -589,7 +589,11 @@ def test_the_command_line_compares_arms_and_prints_the_verdict(banked, tmp_path,
     said = capsys.readouterr().out
     assert "50 % of real + 1x copy-paste" in said and "50 % of real + 0.5x theirs" in said
     assert "2 seeds: neither" in said and said.rstrip().splitlines()[-1].startswith("report: ")
-    for wrong, message in (("--other", "expected a new NAME=PATH"), ("--arm", "arms.nonsense: no such arm"), ("--match", "match: ")):
+    for wrong, message in (
+        ("--other", "expected a new NAME=PATH"),
+        ("--arm", "arms.nonsense: no such arm"),
+        ("--match", "is not one of 'steps', 'epochs', 'both'"),
+    ):
         with pytest.raises(SystemExit) as end:
             main([*common, wrong, "nonsense"])
         assert end.value.code == 2 and message in capsys.readouterr().err
