@@ -153,6 +153,8 @@ def pipeline_of(name: str, size: str) -> Any:
     built = method.build(Base(recipe, classes, (), side, channels, WIDTH, 1024, parts))
     scheduler = method.schedule(recipe, False)
     pipe = method.pipeline()(**{**parts, **built}, scheduler=scheduler, **method.options(recipe))
+    if scheduler is not None:
+        scheduler.set_timesteps(20)  # some methods count the steps
     for part in pipe.modules_of().values():
         part.eval().requires_grad_(False)
     return pipe
