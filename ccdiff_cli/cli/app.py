@@ -21,6 +21,9 @@ from ..errors import EditedSet
 from ..startup import INTERRUPTED, Terminated, leave_current_folder
 
 VERBS = {
+    "init": "project",
+    "run": "project",
+    "status": "project",
     "prepare": "prepare",
     "train": "train",
     "layout": "layout",

@@ -17,7 +17,7 @@ import inspect
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Optional, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
@@ -25,17 +25,24 @@ from typer.core import TyperCommand
 
 from ..options import Option, Options, checked_options, group_of, nested, option_of
 from .completion import COMPLETERS
+from .stage import At, ProjectOption, at_stage
 
 SCREEN = 59
 WHAT, WORK, OUTPUT = "What", "Work", "Output"
 """Panels: what is made of what, by whom, and what a verb says (its help included)."""
 
 
-def verb(app: typer.Typer, name: str | None = None, *, epilog: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a command of ``app``; the function stays as it is."""
+def verb(
+    app: typer.Typer, name: str | None = None, *, epilog: str, at: At | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command of ``app``; the function stays as it is.
+
+    Args:
+        at: the stage of a project that the verb is: what is not typed comes from the project file.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        app.command(name, cls=Verb, epilog=epilog)(_flattened(function))
+        app.command(name, cls=Verb, epilog=epilog)(_flattened(function, at))
         return function
 
     return register
@@ -84,11 +91,13 @@ def _leaves(parameter: str, model: type[Options], path: tuple[str, ...] = (), gr
         yield _Leaf(parameter, (*path, name), field, option)
 
 
-def _flattened(function: Callable[..., None]) -> Callable[..., None]:
+def _flattened(function: Callable[..., None], at: At | None = None) -> Callable[..., None]:
     hints = get_type_hints(function, include_extras=True)
     models = {name: kind for name, kind in hints.items() if isinstance(kind, type) and issubclass(kind, Options)}
     leaves = {leaf.name: leaf for name, kind in models.items() for leaf in _leaves(name, kind)}
     own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(function).parameters.values() if p.name not in models]
+    required = [p.name for p in own if at is not None and p.name in at.fills and p.default is p.empty]
+    own = [_left_out(p) if p.name in required else p for p in own]
 
     @functools.wraps(function)
     def run(**given: Any) -> None:
@@ -99,16 +108,20 @@ def _flattened(function: Callable[..., None]) -> Callable[..., None]:
             value, source = given.pop(name), context.get_parameter_source(name)
             if source is not None and source.name != "DEFAULT":
                 said[leaf.parameter][leaf.path] = value
-        for name, kind in models.items():
-            flags = {leaf.path: leaf.flag for leaf in leaves.values() if leaf.parameter == name}
-            given[name] = checked_options(kind, nested(said[name]), where=None, fix=f"{context.command_path} --help", place=flags.get)
-        function(**given)
+        values = {name: nested(said[name]) for name in models}
+        with contextlib.ExitStack() as stack:
+            if at is not None:
+                file = given.pop("project_file")
+                values |= stack.enter_context(at_stage(at, file, context.command.name, said, given, required))
+            for name, kind in models.items():
+                flags = {leaf.path: leaf.flag for leaf in leaves.values() if leaf.parameter == name}
+                given[name] = checked_options(kind, values[name], where=None, fix=f"{context.command_path} --help", place=flags.get)
+            function(**given)
 
-    for parameter in own:
-        if (info := _info(parameter)) is not None and not _is_argument(parameter):
-            info.rich_help_panel = info.rich_help_panel or WHAT
-    parameters = [*own, *(_parameter(leaf) for leaf in leaves.values())]
+    parameters = [*own, *(_parameter(leaf, can_wait=at is not None) for leaf in leaves.values())]
     parameters.sort(key=lambda p: (not _is_argument(p), p.default is not p.empty, not _is_first(p, leaves), _panel(p) == OUTPUT))
+    if at is not None:
+        parameters.append(_named("project_file", ProjectOption, None))
     parameters.append(_named("context_", typer.Context, inspect.Parameter.empty))
     parameters.append(_named("help_all", HelpAll, False))
     run.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])  # type: ignore[attr-defined]
@@ -118,13 +131,22 @@ def _flattened(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _left_out(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A folder that a project file may say in place of the command line."""
+    kind, info, *_ = get_args(parameter.annotation)
+    return parameter.replace(annotation=Annotated[kind | None, info], default=None)
+
+
 def _named(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _parameter(leaf: _Leaf) -> inspect.Parameter:
+def _parameter(leaf: _Leaf, *, can_wait: bool) -> inspect.Parameter:
+    """The flag of a leaf; ``can_wait``: a project file may say what is required."""
     field, option = leaf.field, leaf.option
-    default: Any = inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
+    default: Any = field.get_default(call_default_factory=True)
+    if field.is_required():
+        default = None if can_wait else inspect.Parameter.empty
     info = typer.Option(
         *leaf.flags,
         help=field.description,
@@ -135,12 +157,14 @@ def _parameter(leaf: _Leaf) -> inspect.Parameter:
     )
     kind = option.kind or field.annotation
     if option.kind is not None:  # what the model makes of it is nothing that a flag could show
-        default = default if field.is_required() else None
+        default = default if field.is_required() and not can_wait else None
     listed = get_origin(kind) is tuple and get_args(kind)[1:] == (Ellipsis,)
     if listed:
         kind, default = list[get_args(kind)[0]], list(default) if field.default else None  # type: ignore[misc]
     elif get_origin(kind) is list:  # of texts that a validator takes apart
         default = None
+    if field.is_required() and can_wait:
+        kind = Optional[kind]  # noqa: UP045 (a type that is known as the program runs)
     return _named(leaf.name, Annotated[kind, info], default)
 
 
@@ -226,4 +250,4 @@ def _hidden(parameters: list[Any]) -> Iterator[None]:
 
 
 def _more(ctx: Any, count: int) -> str:
-    return f" {count} more option{'s' if count > 1 else ''}: {ctx.command_path} --help-all"
+    return f" {count} more option{'s' if count > 1 else ''}: {ctx.command_path} --help-all\n"

@@ -11,9 +11,14 @@ from ..evaluation.options import EvaluateOptions
 from .app import app
 from .binding import verb
 from .common import Json, Out, overrides_of
+from .stage import At, follow
 
 
-@verb(app, epilog="Example: ccdiff evaluate --real runs/vhr10 --synthetic runs/synthetic --floor runs/floor --out runs/evaluation")
+@verb(
+    app,
+    epilog="Example: ccdiff evaluate --real runs/vhr10 --synthetic runs/synthetic --floor runs/floor --out runs/evaluation",
+    at=At("evaluate", ("real", "synthetic", "out")),
+)
 def evaluate(
     real: Annotated[Path, typer.Option(help="A prepared set with a train and a test split.")],
     synthetic: Annotated[list[Path], typer.Option(help="A synthetic set of the same classes and picture size; repeat it for several.")],
@@ -40,5 +45,5 @@ def evaluate(
         return
     lines: list[Any] = [*terminal_tables(made), *(f"warning: {text}" for text in made["warnings"])]
     lines += [f"report: {out}/report.html (rows: {out}/table.md, {out}/table.tex)"]
-    lines += [f"next: ccdiff eval-trainability --real {real} --synthetic {synthetic[0]} --out runs/trainability"]
+    lines += [follow(f"next: ccdiff eval-trainability --real {real} --synthetic {synthetic[0]} --out runs/trainability")]
     finish(made, as_json=as_json, lines=lines)

@@ -11,9 +11,10 @@ from ..export.options import ExportOptions
 from .app import app
 from .binding import verb
 from .common import Json, Out
+from .stage import At
 
 
-@verb(app, epilog="Example: ccdiff export runs/synthetic --format yolo-obb --out runs/synthetic_yolo")
+@verb(app, epilog="Example: ccdiff export runs/synthetic --format yolo-obb --out runs/synthetic_yolo", at=At("export", ("source", "out")))
 def export(
     source: Annotated[Path, typer.Argument(help="A prepared or synthetic set.")],
     out: Out,

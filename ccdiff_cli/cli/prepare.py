@@ -12,9 +12,14 @@ from ..prepare.options import PrepareOptions
 from .app import app
 from .binding import verb
 from .common import MOST_PROCESSES, Json, Out, finite
+from .stage import At, follow
 
 
-@verb(app, epilog="Example: ccdiff prepare NWPU_VHR10 --tile 256 --overlap 64 --size 128 --out runs/vhr10")
+@verb(
+    app,
+    epilog="Example: ccdiff prepare NWPU_VHR10 --tile 256 --overlap 64 --size 128 --out runs/vhr10",
+    at=At("prepare", ("source", "out")),
+)
 def prepare(
     source: Annotated[
         Path,
@@ -42,7 +47,7 @@ def prepare(
     bank = made.manifest["references"]
     lines.append(f"reference crops: {bank['instances']}; masks: {', '.join(f'{k} {v}' for k, v in bank.get('masks', {}).items())}")
     lines += ranks(made.manifest)
-    lines += [f"prepared set: {out}", f"next: ccdiff train --recipe tiny --data {out} --out runs/generator"]
+    lines += [f"prepared set: {out}", follow(f"next: ccdiff train --recipe tiny --data {out} --out runs/generator")]
     said = {
         key: made.manifest.get(key) for key in ("changes", "skipped", "places", "notes", "cutting", "pixels", "quarantined", "references")
     }

@@ -12,9 +12,14 @@ from .app import app
 from .binding import OUTPUT, WHAT, verb
 from .common import Json, Out, shipped
 from .completion import generators, sets
+from .stage import At, follow
 
 
-@verb(app, epilog="Example: ccdiff synthesize --n 20000 --checkpoint runs/generator --layouts runs/vhr10 --out runs/synthetic")
+@verb(
+    app,
+    epilog="Example: ccdiff synthesize --n 20000 --checkpoint runs/generator --layouts runs/vhr10 --out runs/synthetic",
+    at=At("synthesize", ("checkpoint", "layouts", "out")),
+)
 def synthesize(
     checkpoint: Annotated[
         str,
@@ -84,4 +89,8 @@ def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bo
     if "part" in made:
         left = f"{made['left_to_other_parts']} pictures are left to the other parts"
         return [*shown, f"part {made['part']} is done; {left}", "next, when all parts are done: the same command without --part"]
-    return [*shown, f"synthetic set: {out}", f"next: ccdiff eval-trainability --real {layouts} --synthetic {out} --out runs/trainability"]
+    return [
+        *shown,
+        f"synthetic set: {out}",
+        follow(f"next: ccdiff eval-trainability --real {layouts} --synthetic {out} --out runs/trainability"),
+    ]

@@ -12,9 +12,10 @@ from .app import app
 from .binding import OUTPUT, WHAT, verb
 from .common import Json, Out, shipped
 from .completion import sets
+from .stage import At, follow
 
 
-@verb(app, epilog="Example: ccdiff train --recipe tiny --data runs/vhr10 --out runs/generator")
+@verb(app, epilog="Example: ccdiff train --recipe tiny --data runs/vhr10 --out runs/generator", at=At("train", ("data", "out")))
 def train(
     data: Annotated[Path, typer.Option("--data", "-d", help="A prepared set.", rich_help_panel=WHAT, autocompletion=sets)],
     out: Out,
@@ -39,6 +40,6 @@ def train(
         made = run(recipe, data, out, start=start, transplanted=options.transplant, progress=progress, cpu=options.cpu)
     lines = [
         f"generator: {out} ({made['steps']} steps, loss {made['final_loss']:.4f}); validation pictures in {out}/train/samples",
-        f"next: ccdiff synthesize --n 1000 --checkpoint {out} --layouts {data} --out runs/synthetic",
+        follow(f"next: ccdiff synthesize --n 1000 --checkpoint {out} --layouts {data} --out runs/synthetic"),
     ]
     finish({"generator": str(out), **made}, as_json=as_json, lines=lines)

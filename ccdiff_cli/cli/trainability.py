@@ -11,12 +11,14 @@ from ..trainability.options import ExperimentOptions, TrainabilityOptions
 from .app import app
 from .binding import verb
 from .common import MOST_PROCESSES, Json, Out
+from .stage import At
 
 
 @verb(
     app,
     "eval-trainability",
     epilog="Example: ccdiff eval-trainability --real runs/vhr10 --synthetic runs/synthetic --out runs/trainability",
+    at=At("trainability", ("real", "synthetic", "out"), aside="calibrate"),
 )
 def eval_trainability(  # wide: what a verb is given stands in its signature
     real: Annotated[Path, typer.Option(help="A prepared set with train and test splits.")],

@@ -1,0 +1,30 @@
+"""Where a project file lies, and what to say where there is none: light, for every verb asks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import CCDiffError
+from ..files import is_file
+
+PROJECT_FILE = "ccdiff.yaml"
+
+
+def project_path(start: str | Path | None = None) -> Path | None:
+    """The project file in a folder (the current one unless given) or the nearest above it; None where there is none."""
+    try:
+        here = Path(os.path.abspath(start or os.curdir))
+    except FileNotFoundError:  # the current folder was deleted
+        return None
+    return next((folder / PROJECT_FILE for folder in (here, *here.parents) if is_file(folder / PROJECT_FILE)), None)
+
+
+def missing(parameters: list[str], verb: str) -> CCDiffError:
+    """What to say where a folder was neither typed nor known from a project file."""
+    flags = ", ".join(p.upper() if p == "source" else f"--{p}" for p in parameters)
+    return CCDiffError(
+        f"{flags}: not given, and there is no {PROJECT_FILE} here or above that says it",
+        where=f"ccdiff {verb}",
+        fix=f"`ccdiff init DATA` writes one; or give {'it' if len(parameters) == 1 else 'them'}: ccdiff {verb} --help",
+    )

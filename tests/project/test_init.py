@@ -1,0 +1,108 @@
+"""``ccdiff init``: what is proposed for sets of several kinds, and that the file reads back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from ccdiff_cli.drawn import draw_dataset
+from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.project import init_project, read_project
+from ccdiff_cli.project.propose import Sight, choose_cut, detector_of, look, splits_of, training_pictures
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_dataset(tmp_path_factory.mktemp("raw") / "drawn", pictures=16)
+
+
+def sight(sides: tuple[int, int], objects: tuple[float, float], pictures: int = 100, **changes: Any) -> Sight:
+    """A set of pictures of one size with objects from small to large, twice as long as wide."""
+    areas = np.linspace(*objects, 40)
+    found = Sight(Path("x"), "dota", pictures, {"ship": 40}, {"train": ("a",) * pictures}, np.array([sides]), areas, areas * 1.4, 1.0, {})
+    return replace(found, **changes)
+
+
+@pytest.mark.parametrize(
+    ("sides", "objects", "tile"),
+    [((256, 256), (24, 70), None), ((800, 800), (100, 300), None), ((4000, 4000), (20, 60), 128), ((1000, 800), (32, 100), 256)],
+)
+def test_small_objects_ask_for_tiles_and_large_ones_for_whole_pictures(
+    sides: tuple[int, int], objects: tuple[float, float], tile: int | None
+) -> None:
+    seen = sight(sides, objects)
+    cut = choose_cut(seen)
+    assert cut.size == 128
+    if tile is None:
+        assert cut.tile is None
+    else:
+        assert cut.tile is not None and tile / 2 <= cut.tile <= tile * 1.5
+        assert 0 <= cut.overlap < cut.tile
+    side = cut.tile or max(sides)
+    assert np.percentile(seen.sides, 25) * cut.size / side >= 12, "three quarters of the objects can be seen"
+
+
+def test_long_thin_objects_get_a_larger_picture_or_are_said_to_be_cut() -> None:
+    areas = np.linspace(20, 40, 40)
+    cut = choose_cut(sight((1000, 1000), (20, 40), sides=areas, lengths=areas * 12))
+    assert cut.size == 256 and "cut by a tile" in cut.why
+
+
+def test_the_detector_fits_the_objects() -> None:
+    seen = sight((256, 256), (24, 70))
+    cut = choose_cut(seen)
+    settings = detector_of(seen, cut, training_pictures(seen, cut))
+    assert settings["anchor_sizes"].value == [16, 32, 64, 128]
+    assert settings["warmup_steps"].value < settings["steps"].value
+
+
+def test_a_val_split_stands_in_for_a_test_split_that_is_not_there() -> None:
+    assert splits_of(sight((9, 9), (1, 2), splits={"train": ("a",), "val": ("b",)})).value == {"train": "train", "test": "val"}
+    assert splits_of(sight((9, 9), (1, 2), splits={"train": ("a",), "test": ("b",)})).value is None
+    assert splits_of(sight((9, 9), (1, 2), splits={"": ("a", "b")})).value is None
+
+
+def test_the_file_reads_back_and_says_why(drawn: Path, tmp_path: Path) -> None:
+    made = init_project(drawn, tmp_path / "ccdiff.yaml")
+    project = read_project(tmp_path / "ccdiff.yaml")
+    assert project.data_path == drawn and project.values("prepare") == {"size": 128}
+    assert project.values("train")["overrides"] == made["proposed"]["train.set"]
+    text = (tmp_path / "ccdiff.yaml").read_text()
+    assert all(" ".join(why.split())[:30] in " ".join(text.replace("#", "").split()) for why in made["why"].values() if why)
+    schema = json.loads((tmp_path / "ccdiff.schema.json").read_text())
+    assert {"data", "prepare", "trainability"} <= set(schema["properties"]) and "from" in schema["$defs"]["TrainOptions"]["properties"]
+
+
+def test_the_folder_may_move_with_its_data(drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn, tmp_path / "one/raw")
+    init_project(tmp_path / "one/raw", tmp_path / "one/ccdiff.yaml")
+    assert yaml.safe_load((tmp_path / "one/ccdiff.yaml").read_text())["data"] == "raw"
+
+
+def test_a_project_file_that_is_there_stays(drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "ccdiff.yaml").write_text("data: mine\n")
+    with pytest.raises(CCDiffError, match="already"):
+        init_project(drawn, tmp_path / "ccdiff.yaml")
+    assert (tmp_path / "ccdiff.yaml").read_text() == "data: mine\n"
+
+
+def test_a_set_without_objects_or_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CCDiffError, match="no such folder"):
+        init_project(tmp_path / "none", tmp_path / "ccdiff.yaml")
+    assert not (tmp_path / "ccdiff.yaml").exists()
+
+
+def test_what_names_say_stays_in_its_comment(drawn: Path, tmp_path: Path) -> None:
+    seen = look(drawn)
+    odd = replace(seen, classes={"ship": 3, "x\ndata: elsewhere": 0}, skipped={"a\nruns: /etc": 2})
+    from ccdiff_cli.project.init import _choices, _lines
+
+    text = "\n".join(_lines("raw", odd, _choices(odd, choose_cut(odd), splits_of(odd), named=False)))
+    assert yaml.safe_load(text)["data"] == "raw" and "runs" not in yaml.safe_load(text)
