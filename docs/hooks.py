@@ -21,6 +21,7 @@ from ccdiff_cli.detectors import DetectorConfig
 from ccdiff_cli.methods import METHODS
 from ccdiff_cli.methods.recipe import Recipe
 from ccdiff_cli.options import group_of
+from ccdiff_cli.project.file import ProjectFile
 from ccdiff_cli.trainability.config import ExperimentConfig
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -38,7 +39,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def pages() -> dict[str, str]:
     """Path below ``docs/`` -> Markdown."""
-    return {"reference/options.md": options_page(), "reference/recipes.md": recipes_page()}
+    return {"reference/options.md": options_page(), "reference/project.md": project_page(), "reference/recipes.md": recipes_page()}
 
 
 # ---- options of the verbs ----
@@ -75,6 +76,20 @@ def _option_row(parameter: Any) -> tuple[str, ...]:
     if flag and parameter.secondary_opts and default is not None:
         unless = f"`{parameter.opts[0] if default else parameter.secondary_opts[0]}`"
     return ", ".join(f"`{name}`" for name in names), value, unless, _text(parameter.help)
+
+
+# ---- keys of the project file ----
+
+
+def project_page() -> str:
+    """Every key of ``ccdiff.yaml``."""
+    told = [
+        "# The project file",
+        "Made from the types that check `ccdiff.yaml`, which `ccdiff init DATA` writes with its reasons. A section holds the options of its verb; "
+        "what is given on the command line wins. Paths are seen from the file's own folder.",
+    ]
+    keys = {key: field for key, field in keys_of(ProjectFile) if not key.startswith(("synthesize.layouts", "synthesize.filter"))}
+    return "\n\n".join([*told, _keys_table(keys)]) + "\n"
 
 
 # ---- keys of recipes ----

@@ -206,6 +206,8 @@ def _by_field(model: type[BaseModel] | None, values: Any) -> Any:
 def schema() -> dict[str, Any]:
     """The JSON schema of a project file, for editors."""
     made = ProjectFile.model_json_schema()
+    for group in ("layouts", "filter"):  # sections of their own
+        made["$defs"]["SynthesizeSection"]["properties"].pop(group)
     for field in ProjectFile.model_fields.values():
         model = group_of(field.annotation)
         if model is None:

@@ -51,7 +51,7 @@ def test_small_objects_ask_for_tiles_and_large_ones_for_whole_pictures(
 
 def test_long_thin_objects_get_a_larger_picture_or_are_said_to_be_cut() -> None:
     areas = np.linspace(20, 40, 40)
-    cut = choose_cut(sight((1000, 1000), (20, 40), sides=areas, lengths=areas * 12))
+    cut = choose_cut(replace(sight((1000, 1000), (20, 40)), lengths=areas * 12))
     assert cut.size == 256 and "cut by a tile" in cut.why
 
 
