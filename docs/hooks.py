@@ -85,8 +85,8 @@ def project_page() -> str:
     """Every key of ``ccdiff.yaml``."""
     told = [
         "# The project file",
-        "Made from the types that check `ccdiff.yaml`, which `ccdiff init DATA` writes with its reasons. A section holds the options of its verb; "
-        "what is given on the command line wins. Paths are seen from the file's own folder.",
+        "Made from the types that check `ccdiff.yaml`, which `ccdiff init DATA` writes with its reasons. A section holds the options of "
+        "its verb; what is given on the command line wins. Paths are seen from the file's own folder.",
     ]
     keys = {key: field for key, field in keys_of(ProjectFile) if not key.startswith(("synthesize.layouts", "synthesize.filter"))}
     return "\n\n".join([*told, _keys_table(keys)]) + "\n"

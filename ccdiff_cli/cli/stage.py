@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ProjectOption = Annotated[
     Path | None,
-    typer.Option("--project", help="A project file elsewhere; else the nearest ccdiff.yaml, here or above.", rich_help_panel="Output"),
+    typer.Option("--project", help="Project file; the nearest ccdiff.yaml unless given.", rich_help_panel="Output"),
 ]
 AFTER = {"prepare": "train", "train": "synthesize", "synthesize": "eval-trainability", "evaluate": "eval-trainability"}
 _running: ContextVar[str | None] = ContextVar("stage", default=None)
