@@ -118,16 +118,20 @@ def _flattened(function: Callable[..., None], at: At | None = None) -> Callable[
                 given[name] = checked_options(kind, values[name], where=None, fix=f"{context.command_path} --help", place=flags.get)
             function(**given)
 
+    for parameter in own:
+        if (info := _info(parameter)) is not None and not _is_argument(parameter):
+            info.rich_help_panel = info.rich_help_panel or WHAT
     parameters = [*own, *(_parameter(leaf, can_wait=at is not None) for leaf in leaves.values())]
-    parameters.sort(key=lambda p: (not _is_argument(p), p.default is not p.empty, not _is_first(p, leaves), _panel(p) == OUTPUT))
+    asked = {p.name for p in parameters if p.default is p.empty or p.name in required}
+    parameters.sort(key=lambda p: (not _is_argument(p), p.name not in asked, not _is_first(p, leaves), _panel(p) == OUTPUT))
     if at is not None:
         parameters.append(_named("project_file", ProjectOption, None))
     parameters.append(_named("context_", typer.Context, inspect.Parameter.empty))
     parameters.append(_named("help_all", HelpAll, False))
     run.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
-    first = {p.name for p in parameters if _is_argument(p) or p.default is p.empty or _is_first(p, leaves) or _panel(p) == OUTPUT}
-    run.can_wait = {p.name for p in parameters} - first  # type: ignore[attr-defined]
+    first = {p.name for p in parameters if _is_argument(p) or _is_first(p, leaves) or _panel(p) == OUTPUT}
+    run.can_wait = {p.name for p in parameters} - first - asked  # type: ignore[attr-defined]
     return run
 
 
@@ -151,7 +155,7 @@ def _parameter(leaf: _Leaf, *, can_wait: bool) -> inspect.Parameter:
         *leaf.flags,
         help=field.description,
         metavar=option.metavar,
-        rich_help_panel=option.panel,
+        rich_help_panel=option.panel or WHAT,
         show_default=option.kind is None and default not in ("", (), None),
         autocompletion=COMPLETERS[option.complete] if option.complete else None,
     )
@@ -250,4 +254,4 @@ def _hidden(parameters: list[Any]) -> Iterator[None]:
 
 
 def _more(ctx: Any, count: int) -> str:
-    return f" {count} more option{'s' if count > 1 else ''}: {ctx.command_path} --help-all\n"
+    return f" {count} more option{'s' if count > 1 else ''}: {ctx.command_path} --help-all"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def _told(project: Project, state: State) -> dict[str, Any]:
         "verb": state.stage.verb,
         "state": state.state if project.asks_for(state.stage.name) else f"{state.state}, not in the file",
         "why": list(state.why),
+        "typed": list(state.typed),
         "folder": str(state.folder),
         "seconds": state.seconds,
         "finished": state.finished,
