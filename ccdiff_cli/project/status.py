@@ -47,8 +47,10 @@ def status_rows(status: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     rows = []
     for stage in status["stages"]:
         why = f": {'; '.join(stage['why'])}" if stage["why"] else ""
-        where = stage["folder"] if stage["state"].startswith(("done", "begun")) else stage["earlier"] or "-"
-        rows.append((stage["stage"], f"{stage['state']}{why}", duration(stage["seconds"]), where))
+        why += f" (typed: {', '.join(stage['typed'])})" if stage["typed"] else ""
+        where = stage["folder"] if stage["state"].startswith(("done", "begun")) else stage["earlier"]
+        place = os.path.relpath(where, Path(status["project"]).parent) if where else "-"
+        rows.append((stage["stage"], f"{stage['state']}{why}", duration(stage["seconds"]), place))
     return rows
 
 
