@@ -17,7 +17,7 @@ from .common import Json
 from .stage import ProjectOption, opened
 
 
-@verb(app, epilog="Example: ccdiff init DOTA && ccdiff run")
+@verb(app, epilog="Example: ccdiff init DOTA --out ccdiff.yaml")
 def init(
     data: Annotated[Path, typer.Argument(help="A data set as it lies on disk.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The project file to write.")] = Path("ccdiff.yaml"),
