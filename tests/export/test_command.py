@@ -41,7 +41,7 @@ def test_the_same_as_json(data, tmp_path, capsys):
         (("--format", "yolo", "--quality", "80"), "--quality: quality 80"),
         (("--format", "voc", "--picture-format", "webp"), "--picture-format: picture format 'webp' for voc"),
         (("--format", "webdataset", "--link"), "--link: webdataset has no picture files"),
-        (("--format", "voc", "--voc-origin", "2"), "'--voc-origin': Input should be less than or equal to 1"),
+        (("--format", "voc", "--voc-origin", "2"), "--voc-origin: expected less than or equal to 1"),
         (("--format", "tfrecord"), "unknown export format 'tfrecord'"),
     ],
 )

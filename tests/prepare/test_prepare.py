@@ -411,7 +411,7 @@ def test_a_prepared_set_can_be_prepared_again(raw, tmp_path):
         ({"tile": 64, "overlap": 64}, "overlap 64 with tile 64"),
         ({"size": 1}, "size: expected greater than or equal to 8, found 1"),
         ({"keep_share": 0.1}, "keep share"),
-        ({"caption_style": "baroque"}, "caption_style: expected 'plain', 'short' or 'measured', found 'baroque'"),
+        ({"caption_style": "baroque"}, "caption_style: expected 'plain', 'short', 'measured', 'phrases' or 'quadrants', found 'baroque'"),
     ],
 )
 def test_bad_options(options, message):

@@ -13,7 +13,7 @@ def test_without_ray_the_fix_is_said(generator, layouts, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(CCDiffError, match=r"Ray is not installed[\s\S]*ccdiff\[ray\]"):
         make(generator, layouts, tmp_path / "s", ray=2)
-    with pytest.raises(CCDiffError, match="ray_actors is 0"):
+    with pytest.raises(CCDiffError, match="ray: expected greater than or equal to 1"):
         make(generator, layouts, tmp_path / "t", ray=0)
 
 

@@ -82,7 +82,7 @@ def test_by_a_clip(generator: Path, prepared: Path, tmp_path: Path) -> None:
     assert make_set(generator, prepared, tmp_path / "s", 4, num_processes=1, retrieval=clip, top_k=1)["content"] == made["content"]
     with pytest.raises(CCDiffError, match="--retrieval: no such folder"):
         make_set(generator, prepared, tmp_path / "t", 4, retrieval=str(tmp_path / "none"))
-    with pytest.raises(CCDiffError, match="--top-k"):
+    with pytest.raises(CCDiffError, match="top_k: expected greater than or equal to 1"):
         make_set(generator, prepared, tmp_path / "t", 4, top_k=0)
     for path in (prepared / "references").glob("index-*"):
         path.unlink()
