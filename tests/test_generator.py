@@ -33,7 +33,7 @@ def change(path, **values):
         ({"recipe": {"sampling": {"steps": True}}}, "recipe.sampling.steps: expected a whole number, found True"),
         ({"recipe": {"sampling": {"guidance_scale": 0.5}}}, "recipe.sampling.guidance_scale: "),
         ({"recipe": {"denoiser": {"top_k": 10**30}}}, "recipe.denoiser.top_k: "),
-        ({"recipe": {"caption_style": "loud"}}, "recipe.caption_style: expected 'plain', 'short', 'measured', 'phrases', 'quadrants' or 'stored'"),
+        ({"recipe": {"caption_style": "loud"}}, "recipe.caption_style: expected 'plain', 'short', 'measured', 'phrases'"),
         ({"classes": [{}]}, r"classes\[0\]: expected a string, found an object of 0"),
         ({"classes": ["a", "a"]}, "a name stands there twice"),
         ({"classes": ["a\x1b[31m"]}, "printable"),
