@@ -17,7 +17,7 @@ from .stage import At, follow
 @verb(
     app,
     epilog="Example: ccdiff evaluate --real runs/vhr10 --synthetic runs/synthetic --floor runs/floor --out runs/evaluation",
-    at=At("evaluate", ("real", "synthetic", "out")),
+    at=At("evaluate"),
 )
 def evaluate(
     real: Annotated[Path, typer.Option(help="A prepared set with a train and a test split.")],

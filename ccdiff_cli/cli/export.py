@@ -14,7 +14,7 @@ from .common import Json, Out
 from .stage import At
 
 
-@verb(app, epilog="Example: ccdiff export runs/synthetic --format yolo-obb --out runs/synthetic_yolo", at=At("export", ("source", "out")))
+@verb(app, epilog="Example: ccdiff export runs/synthetic --format yolo-obb --out runs/synthetic_yolo", at=At("export"))
 def export(
     source: Annotated[Path, typer.Argument(help="A prepared or synthetic set.")],
     out: Out,

@@ -18,7 +18,7 @@ from .stage import At, follow
 @verb(
     app,
     epilog="Example: ccdiff prepare NWPU_VHR10 --tile 256 --overlap 64 --size 128 --out runs/vhr10",
-    at=At("prepare", ("source", "out")),
+    at=At("prepare"),
 )
 def prepare(
     source: Annotated[

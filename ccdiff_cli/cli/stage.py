@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import visible
+from ..project.place import INPUTS, missing, project_path
 
 if TYPE_CHECKING:
     from ..project import Project
@@ -31,15 +32,18 @@ class At:
 
     Attributes:
         stage: a key of ``project.STAGES``.
-        fills: the verb's parameters that name folders, "out" among them.
         aside: an option with which the verb does something else than the stage, in a folder of its own.
         dry: options with which nothing is finished, so no receipt is written.
     """
 
     stage: str
-    fills: tuple[str, ...]
     aside: str | None = None
     dry: tuple[str, ...] = ("dry_run",)
+
+    @property
+    def fills(self) -> tuple[str, ...]:
+        """The verb's parameters that name folders."""
+        return (*INPUTS[self.stage], "out")
 
 
 @contextlib.contextmanager
@@ -53,8 +57,6 @@ def at_stage(
     """
     project = opened(file)
     if project is None:
-        from ..project.place import missing
-
         if lacking := [name for name in required if given[name] is None]:
             raise missing(lacking, verb)
         yield {}
@@ -65,10 +67,8 @@ def at_stage(
     filled = fill(project, at.stage, typed, folders, aside=at.aside if at.aside and given.get(at.aside) else None)
     for name, folder in filled.paths.items():
         given[name] = [folder] if name == "synthetic" and at.stage == "evaluate" else folder
-    for name, values in list(filled.options.items()):
-        if "" in values:  # a parameter of the verb's own, and not typed
-            given[name] = [*values[""], *(given[name] or [])]
-            del filled.options[name]
+    for name, texts in filled.own.items():
+        given[name] = [*texts, *(given[name] or [])]
     print(f"project: {visible(str(project.path), lines=False)}", file=sys.stderr)
     token = _running.set(at.stage)
     try:
@@ -81,8 +81,6 @@ def at_stage(
 
 def opened(file: Path | None) -> Project | None:
     """The project of a command: that of ``--project``, else the nearest above the current folder, if any."""
-    from ..project.place import project_path
-
     path = file if file is not None else project_path()
     if path is None:
         return None

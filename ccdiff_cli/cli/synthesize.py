@@ -18,7 +18,7 @@ from .stage import At, follow
 @verb(
     app,
     epilog="Example: ccdiff synthesize --n 20000 --checkpoint runs/generator --layouts runs/vhr10 --out runs/synthetic",
-    at=At("synthesize", ("checkpoint", "layouts", "out")),
+    at=At("synthesize"),
 )
 def synthesize(
     checkpoint: Annotated[

@@ -15,7 +15,7 @@ from .completion import sets
 from .stage import At, follow
 
 
-@verb(app, epilog="Example: ccdiff train --recipe tiny --data runs/vhr10 --out runs/generator", at=At("train", ("data", "out")))
+@verb(app, epilog="Example: ccdiff train --recipe tiny --data runs/vhr10 --out runs/generator", at=At("train"))
 def train(
     data: Annotated[Path, typer.Option("--data", "-d", help="A prepared set.", rich_help_panel=WHAT, autocompletion=sets)],
     out: Out,

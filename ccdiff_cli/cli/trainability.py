@@ -18,7 +18,7 @@ from .stage import At
     app,
     "eval-trainability",
     epilog="Example: ccdiff eval-trainability --real runs/vhr10 --synthetic runs/synthetic --out runs/trainability",
-    at=At("trainability", ("real", "synthetic", "out"), aside="calibrate"),
+    at=At("trainability", aside="calibrate"),
 )
 def eval_trainability(  # wide: what a verb is given stands in its signature
     real: Annotated[Path, typer.Option(help="A prepared set with train and test splits.")],

@@ -76,7 +76,7 @@ class TrainabilitySection(TrainabilityOptions):
 
     def experiment(self) -> dict[str, Any]:
         """What it says in place of the recipe's keys, by dotted key."""
-        own = ("arms", "fractions", "seeds", "match", "epochs", "samples", "draw")
+        own = [key for key in TrainabilitySection.model_fields if key in ExperimentConfig.model_fields and key != "detector"]
         said = {key: getattr(self, key) for key in own if getattr(self, key) is not None}
         return said | {f"detector.{key}": value for key, value in self.detector.items()}
 
@@ -136,34 +136,19 @@ class Project:
     def runs(self) -> Path:
         return self.root / self.said.runs
 
-    def section(self, name: str) -> BaseModel:
-        """A section; its defaults where the file has none.
-
-        Raises:
-            CCDiffError: it has required options and the file does not give them.
-        """
-        found = getattr(self.said, name)
-        if found is None:
-            model = next(kind for kind in (ExportOptions, EvaluateSection, TrainabilitySection) if kind is _kind_of(name))
-            found = checked_options(model, {}, where=f"{self.path}: {name}")
-        return found
-
     def asks_for(self, stage: str) -> bool:
         """Whether ``ccdiff run`` carries out a stage: all but those whose section the file lacks."""
         return getattr(self.said, stage, True) is not None
 
     def deciding(self, section: str) -> dict[str, Any]:
         """What a section says beyond the defaults, as the file writes it, without what decides nothing."""
-        if getattr(self.said, section) is None:
-            return {}
-        return dict(self.section(section).model_dump(mode="json", exclude_defaults=True, exclude=UNDECIDING.get(section)))
+        found = getattr(self.said, section)
+        return {} if found is None else found.model_dump(mode="json", exclude_defaults=True, exclude=UNDECIDING.get(section))  # type: ignore[no-any-return]
 
     def values(self, section: str) -> dict[str, Any]:
         """What a section says beyond the defaults, paths seen from here made whole."""
-        if getattr(self.said, section) is None:
-            return {}
-        found = self.section(section).model_dump(exclude_defaults=True)
-        return {key: self._whole(value) for key, value in found.items()}
+        found = getattr(self.said, section)
+        return {} if found is None else self._whole(found.model_dump(exclude_defaults=True))  # type: ignore[no-any-return]
 
     def files_named(self, sections: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
         """(dotted key, path) of every file or folder that options of these sections name, and that is there."""
@@ -175,7 +160,7 @@ class Project:
     def _whole(self, value: Any) -> Any:
         if isinstance(value, Path):
             return self.root / value
-        if isinstance(value, str) and not os.path.isabs(value) and len(Path(value).parts) > 1 - value.startswith("./"):
+        if isinstance(value, str) and "/" in value:
             return str(self.root / value) if os.path.exists(self.root / value) else value
         if isinstance(value, Mapping):
             return {key: self._whole(inner) for key, inner in value.items()}
@@ -216,20 +201,6 @@ def schema() -> dict[str, Any]:
         for flag, name in _flag_names(model).items():
             properties[flag] = properties[name]
     return made
-
-
-def _kind_of(section: str) -> type[Options]:
-    kinds: dict[str, type[Options]] = {
-        "prepare": PrepareOptions,
-        "train": TrainOptions,
-        "layouts": LayoutOptions,
-        "synthesize": SynthesizeSection,
-        "filter": FilterOptions,
-        "export": ExportOptions,
-        "evaluate": EvaluateSection,
-        "trainability": TrainabilitySection,
-    }
-    return kinds[section]
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Where a project file lies, and what to say where there is none: light, for every verb asks."""
+"""Where a project file lies, which folders a verb takes from it, and what to say where there is none: light, for every verb asks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ from ..errors import CCDiffError
 from ..files import is_file
 
 PROJECT_FILE = "ccdiff.yaml"
+DATA = "data"
+"""The raw set among a stage's inputs."""
+INPUTS: dict[str, dict[str, str]] = {
+    "prepare": {"source": DATA},
+    "train": {"data": "prepare"},
+    "synthesize": {"checkpoint": "train", "layouts": "prepare"},
+    "export": {"source": "synthesize"},
+    "evaluate": {"real": "prepare", "synthetic": "synthesize"},
+    "trainability": {"real": "prepare", "synthetic": "synthesize"},
+}
+"""Stage -> the parameter of its verb -> the stage whose folder it is, or the raw set."""
 
 
 def project_path(start: str | Path | None = None) -> Path | None:

@@ -33,7 +33,7 @@ def run_project(project: Project, carry_out: CarryOut, *, until: str | None = No
     told: dict[str, str] = {}
     results: dict[str, Any] = {}
     for name in names:
-        state = states_of(project)[name]  # anew: what was just made has a key now
+        state = states_of(project, name)[name]  # anew: what was just made has a key now
         if state.state == "done":
             told[name] = "done before"
         elif dry_run:

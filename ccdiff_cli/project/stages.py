@@ -18,6 +18,7 @@ Notable:
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -35,9 +36,10 @@ from ..files import content_key, is_file, sha256_file, write_json
 from ..generator import GENERATOR_FILE, generator_key
 from ..stored import Free, Number, Stored, Text, checked, read_as
 from .file import Project
+from .place import DATA, INPUTS
 
-DATA, TYPED = "data", "command line"
-"""The raw set among a stage's inputs; what the command line said, in its identity."""
+TYPED = "command line"
+"""What the command line said, in a stage's identity."""
 RAW = "data.json"
 LARGE = 64 << 20
 """Files named by options are hashed up to this size; of larger ones size and time count."""
@@ -48,7 +50,6 @@ class Stage:
     """One step of the chain.
 
     Attributes:
-        needs: the stages whose folders it reads.
         sections: of the project file, that decide its result.
         last: the file of its folder that is written last.
         holds: what the folder is: a set of pictures, a generator, or results.
@@ -56,21 +57,25 @@ class Stage:
 
     name: str
     verb: str
-    needs: tuple[str, ...]
     sections: tuple[str, ...]
     last: str
     holds: Literal["set", "generator", "results"]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The stages whose folders it reads."""
+        return tuple(name for name in INPUTS[self.name].values() if name != DATA)
 
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("prepare", "prepare", (), ("prepare",), MANIFEST, "set"),
-        Stage("train", "train", ("prepare",), ("train",), GENERATOR_FILE, "generator"),
-        Stage("synthesize", "synthesize", ("prepare", "train"), ("synthesize", "layouts", "filter"), MANIFEST, "set"),
-        Stage("export", "export", ("synthesize",), ("export",), "", "results"),
-        Stage("evaluate", "evaluate", ("prepare", "synthesize"), ("evaluate",), "results.json", "results"),
-        Stage("trainability", "eval-trainability", ("prepare", "synthesize"), ("trainability",), "results.json", "results"),
+        Stage("prepare", "prepare", ("prepare",), MANIFEST, "set"),
+        Stage("train", "train", ("train",), GENERATOR_FILE, "generator"),
+        Stage("synthesize", "synthesize", ("synthesize", "layouts", "filter"), MANIFEST, "set"),
+        Stage("export", "export", ("export",), "", "results"),
+        Stage("evaluate", "evaluate", ("evaluate",), "results.json", "results"),
+        Stage("trainability", "eval-trainability", ("trainability",), "results.json", "results"),
     )
 }
 """In the order in which they are carried out."""
@@ -104,7 +109,7 @@ class State:
         key: of what the project file asks for now; ``folder``: where that lies, or will lie.
         why: of a stale stage: each change, for people.
         seconds: that it took, of a finished one; ``earlier``: the folder that a stale one left.
-        typed: of a finished one: what the command line had said.
+        typed: of a finished one: what the command line had said; ``held``: the key of what its folder held.
     """
 
     stage: Stage
@@ -117,6 +122,13 @@ class State:
     finished: str | None = None
     earlier: Path | None = None
     typed: tuple[str, ...] = ()
+    held: str | None = None
+
+    @functools.cached_property
+    def mark(self) -> str:
+        """What the stages after it are keyed by: its key, and of a finished set or generator that was edited since, what it is now."""
+        now = _holds(self.stage, self.folder) if self.held is not None else None
+        return self.key if now == self.held else f"{self.key} edited {now}"
 
 
 def states_of(project: Project, only: str | None = None) -> dict[str, State]:
@@ -143,7 +155,9 @@ def _state(project: Project, stage: Stage, before: Mapping[str, State], receipts
     for receipt in reversed(receipts):
         if _untyped(receipt.identity) == identity and _is_there(stage, folder := folder_of(project, stage, receipt.key)):
             typed = tuple(f"{key.removeprefix('options.')} {_value(value)}" for key, value in receipt.identity.get(TYPED, {}).items())  # type: ignore[union-attr]
-            return State(stage, "done", receipt.key, folder, receipt.identity, (), receipt.seconds, receipt.finished, typed=typed)
+            return State(
+                stage, "done", receipt.key, folder, receipt.identity, (), receipt.seconds, receipt.finished, typed=typed, held=receipt.holds
+            )
     key = content_key(identity)
     folder = folder_of(project, stage, key)
     if folder.is_dir():
@@ -185,17 +199,8 @@ def identity_of(project: Project, stage: Stage, before: Mapping[str, State]) -> 
     if not stage.needs:
         inputs[DATA] = raw_key(project)
     for name in stage.needs:
-        inputs[name] = before[name].key + _edited(before[name])
+        inputs[name] = before[name].mark
     return {**options, **({"files": files} if files else {}), "inputs": inputs}
-
-
-def _edited(state: State) -> str:
-    """A mark of a finished set or generator that is no longer what it was when it was finished."""
-    if state.state != "done":
-        return ""
-    receipt = read_as(Receipt, _receipt_path(state.folder))
-    now = _holds(state.stage, state.folder)
-    return "" if receipt.holds in (None, now) else f" edited {now}"
 
 
 def _holds(stage: Stage, folder: Path) -> str | None:

@@ -10,18 +10,13 @@ from typing import Any
 from ..dataset import read_set
 from ..errors import CCDiffError
 from ..settings import overrides
+from ..trainability.options import TrainabilityOptions
 from .file import Project, flow
-from .stages import DATA, STAGES, State, states_of, typed_state
+from .place import DATA, INPUTS
+from .stages import STAGES, State, states_of, typed_state
 
-INPUTS: dict[str, dict[str, str]] = {
-    "prepare": {"source": DATA},
-    "train": {"data": "prepare"},
-    "synthesize": {"checkpoint": "train", "layouts": "prepare"},
-    "export": {"source": "synthesize"},
-    "evaluate": {"real": "prepare", "synthetic": "synthesize"},
-    "trainability": {"real": "prepare", "synthetic": "synthesize"},
-}
-"""Stage -> the parameter of its verb -> the stage whose folder it is, or the raw set."""
+OWN = ""
+"""Among the parameters of a verb: those that belong to no model of options."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +26,13 @@ class Filled:
     Attributes:
         paths: parameter -> folder, of those that were not typed.
         options: parameter -> its values, what was typed on top.
+        own: parameter that belongs to no model -> texts that stand before what was typed.
         state: the stage whose receipt is to be written; None where the work is not the project's (``--out`` was typed).
     """
 
     paths: dict[str, Path]
     options: dict[str, dict[str, Any]]
+    own: dict[str, list[str]]
     state: State | None
 
 
@@ -53,8 +50,8 @@ def fill(
     Raises:
         CCDiffError: a stage it needs is not done; a folder to read was typed and none to write.
     """
-    file_says = options_of(project, stage)
-    merged = {name: dict(values) for name, values in file_says.items()}
+    merged = options_of(project, stage)
+    own = merged.pop(OWN, {})
     new: dict[str, Any] = {}
     for parameter, values in typed.items():
         for path, value in values.items():
@@ -63,7 +60,7 @@ def fill(
     inputs = [name for name in INPUTS[stage] if name in given]
     if "out" in given:
         states = states_of(project, stage) if len(inputs) < len(INPUTS[stage]) else {}
-        return Filled(_inputs(project, stage, states, given), merged, None)
+        return Filled(_inputs(project, stage, states, given), merged, own, None)
     if inputs:
         fix = "give --out too, or leave it to the project file what is read"
         raise CCDiffError(
@@ -75,8 +72,8 @@ def fill(
         merged["options"]["n"] = len(read_set(paths["layouts"]).split("train"))  # as published: one for each real one
     state = typed_state(project, states[stage], new)
     if aside is not None:
-        return Filled({**paths, "out": state.folder.with_name(f"{state.folder.name}-{aside}")}, merged, None)
-    return Filled({**paths, "out": state.folder}, merged, state)
+        return Filled({**paths, "out": state.folder.with_name(f"{state.folder.name}-{aside}")}, merged, own, None)
+    return Filled({**paths, "out": state.folder}, merged, own, state)
 
 
 def _inputs(project: Project, stage: str, states: Mapping[str, State], given: Mapping[str, Any]) -> dict[str, Path]:
@@ -128,13 +125,13 @@ def options_of(project: Project, stage: str) -> dict[str, dict[str, Any]]:
         detector = values.pop("detector", None)
         if detector is None:
             detector = project.values("trainability").get("detector", {})
-        return {"options": values, "override": {"": tuple(f"{key}={flow(value)}" for key, value in detector.items())}}
+        return {"options": values, OWN: {"override": [f"{key}={flow(value)}" for key, value in detector.items()]}}
     if stage == "trainability":
         if project.said.trainability is None:
             return {}
         experiment, values = project.said.trainability.experiment(), project.values(stage)
         settings = tuple(f"{key}={flow(value)}" for key, value in experiment.items())
         recipe = {"recipe": values["recipe"]} if "recipe" in values else {}
-        options = {key: value for key, value in values.items() if key in ("others", "floor", "generator_data", "allow_leaks")}
+        options = {key: value for key, value in values.items() if key in TrainabilityOptions.model_fields}
         return {"experiment": {**recipe, "settings": settings}, "options": options}
     return {"options": project.values(stage)}
