@@ -70,6 +70,20 @@ def copy_file(source: str | Path, target: str | Path) -> None:
             shutil.copyfileobj(reader, stream, 1 << 20)
 
 
+def take_up(out: Path) -> None:
+    """Make an output folder, or take it up again: what a killed run left half written is removed.
+
+    Raises:
+        CCDiffError: it is a file, or cannot be made.
+    """
+    with os_errors(out, "make the output folder"):
+        if out.exists() and not out.is_dir():
+            raise CCDiffError("the output is a file, not a folder", where=out, fix="choose another output folder")
+        out.mkdir(parents=True, exist_ok=True)
+        for partial in sorted(out.rglob(f"{TEMPORARY_PREFIX}*")):
+            partial.unlink()
+
+
 _FICLONE = 0x40049409
 """Linux's request to share a file's blocks until one side is written (btrfs, XFS, ...)."""
 

@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import CCDiffError
 
+MOST_PROCESSES, MOST_SEED = 1024, 2**63 - 1
+"""Bounds of options: more would be a slip of the hand."""
+
 
 class Options(BaseModel):
     """Options of a stage, or a group of them."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,7 @@ def load_pretrained(model: Any, processor: Any, source: str | Path, *, where: st
     except Exception as error:  # a damaged or missing file can end in nearly any error of the libraries that read it
         what = " ".join(str(error).split())[:300] or type(error).__name__
         raise CCDiffError(f"cannot load a {kind} from {name!r}: {what}", where=where, fix=fix) from error
-    lacking = sorted(info["missing_keys"]) + sorted(str(k) for k in info.get("mismatched_keys", ()))
-    if lacking:
+    if lacking := lacking_weights(info):
         raise CCDiffError(f"{name!r} lacks {len(lacking)} weights of a {kind}, for example {lacking[0]}", where=where, fix=fix)
     made.eval().requires_grad_(False)
     words = prepares.tokenizer.get_vocab() if hasattr(prepares, "tokenizer") else None
@@ -117,6 +116,11 @@ class Clip:
         tokens = {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
         pooled = self.model.text_model(**tokens).pooler_output
         return unit(self.model.text_projection(pooled).float().cpu().numpy())[0]
+
+
+def lacking_weights(told: Mapping[str, Any]) -> list[str]:
+    """Weights that files lack or hold in another shape, of what ``from_pretrained`` tells: the libraries fill them with noise."""
+    return [str(key) for what in ("missing_keys", "mismatched_keys") for key in sorted(told.get(what) or (), key=str)]
 
 
 @contextmanager

@@ -56,21 +56,25 @@ def options_page() -> str:
         verb = command.get_command(None, name)  # type: ignore[attr-defined]
         told += [f"## ccdiff {name}", _text(verb.help), f"```bash\n{verb.epilog.removeprefix('Example: ')}\n```"]
         panels: dict[str, list[Any]] = {}
+        fields = getattr(verb.callback, "fields", {})
         for parameter in verb.params:
             if not {"--help", "--help-all"} & set(parameter.opts):
                 panels.setdefault(getattr(parameter, "rich_help_panel", None) or "", []).append(parameter)
         for panel, parameters in panels.items():
             told += [f"### {panel} {{ #{name}-{panel.lower().replace(' ', '-')} }}"] if panel and len(panels) > 1 else []
-            told.append(table(("option", "value", "unless given", "what it does"), map(_option_row, parameters)))
+            told.append(
+                table(("option", "value", "unless given", "what it does"), (_option_row(p, fields.get(p.name)) for p in parameters))
+            )
     return "\n\n".join(told) + "\n"
 
 
-def _option_row(parameter: Any) -> tuple[str, ...]:
+def _option_row(parameter: Any, field: Any) -> tuple[str, ...]:
     argument = parameter.param_type_name == "argument"
     names = [parameter.name.upper()] if argument else [*parameter.opts, *parameter.secondary_opts]
     flag = not argument and parameter.is_flag
     value = "" if flag else kind(parameter.type_descriptor.annotation)
     value += "" if parameter.min is None and parameter.max is None else f", {_range(parameter.min, parameter.max)}"
+    value += _bounds(field) if field is not None else ""
     default = parameter.default() if callable(parameter.default) else parameter.default
     unless = "**required**" if parameter.required else "" if default in (None, False, "", (), []) else f"`{_shown(default)}`"
     if flag and parameter.secondary_opts and default is not None:
@@ -155,14 +159,17 @@ def _key_row(key: str, field: Any) -> tuple[str, ...]:
     if inner is not None:
         about = field.description or (inner.__doc__ or "").strip().splitlines()[0]
         return f"**`{key}`**", "group of keys" + (" or null" if type(None) in get_args(field.annotation) else ""), "", _text(about)
-    bounds = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
-    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
-    value = kind(field.annotation)
-    if low is not None or high is not None:
-        value += f", {_range(low, high, above='gt' in bounds, below='lt' in bounds)}"
+    value = kind(field.annotation) + _bounds(field)
     default = field.get_default(call_default_factory=True)
     unless = "**required**" if default is PydanticUndefined else "null" if default is None else f"`{_shown(default)}`"
     return f"`{key}`", value, unless, _text(field.description)
+
+
+def _bounds(field: Any) -> str:
+    """The range of a field of a model, after a comma; "" where it has none."""
+    bounds = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
+    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+    return "" if low is None and high is None else f", {_range(low, high, above='gt' in bounds, below='lt' in bounds)}"
 
 
 def kind(annotation: Any) -> str:

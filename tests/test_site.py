@@ -52,6 +52,7 @@ def test_options_and_keys_are_all_there(pages: dict[str, str]) -> None:
     options, recipes = pages["reference/options.md"], pages["reference/recipes.md"]
     assert re.findall(r"^## ccdiff (\S+)$", options, re.M) == list(VERBS)
     assert {"`--n`, `-n`", "`--keep-partial`, `--drop-partial`", "`--recipe`, `-r`"} <= rows(options).keys()
+    assert rows(options)["`--tile`"][0] == "whole number, 8 to 65500", "bounds that stand in a model of options are shown"
     keys = {re.sub(r"[*`]", "", first) for first in rows(recipes)}
     assert {"denoiser.train.steps", "conditioning.gate", "detector", "anchor_sizes", *ExperimentConfig.model_fields} <= keys
     assert re.findall(r"^## Method (\S+)$", recipes, re.M) == list(METHODS)

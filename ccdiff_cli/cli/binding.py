@@ -28,8 +28,8 @@ from .completion import COMPLETERS
 from .stage import At, ProjectOption, at_stage
 
 SCREEN = 59
-WHAT, WORK, OUTPUT = "What", "Work", "Output"
-"""Panels: what is made of what, by whom, and what a verb says (its help included)."""
+WHAT, OUTPUT = "What", "Output"
+"""Panels: what is made of what, and what a verb says (its help included)."""
 
 
 def verb(
@@ -130,6 +130,7 @@ def _flattened(function: Callable[..., None], at: At | None = None) -> Callable[
     parameters.append(_named("help_all", HelpAll, False))
     run.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.fields = {leaf.name: leaf.field for leaf in leaves.values()}  # type: ignore[attr-defined]
     first = {p.name for p in parameters if _is_argument(p) or _is_first(p, leaves) or _panel(p) == OUTPUT}
     run.can_wait = {p.name for p in parameters} - first - asked  # type: ignore[attr-defined]
     return run

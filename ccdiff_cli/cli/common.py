@@ -10,9 +10,6 @@ import typer
 
 from .binding import OUTPUT, WHAT
 
-MOST_PROCESSES, MOST_SEED = 1024, 2**63 - 1
-"""Bounds of options: more would be a slip of the hand."""
-
 
 def finite(value: float | None) -> float | None:
     """The bounds of an option let NaN through."""

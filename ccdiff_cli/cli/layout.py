@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from ..layouts.options import LayoutOptions
+from ..options import MOST_SEED
 from .app import app
 from .binding import verb
-from .common import MOST_SEED, Json
+from .common import Json
 from .completion import sets
 
 

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ..options import MOST_PROCESSES
 from ..prepare.options import PrepareOptions
 from .app import app
 from .binding import verb
-from .common import MOST_PROCESSES, Json, Out, finite
+from .common import Json, Out, finite
 from .stage import At, follow
 
 

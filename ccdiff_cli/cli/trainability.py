@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ..options import MOST_PROCESSES
 from ..trainability.options import ExperimentOptions, TrainabilityOptions
 from .app import app
 from .binding import verb
-from .common import MOST_PROCESSES, Json, Out
+from .common import Json, Out
 from .stage import At
 
 

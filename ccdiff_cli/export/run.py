@@ -17,7 +17,7 @@ from typing import Any
 
 from ..dataset import SPLITS, PictureSet, read_set
 from ..errors import CCDiffError, os_errors
-from ..files import TEMPORARY_PREFIX, inside, read_json, write_json
+from ..files import inside, read_json, take_up, write_json
 from ..locks import LOCK, locked
 from ..scene import ClassList, Scene
 from ..stored import checked
@@ -185,12 +185,8 @@ def _standing(out: Path, plan: dict[str, Any], data: PictureSet) -> tuple[Receip
 
 
 def _begin(out: Path, plan: dict[str, Any]) -> None:
+    take_up(out)
     with os_errors(out, "make the output folder"):
-        if out.exists() and not out.is_dir():
-            raise CCDiffError("the output is a file, not a folder", where=out, fix="choose another output folder")
-        out.mkdir(parents=True, exist_ok=True)
-        for partial in sorted(out.rglob(f"{TEMPORARY_PREFIX}*")):
-            partial.unlink()
         if (out / _PLAN).is_file():
             if read_json(out / _PLAN) != plan:
                 raise CCDiffError(

@@ -24,7 +24,7 @@ from .. import __version__
 from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, content_key, write_json
 from ..generator import GENERATOR_FILE
-from ..pretrained import quiet_libraries
+from ..pretrained import lacking_weights, quiet_libraries
 from .accounting import account_for
 from .pipeline import ScenePipeline, check_finite
 
@@ -111,8 +111,7 @@ def part(cls: Any, folder: Path, name: str = "", *, config_only: bool = False) -
     except Exception as error:  # the libraries raise of nearly every kind
         what = " ".join(str(error).split())[:300] or type(error).__name__
         raise CCDiffError(f"cannot load it: {what}", where=where, fix=fix) from error
-    lacking = [str(key) for what in ("missing_keys", "mismatched_keys") for key in sorted(told.get(what) or (), key=str)]
-    if lacking:
+    if lacking := lacking_weights(told):
         what = f"{len(lacking)} weights are missing or of another shape, first {lacking[0]}"
         raise CCDiffError(f"cannot load it: {what}", where=where, fix=fix)
     return made

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..dataset import IMAGES, MANIFEST, PictureSet, content_of, look_at_set, read_manifest, read_set
 from ..errors import CCDiffError, os_errors
-from ..files import TEMPORARY_PREFIX, read_json, write_json
+from ..files import read_json, take_up, write_json
 from ..locks import LOCK
 from ..references import REFERENCES, problems_of_bank
 from .masks import MASKS
@@ -61,12 +61,8 @@ class _Foreign(CCDiffError):
 
 def begin(out: Path, plan: dict[str, Any]) -> None:
     """Claim an empty folder, or take an unfinished set, or a finished one that lost files, of the same plan up again."""
+    take_up(out)
     with os_errors(out, "make the output folder"):
-        if out.exists() and not out.is_dir():
-            raise CCDiffError("the output is a file, not a folder", where=out, fix="choose another output folder")
-        out.mkdir(parents=True, exist_ok=True)
-        for partial in sorted(out.rglob(f"{TEMPORARY_PREFIX}*")):
-            partial.unlink()
         if (out / PLAN).is_file():
             before = read_json(out / PLAN)
             if not isinstance(before, dict) or not isinstance(before.get("options"), dict):

@@ -21,7 +21,6 @@ from ..scene import Scene
 from .windows import WHOLE
 
 KEEP, DROP, MOVE, REFUSE = "keep", "drop", "move", "refuse"
-LEAKS = (KEEP, DROP, MOVE, REFUSE)
 STRICTEST = ("test", "val", "train")
 """Where a picture belongs that stands in several splits: nothing that is tested on is trained on."""
 _JPEG = (".jpg", ".jpeg")
@@ -47,7 +46,7 @@ def settle_leaks(
     Args:
         scenes: with their splits.
         hashes: file name -> SHA-256 of the file.
-        how: one of :data:`LEAKS`; None keeps copies and says so (sources in two splits were refused before).
+        how: keep, drop, move or refuse; None keeps copies and says so (sources in two splits were refused before).
         mapped: maps a function over processes, with the name of a stage.
         drawn: sources whose split was drawn by the seed.
 

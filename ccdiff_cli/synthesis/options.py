@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..layouts.options import LayoutOptions
-from ..options import Option, Options, Unfit
+from ..options import MOST_PROCESSES, MOST_SEED, Option, Options, Unfit
 
 Format = Literal["png", "jpeg", "webp"]
 Precision = Literal["float32", "bfloat16", "float16"]
-MOST_SEED, MOST_PROCESSES = 2**63 - 1, 1024
 
 
 class SamplingOptions(Options):

@@ -22,7 +22,7 @@ from ...generator import CLASSES
 from ...models.autoencoder import PatchAutoencoder, TinyAutoencoder
 from ...models.layout import LayoutBatch
 from ...models.pipeline import ScenePipeline
-from ...pretrained import quiet_libraries
+from ...pretrained import lacking_weights, quiet_libraries
 from .network import AeroGenUNet, Layout, LayoutContext, clockwise
 from .sampling import AeroGenDDIM, ddim
 
@@ -36,7 +36,7 @@ def projecting_text_encoder(source: str, text_encoder: CLIPTextModel, where: str
     try:
         with quiet_libraries():
             found, told = CLIPTextModelWithProjection.from_pretrained(source, use_safetensors=True, output_loading_info=True)
-        if lacking := sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]])):  # filled with noise
+        if lacking := lacking_weights(told):
             raise ValueError(f"{len(lacking)} weights are missing or of another shape, first {lacking[0]}")
     except Exception as error:  # the libraries raise of nearly every kind
         raise CCDiffError(
