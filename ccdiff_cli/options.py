@@ -173,6 +173,27 @@ def option_of(field: Any) -> Option:
     return next((entry for entry in field.metadata if isinstance(entry, Option)), Option())
 
 
+def flag_names(model: type[BaseModel]) -> dict[str, str]:
+    """Name of a flag -> the field it sets, where the two differ: ``from``, ``set``."""
+    named = ((name, option_of(field).names) for name, field in model.model_fields.items())
+    flags = {names[0].partition("/")[0].lstrip("-").replace("-", "_"): name for name, names in named if names}
+    return {flag: name for flag, name in flags.items() if flag not in model.model_fields}
+
+
+def by_field(model: type[BaseModel] | None, values: Any) -> Any:
+    """A section by the names of its model."""
+    if model is None or not isinstance(values, Mapping):
+        return values
+    flags = flag_names(model)
+    found: dict[Any, Any] = {}
+    for key, value in values.items():
+        name = flags.get(str(key), key)
+        if name in found or (name != key and name in values):
+            raise Unfit(f"{key} and {name} are the same option", key=f"{key}", fix="give it once")
+        found[name] = value
+    return found
+
+
 def nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
     """Values by path -> a mapping of groups."""
     found: dict[str, Any] = {}

@@ -11,7 +11,8 @@ Notable here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,17 @@ def read_yaml(path: str | Path, what: str) -> Any:
             f"cannot read {what}: not UTF-8 text (byte {error.start})", where=f"{path}:{line}", fix="save it as UTF-8"
         ) from error
     return parse_yaml(text, where=path)
+
+
+def seen_from(root: Path, value: Any) -> Any:
+    """The same values with paths whole that are seen from ``root``; texts with a separator are paths where something lies there."""
+    if isinstance(value, Path):
+        return root / value
+    if isinstance(value, str) and "/" in value:
+        return str(root / value) if os.path.exists(root / value) else value
+    if isinstance(value, Mapping):
+        return {key: seen_from(root, inner) for key, inner in value.items()}
+    return type(value)(seen_from(root, inner) for inner in value) if isinstance(value, (list, tuple)) else value
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:

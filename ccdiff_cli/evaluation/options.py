@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -40,4 +40,12 @@ class EvaluateOptions(Options):
     device: Annotated[str, Option(panel="Work")] = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     seed: Annotated[int, Option(panel="Work")] = Field(
         0, ge=0, lt=2**31, description="Seed of the detector's training, the draws and the bootstrap."
+    )
+
+
+class EvaluateSection(EvaluateOptions):
+    """Options of ``evaluate``, and the settings of its detector."""
+
+    detector: dict[str, Any] | None = Field(
+        None, description="Settings of the detector for YOLOScore (steps: 800); those of trainability.detector unless given."
     )

@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from ..errors import CCDiffError
-from ..evaluation.options import EvaluateOptions
+from ..evaluation.options import EvaluateSection
 from ..export.options import ExportOptions
 from ..layouts.options import LayoutOptions
-from ..options import Options, Unfit, checked_options, group_of, option_of
+from ..options import Options, Unfit, by_field, checked_options, flag_names, group_of
 from ..prepare.options import PrepareOptions
-from ..settings import read_yaml
+from ..settings import read_yaml, seen_from
 from ..synthesis.options import FilterOptions, SynthesisOptions
-from ..trainability.config import ExperimentConfig, load_experiment
-from ..trainability.options import TrainabilityOptions
+from ..trainability.config import TrainabilitySection, load_experiment
 from ..training.options import TrainOptions
 
 UNDECIDING = {"train": {"cpu"}, "evaluate": {"batch_size", "device"}, "trainability": {"allow_leaks"}}
@@ -51,34 +50,6 @@ class SynthesizeSection(SynthesisOptions):
     @model_validator(mode="after")
     def _fits(self) -> SynthesizeSection:
         return self  # whether options fit together shows when all are known
-
-
-class EvaluateSection(EvaluateOptions):
-    """Options of ``evaluate``, and the settings of its detector."""
-
-    detector: dict[str, Any] | None = Field(
-        None, description="Settings of the detector for YOLOScore (steps: 800); those of trainability.detector unless given."
-    )
-
-
-class TrainabilitySection(TrainabilityOptions):
-    """An experiment: a recipe, and what takes the place of its keys (see ``trainability.config.ExperimentConfig``)."""
-
-    recipe: str | None = Field(None, description="An experiment: the name of a shipped one, or the path of a file (./mine.yaml).")
-    arms: dict[str, Any] | None = Field(None, description=ExperimentConfig.model_fields["arms"].description)
-    fractions: Any = Field(None, description=ExperimentConfig.model_fields["fractions"].description)
-    seeds: Any = Field(None, description=ExperimentConfig.model_fields["seeds"].description)
-    match: Any = Field(None, description=ExperimentConfig.model_fields["match"].description)
-    epochs: float | None = Field(None, description=ExperimentConfig.model_fields["epochs"].description)
-    samples: int | None = Field(None, description=ExperimentConfig.model_fields["samples"].description)
-    draw: int | None = Field(None, description=ExperimentConfig.model_fields["draw"].description)
-    detector: dict[str, Any] = Field({}, description="Settings of the detector: kind, input_size, anchor_sizes, steps, ...")
-
-    def experiment(self) -> dict[str, Any]:
-        """What it says in place of the recipe's keys, by dotted key."""
-        own = [key for key in TrainabilitySection.model_fields if key in ExperimentConfig.model_fields and key != "detector"]
-        said = {key: getattr(self, key) for key in own if getattr(self, key) is not None}
-        return said | {f"detector.{key}": value for key, value in self.detector.items()}
 
 
 class ProjectFile(Options):
@@ -107,7 +78,7 @@ class ProjectFile(Options):
             return values
         found = {key: {} if value is None and key in cls.model_fields else value for key, value in values.items()}
         return {
-            key: _by_field(group_of(cls.model_fields[key].annotation), value) if key in cls.model_fields else value
+            key: by_field(group_of(cls.model_fields[key].annotation), value) if key in cls.model_fields else value
             for key, value in found.items()
         }
 
@@ -148,7 +119,7 @@ class Project:
     def values(self, section: str) -> dict[str, Any]:
         """What a section says beyond the defaults, paths seen from here made whole."""
         found = getattr(self.said, section)
-        return {} if found is None else self._whole(found.model_dump(exclude_defaults=True))  # type: ignore[no-any-return]
+        return {} if found is None else seen_from(self.root, found.model_dump(exclude_defaults=True))  # type: ignore[no-any-return]
 
     def files_named(self, sections: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
         """(dotted key, path) of every file or folder that options of these sections name, and that is there."""
@@ -156,36 +127,6 @@ class Project:
             for key, value in _flat(self.values(section)):
                 if isinstance(value, (str, Path)) and str(value) and len(Path(value).parts) > 1 and os.path.exists(value):
                     yield f"{section}.{key}", Path(value)
-
-    def _whole(self, value: Any) -> Any:
-        if isinstance(value, Path):
-            return self.root / value
-        if isinstance(value, str) and "/" in value:
-            return str(self.root / value) if os.path.exists(self.root / value) else value
-        if isinstance(value, Mapping):
-            return {key: self._whole(inner) for key, inner in value.items()}
-        return type(value)(self._whole(inner) for inner in value) if isinstance(value, (list, tuple)) else value
-
-
-def _flag_names(model: type[BaseModel]) -> dict[str, str]:
-    """Name of a flag -> the field it sets, where the two differ: ``from``, ``set``."""
-    named = ((name, option_of(field).names) for name, field in model.model_fields.items())
-    flags = {names[0].partition("/")[0].lstrip("-").replace("-", "_"): name for name, names in named if names}
-    return {flag: name for flag, name in flags.items() if flag not in model.model_fields}
-
-
-def _by_field(model: type[BaseModel] | None, values: Any) -> Any:
-    """A section by the names of its model."""
-    if model is None or not isinstance(values, Mapping):
-        return values
-    flags = _flag_names(model)
-    found: dict[Any, Any] = {}
-    for key, value in values.items():
-        name = flags.get(str(key), key)
-        if name in found or (name != key and name in values):
-            raise Unfit(f"{key} and {name} are the same option", key=f"{key}", fix="give it once")
-        found[name] = value
-    return found
 
 
 def schema() -> dict[str, Any]:
@@ -198,7 +139,7 @@ def schema() -> dict[str, Any]:
         if model is None:
             continue
         properties = made["$defs"][model.__name__]["properties"]
-        for flag, name in _flag_names(model).items():
+        for flag, name in flag_names(model).items():
             properties[flag] = properties[name]
     return made
 

@@ -20,7 +20,7 @@ from ..options import checked_options
 from ..recipes import find_recipe
 from ..settings import overrides as overrides_of
 from ..settings import read_yaml
-from .options import ExperimentOptions
+from .options import ExperimentOptions, TrainabilityOptions
 
 SYNTHETIC, SYNTHETIC_ONLY, PRETRAIN, COPY_PASTE = "synthetic", "synthetic-only", "pretrain", "copy-paste"
 HELD_OUT, JITTERED = "held-out", "jittered"
@@ -139,6 +139,26 @@ class ExperimentConfig(BaseModel):
             return self
         steps = max(1, math.ceil(self.epochs * train_pictures / self.detector.batch))
         return self.model_copy(update={"epochs": None, "detector": with_steps(self.detector, steps)})
+
+
+class TrainabilitySection(TrainabilityOptions):
+    """An experiment: a recipe, and what takes the place of its keys (see ``trainability.config.ExperimentConfig``)."""
+
+    recipe: str | None = Field(None, description="An experiment: the name of a shipped one, or the path of a file (./mine.yaml).")
+    arms: dict[str, Any] | None = Field(None, description=ExperimentConfig.model_fields["arms"].description)
+    fractions: Any = Field(None, description=ExperimentConfig.model_fields["fractions"].description)
+    seeds: Any = Field(None, description=ExperimentConfig.model_fields["seeds"].description)
+    match: Any = Field(None, description=ExperimentConfig.model_fields["match"].description)
+    epochs: float | None = Field(None, description=ExperimentConfig.model_fields["epochs"].description)
+    samples: int | None = Field(None, description=ExperimentConfig.model_fields["samples"].description)
+    draw: int | None = Field(None, description=ExperimentConfig.model_fields["draw"].description)
+    detector: dict[str, Any] = Field({}, description="Settings of the detector: kind, input_size, anchor_sizes, steps, ...")
+
+    def experiment(self) -> dict[str, Any]:
+        """What it says in place of the recipe's keys, by dotted key."""
+        own = [key for key in TrainabilitySection.model_fields if key in ExperimentConfig.model_fields and key != "detector"]
+        said = {key: getattr(self, key) for key in own if getattr(self, key) is not None}
+        return said | {f"detector.{key}": value for key, value in self.detector.items()}
 
 
 def with_steps(detector: DetectorConfig, steps: int) -> DetectorConfig:
