@@ -128,8 +128,8 @@ class _Rate(ProgressColumn):
 def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """A function ``progress(stage, done, total)`` that draws one bar a stage; pictures, files or steps count alike.
 
-    On a terminal it has an attribute ``note(stage, text)``, which puts a few words beside the stage's name; unless quiet it has
-    ``say(said)``, which prints the grave ranks of what was counted so far.
+    Unless quiet it has two attributes: ``note(stage, text)`` puts a few words beside the stage's name, or on a line of their own where
+    nothing was said of the stage for half a minute; ``say(said)`` prints the grave ranks of what was counted so far.
     """
     if quiet:
         yield lambda stage, done, total: None
@@ -178,6 +178,13 @@ def _plain_lines() -> Callable[[str, int, int], None]:
         left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate > 0 else ""
         errors.print(visible(f"{stage}: {done} of {total}{left}", lines=False))
 
+    def note(stage: str, text: str) -> None:
+        now = time.monotonic()
+        if now - said.setdefault(stage, now) >= 30:
+            said[stage] = now
+            errors.print(visible(f"{stage}: {text}", lines=False))
+
+    show.note = note  # type: ignore[attr-defined]
     return show
 
 

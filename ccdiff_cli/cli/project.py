@@ -26,11 +26,15 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Look at a data set and write ccdiff.yaml for it: tile, size, recipe, splits, detector, each with its reason."""
-    from ..console import finish
+    from ..console import finish, progress_bars
     from ..project import init_project
+    from ..project.init import absent
 
-    made = init_project(data, out, format=format, force=force)
+    with progress_bars(quiet=as_json) as progress:
+        made = init_project(data, out, format=format, force=force, progress=progress)
     lines = [f"{made['format']}: {made['pictures']:,} pictures, {made['objects']:,} objects"]
+    lines += [f"left out: {count:,} {reason}" for reason, count in made["skipped"].items()]
+    lines += filter(None, [absent(made["classes"]), f"splits: {made['splits']}"])
     lines += [f"{key}: {value}" for key, value in made["proposed"].items()]
     lines += [f"project file, with the reasons: {made['project']}", "next: ccdiff prepare, or ccdiff run for the whole chain"]
     finish(made, as_json=as_json, lines=lines)

@@ -30,6 +30,8 @@ from .voc import is_voc, read_voc
 from .webdataset import is_webdataset, read_webdataset
 from .yolo import is_yolo, is_yolo_obb, read_yolo, read_yolo_obb
 
+READING = "reading labels"
+"""The stage that progress is told of."""
 Reader = Callable[[Path, ClassMap | None, Faults], RawSet]
 READERS: dict[str, Reader] = {
     "vhr10": read_vhr10,
@@ -121,6 +123,7 @@ def read_raw(
     strict: bool = True,
     voc_origin: int | None = None,
     source_pattern: str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> RawSet:
     """Read a raw data set's labels; pictures are not opened.
 
@@ -131,6 +134,7 @@ def read_raw(
             ``skipped`` and keep the first ``places``.
         voc_origin: of VOC alone, see :func:`~.voc.read_voc`.
         source_pattern: what names the scene that a picture is a piece of, see :func:`~.sources.name_sources`.
+        progress: called as ``progress(stage, done, total)``; where it has a ``note`` (``console.progress_bars``), that tells how far it is.
 
     Raises:
         CCDiffError: an unknown format, broken labels (when not strict: most of them broken), a class that the list lacks, no pictures
@@ -147,7 +151,10 @@ def read_raw(
         if name != "voc" or voc_origin not in (0, 1):
             raise CCDiffError(f"origin {voc_origin} of a {name} set", where="--voc-origin", fix="0 or 1, for VOC alone")
         reader = partial(read_voc, origin=voc_origin)
-    faults = Faults(strict=strict)
+    report = progress or (lambda stage, done, total: None)
+    note = getattr(progress, "note", lambda stage, text: None)
+    faults = Faults(strict=strict, told=lambda count: note(READING, f"{count:,} files, lines and objects"))
+    report(READING, 0, 1)
     try:
         raw = reader(root, classes, faults)
     except UnsafeInput:
@@ -158,6 +165,7 @@ def read_raw(
     _leave_out_odd_names(raw, faults)
     _untangle(raw)
     faults.check()
+    report(READING, 1, 1)
     raw.skipped = +(raw.skipped + faults.counts)
     if root.is_dir() and (litter := count_litter(root)):
         raw.notes["files that macOS or Windows left (._NAME, .DS_Store, Thumbs.db), passed over"] += litter

@@ -94,6 +94,8 @@ PLACES = 20
 """The first places of each reason are kept; all are counted."""
 RARE = 0.01
 """An unknown class of a larger share of the objects is no slip of the pen, but missing from the class list."""
+TELL_EVERY = 1000
+"""So many files, lines and objects are read between two reports."""
 FEW = 10
 """Of fewer things it takes all, of more than half of them, to be broken for the set not to be what its format says."""
 _VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|(?<![\w.])[-+]?\d[\d.,e+-]*")
@@ -111,10 +113,13 @@ class Faults:
                         instances.append(...)
 
     :class:`UnsafeInput` passes through in any mode.  Errors that concern the whole set are raised outside any block.
+
+    Args:
+        told: called now and then with how many things were tried.
     """
 
-    def __init__(self, *, strict: bool = True) -> None:
-        self.strict = strict
+    def __init__(self, *, strict: bool = True, told: Callable[[int], None] | None = None) -> None:
+        self.strict, self._told, self._count = strict, told, 0
         self.counts: Counter[str] = Counter()
         self.places: dict[str, list[dict[str, str]]] = {}
         self._tried: Counter[str] = Counter()
@@ -126,6 +131,9 @@ class Faults:
     def leaving_out(self, kind: str) -> Iterator[None]:
         """Leave the ``kind`` ("objects", "lines", "files", "pictures": a plural) read in this block out if it is broken."""
         self._tried[kind] += 1
+        self._count += 1
+        if self._told is not None and self._count % TELL_EVERY == 0:
+            self._told(self._count)
         try:
             yield
         except UnsafeInput:

@@ -49,7 +49,7 @@ def inspect_set(
     source, out = Path(source), Path(out)
     if source.is_dir() and out.resolve() in (source.resolve(), *source.resolve().parents):
         raise CCDiffError("the report would lie in or around the set itself", where=out, fix="choose another output folder (--out)")
-    kind, names, scenes, reader = _read(source, options)
+    kind, names, scenes, reader = _read(source, options, progress)
     scenes, pixels, wrong_size = _settled(scenes, kind.startswith("raw"), reader, progress)
     looks = look_at_all([str(s.path) for s in scenes], progress, readings=[s.reading for s in scenes])
     if not kind.startswith("raw"):
@@ -90,7 +90,7 @@ def inspect_set(
     return facts
 
 
-def _read(source: Path, options: InspectOptions) -> tuple[str, ClassList, list[Scene], dict[str, Any]]:
+def _read(source: Path, options: InspectOptions, progress: Progress | None) -> tuple[str, ClassList, list[Scene], dict[str, Any]]:
     """Kind, classes, scenes, and what the reader (or ``prepare``) left out and corrected."""
     if options.format is None and (source / ANNOTATIONS).is_file() and (source / MANIFEST).is_file():
         if (pattern := options.source_pattern) is not None:
@@ -100,7 +100,15 @@ def _read(source: Path, options: InspectOptions) -> tuple[str, ClassList, list[S
         said = {key: made.manifest.get(key) or {} for key in ("changes", "skipped", "notes", "cutting", "places")}
         return str(made.manifest.get("kind", "set")), made.classes, list(made.scenes), said
     names = read_class_file(options.classes) if options.classes is not None else None
-    raw = read_raw(source, options.format, names, strict=False, voc_origin=options.voc_origin, source_pattern=options.source_pattern)
+    raw = read_raw(
+        source,
+        options.format,
+        names,
+        strict=False,
+        voc_origin=options.voc_origin,
+        source_pattern=options.source_pattern,
+        progress=progress,
+    )
     said = {key: dict(sorted(getattr(raw, key).items())) for key in ("changes", "skipped", "notes", "places")}
     return f"raw ({raw.format})", raw.classes, raw.scenes, said
 

@@ -151,19 +151,17 @@ def _tools_of(options: PrepareOptions) -> _Tools:
 
 
 def _read_labels(source: Path, options: PrepareOptions, report: Progress) -> RawSet:
-    report("reading labels", 0, 1)
     names = read_class_file(options.classes) if options.classes is not None else None
     with labels_of_stored_pixels(options.exif == KEEP):
-        raw = read_raw(
+        return read_raw(
             source,
             options.format,
             names,
             strict=options.strict,
             voc_origin=options.voc_origin,
             source_pattern=options.source_pattern,
+            progress=report,
         )
-    report("reading labels", 1, 1)
-    return raw
 
 
 def _inputs_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,46 @@ from ..files import write_json, write_text
 from ..recipes import load_recipe
 from .file import flow, read_project, schema
 from .place import PROJECT_FILE
-from .propose import Choice, Cut, Sight, choose_cut, detector_of, look, splits_of, training_pictures, training_steps
+from .propose import (
+    CPU,
+    GPU,
+    Choice,
+    Cut,
+    Machine,
+    Sight,
+    choose_cut,
+    detector_of,
+    look,
+    made_pictures,
+    splits_of,
+    training_pictures,
+    training_steps,
+)
 
 SCHEMA, SPLITS = "ccdiff.schema.json", "splits"
 RECIPE = "tiny"
 WIDTH = 120
 
 
-def init_project(data: str | Path, out: str | Path = PROJECT_FILE, *, format: str | None = None, force: bool = False) -> dict[str, Any]:
+def init_project(
+    data: str | Path,
+    out: str | Path = PROJECT_FILE,
+    *,
+    format: str | None = None,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
     """Look at a raw data set and write a project file for it, with reasons in its comments.
 
     Args:
         data: the raw set; named in the file relative to it where it lies in or below its folder.
         out: the project file; its schema (for editors) and, where the set's own splits do not do, split lists are written beside it.
         force: replace a project file that is there.
+        progress: called as ``progress(stage, done, total)``.
 
     Returns:
-        ``project``, ``format``, ``pictures``, ``objects``, ``classes``, ``proposed`` (key -> value) and ``why`` (key -> reason).
+        ``project``, ``format``, ``pictures``, ``objects``, ``classes``, ``skipped``, ``splits``, ``proposed`` (key -> value) and ``why``
+        (key -> reason).
 
     Raises:
         CCDiffError: the set cannot be read; there is a project file already.
@@ -39,12 +62,12 @@ def init_project(data: str | Path, out: str | Path = PROJECT_FILE, *, format: st
         out = out / PROJECT_FILE
     if out.exists() and not force:
         raise CCDiffError("there is a project file already", where=out, fix="edit it, name another (--out), or replace it (--force)")
-    sight = look(data, format)
+    sight, state = look(data, format, progress), examine()
     cut = choose_cut(sight)
     splits = splits_of(sight)
     lists = _split_lists(sight, splits)
-    choices = _choices(sight, cut, splits, named=format is not None)
-    text = "".join(f"{line}\n" for line in _lines(_beside(data, out), sight, choices))
+    choices = _choices(sight, cut, splits, GPU if _gpus(state) else CPU, named=format is not None)
+    text = "".join(f"{line}\n" for line in _lines(_beside(data, out), sight, choices, state))
     for name, names in lists.items():
         write_text(out.parent / SPLITS / f"{name}.txt", "".join(f"{n}\n" for n in names))
     write_json(out.parent / SCHEMA, schema())
@@ -58,6 +81,7 @@ def init_project(data: str | Path, out: str | Path = PROJECT_FILE, *, format: st
         "objects": len(sight.sides),
         "classes": sight.classes,
         "skipped": sight.skipped,
+        "splits": splits.why,
         "proposed": {key: choice.value for key, choice in flat.items()},
         "why": {key: choice.why for key, choice in flat.items()},
     }
@@ -73,7 +97,7 @@ def _split_lists(sight: Sight, splits: Choice) -> dict[str, tuple[str, ...]]:
     return {ours: sight.splits[theirs] for ours, theirs in (splits.value or {}).items()}
 
 
-def _choices(sight: Sight, cut: Cut, splits: Choice, *, named: bool) -> dict[str, dict[str, Choice]]:
+def _choices(sight: Sight, cut: Cut, splits: Choice, machine: Machine, *, named: bool) -> dict[str, dict[str, Choice]]:
     """Section -> key -> what is proposed."""
     recipe = load_recipe(RECIPE)
     pictures = training_pictures(sight, cut)
@@ -93,7 +117,7 @@ def _choices(sight: Sight, cut: Cut, splits: Choice, *, named: bool) -> dict[str
         prepare |= {"size": Choice(cut.size, f"pixels; {cut.why}")}
     if splits.value is not None:
         prepare |= {"splits": Choice(f"./{SPLITS}", splits.why)}
-    steps = training_steps(pictures, recipe.denoiser.train.batch_size)
+    steps = training_steps(pictures, recipe.denoiser.train.batch_size, machine)
     changes: dict[str, Any] = {"denoiser.train.steps": steps.value}
     if cut.size != recipe.picture_size:
         changes["picture_size"] = cut.size
@@ -106,15 +130,14 @@ def _choices(sight: Sight, cut: Cut, splits: Choice, *, named: bool) -> dict[str
         ),
         "set": Choice(changes, steps.why),
     }
-    detector = detector_of(sight, cut, pictures)
+    detector, made = detector_of(sight, cut, pictures, machine), made_pictures(pictures, machine)
     return {
         "prepare": prepare,
         "train": train,
         "layouts": {"source": Choice("augmented", "the set's own layouts, flipped, turned, shifted; others: ccdiff layout --compare")},
         "synthesize": {
-            "sampling": Choice(
-                {"steps": 15}, "denoising steps; as many pictures are made as there are real ones to train on, unless `n` says a number"
-            )
+            **({"n": made} if made.value is not None else {}),
+            "sampling": Choice({"steps": 15}, "denoising steps" if made.value is not None else f"denoising steps; {made.why}"),
         },
         "export": {
             "format": Choice(
@@ -131,21 +154,29 @@ def _choices(sight: Sight, cut: Cut, splits: Choice, *, named: bool) -> dict[str
     }
 
 
-def _lines(data: str, sight: Sight, choices: dict[str, dict[str, Choice]]) -> Iterator[str]:
-    empty = [name for name, count in sight.classes.items() if not count]
-    holds = f"{sight.count:,} pictures, {len(sight.sides):,} objects of {len(sight.classes) - len(empty)} classes"
+def absent(classes: dict[str, int]) -> str:
+    """A sentence on the classes of the list that no object has; "" where all have some."""
+    empty = [name for name, count in classes.items() if not count]
+    return f"no object of {len(empty)} of the {len(classes)} classes of the format's list: {', '.join(empty)}" if empty else ""
+
+
+def _lines(data: str, sight: Sight, choices: dict[str, dict[str, Choice]], state: dict[str, Any]) -> Iterator[str]:
+    count = sum(map(bool, sight.classes.values()))
+    holds = f"{sight.count:,} pictures, {len(sight.sides):,} objects of {count} {'class' if count == 1 else 'classes'}"
     yield f"# yaml-language-server: $schema={SCHEMA}"
     yield "# A project of ccdiff. In this folder and below these work as they stand; options of the command line win:"
     yield "#   ccdiff prepare, train, synthesize, export, evaluate, eval-trainability; all of them: ccdiff run"
     yield "# ccdiff status shows what is done, and what a change here made stale. Results lie in runs/. Every option of a verb may"
     yield "# stand in its section (ccdiff VERB --help-all)."
-    yield from _comment(_machine(), "")
+    yield from _comment(_machine(state), "")
     yield ""
     yield f"data: {flow(data)}  # {sight.format}: {holds}"
-    if empty:
-        yield from _comment(f"no object in the set: {', '.join(empty)} (prepare.classes takes a class file without them)", "")
-    for reason, count in sight.skipped.items():
-        yield from _comment(f"left out: {count:,} {reason}", "")
+    if told := absent(sight.classes):
+        yield from _comment(
+            f"{told}. The list is kept, so that numbers of classes stay those of the format; prepare.classes names another", ""
+        )
+    for reason, left in sight.skipped.items():
+        yield from _comment(f"left out: {left:,} {reason}", "")
     if "splits" not in choices["prepare"]:
         yield from _comment(f"splits: {splits_of(sight).why}", "")
     for section, group in choices.items():
@@ -156,10 +187,13 @@ def _lines(data: str, sight: Sight, choices: dict[str, dict[str, Choice]]) -> It
             yield from _entry(key, choice.value, "  ")
 
 
-def _machine() -> str:
-    """What the choices below were made for."""
-    state = examine()
-    gpus = [f"{d['what']}, {d['memory'] / 1e9:.0f} GB" for d in state["devices"] if d["name"] != "cpu" and d["memory"]]
+def _gpus(state: dict[str, Any]) -> list[str]:
+    return [f"{d['what']}, {d['memory'] / 1e9:.0f} GB" for d in state["devices"] if d["name"] != "cpu" and d["memory"]]
+
+
+def _machine(state: dict[str, Any]) -> str:
+    """What the choices were made for."""
+    gpus = _gpus(state)
     lacking = [name for name in ("cpu-detector",) if not state["extras"][name]["installed"]]
     told = f"Made for {', '.join(gpus) if gpus else 'a machine without a GPU'}, {state['system']['cores']} cores."
     return told + "".join(

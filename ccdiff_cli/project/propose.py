@@ -11,7 +11,7 @@ Notable:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,28 @@ SIZES = (128, 256)
 STEP = 32
 """Tiles are a multiple of it, source pixels."""
 HEADERS = 200
-EPOCHS, FEWEST, MOST = 60, 4_000, 160_000
-"""Pictures that the generator is trained on: so many times the training pictures, within bounds (most: as the recipe says)."""
-DETECTOR_EPOCHS, DETECTOR_STEPS = 12, (150, 1_500)
-"""The published 1x schedule, within what a CPU can do three times for each arm."""
+EPOCHS, FEWEST = 60, 4_000
+"""Pictures that the generator is trained on: so many times the training pictures, and at least so many."""
+DETECTOR_EPOCHS, DETECTOR_FEWEST, DETECTOR_BATCH = 12, 150, 8
+"""The published 1x schedule, and at least so many steps."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How much it is asked for at most: what a machine of its kind does in hours, not days.
+
+    Attributes:
+        seen: pictures of the generator's training (of the small recipe's 128 px); ``steps``: of a detector, which is trained three times
+            for each arm; ``made``: synthetic pictures.
+    """
+
+    title: str
+    seen: int
+    steps: int
+    made: int
+
+
+CPU, GPU = Machine("a CPU", 160_000, 1_500, 10_000), Machine("one GPU", 1_600_000, 20_000, 100_000)
 
 
 @dataclass(frozen=True)
@@ -71,14 +89,14 @@ class Choice:
     why: str
 
 
-def look(root: str | Path, format: str | None = None) -> Sight:
+def look(root: str | Path, format: str | None = None, progress: Callable[[str, int, int], None] | None = None) -> Sight:
     """Look at a raw data set.
 
     Raises:
         CCDiffError: no such folder, an unknown format, no labelled objects, no picture that can be read.
     """
     root = Path(root)
-    raw = read_raw(root, format, strict=False)
+    raw = read_raw(root, format, strict=False, progress=progress)
     instances = [i for scene in raw.scenes for i in scene.instances]
     if not instances:
         raise CCDiffError(
@@ -159,26 +177,42 @@ def training_pictures(sight: Sight, cut: Cut) -> int:
     return max(1, round(share * sight.count * with_objects))
 
 
-def training_steps(pictures: int, batch: int) -> Choice:
+def training_steps(pictures: int, batch: int, machine: Machine = CPU) -> Choice:
     """Steps of the generator's training from the shipped model."""
-    seen = min(max(EPOCHS * pictures, FEWEST), MOST)
-    steps = max(1, round(seen / batch / 50) * 50)
-    return Choice(steps, f"{steps * batch:,} pictures, {steps * batch / pictures:.0f} times each of about {pictures:,}")
+    wanted = max(EPOCHS * pictures, FEWEST)
+    steps = max(1, round(min(wanted, machine.seen) / batch / 50) * 50)
+    short = f"; more would serve ({EPOCHS} times), but {machine.title} takes long" if wanted > machine.seen else ""
+    return Choice(steps, f"{steps * batch:,} pictures, {_times(steps * batch / pictures)} each of about {pictures:,}{short}")
 
 
-def detector_of(sight: Sight, cut: Cut, pictures: int) -> dict[str, Choice]:
+def _times(count: float) -> str:
+    return f"{count:.0f} times" if count >= 10 else f"{count:.1f} times"
+
+
+def made_pictures(pictures: int, machine: Machine = CPU) -> Choice:
+    """How many pictures are synthesized: one for each real one, None, unless that is too many."""
+    if pictures <= machine.made:
+        return Choice(None, "as many pictures are made as there are real ones to train on, unless `n` says a number")
+    return Choice(machine.made, f"pictures; one for each real one would be about {pictures:,}, which takes {machine.title} long")
+
+
+def detector_of(sight: Sight, cut: Cut, pictures: int, machine: Machine = CPU) -> dict[str, Choice]:
     """Settings of the detector that fit the prepared pictures."""
     scale = cut.size / (cut.tile or float(np.median(sight.pictures.max(axis=1))))
     low = float(np.percentile(sight.sides, 10)) * scale
     enlarged = cut.size if low >= 10 else int(cut.size * 1.5)
     smallest = low * enlarged / cut.size
     first = int(min(max(2 ** round(np.log2(max(smallest, 1.0))), 8), 32))
-    steps = int(min(max(DETECTOR_EPOCHS * pictures / 8, DETECTOR_STEPS[0]), DETECTOR_STEPS[1]))
+    wanted = DETECTOR_EPOCHS * pictures / DETECTOR_BATCH
+    steps = int(min(max(wanted, DETECTOR_FEWEST), machine.steps))
+    epochs = f"{_times(steps * DETECTOR_BATCH / pictures)} the real pictures"
+    if wanted > machine.steps:
+        epochs += f"; the published schedule is {DETECTOR_EPOCHS} times, {wanted:,.0f} steps, which takes {machine.title} long"
     anchors = [first * 2**k for k in range(4)]
     return {
         "input_size": Choice(enlarged, f"pixels of the shorter side; a tenth of the objects is then smaller than {smallest:.0f} px"),
         "anchor_sizes": Choice(anchors, "pixels, one for each level of the pyramid, from the smallest objects up"),
-        "steps": Choice(steps, f"{steps * 8 / pictures:.0f} epochs of the real pictures"),
+        "steps": Choice(steps, epochs),
         "warmup_steps": Choice(min(50, steps // 4), "steps of linear warm-up"),
     }
 
@@ -186,11 +220,16 @@ def detector_of(sight: Sight, cut: Cut, pictures: int) -> dict[str, Choice]:
 def splits_of(sight: Sight) -> Choice:
     """Which splits the project works with: a mapping of split -> the set's split it is, or None where the set's own (or drawn ones) do."""
     have = {name for name in sight.splits if name}
-    told = ", ".join(f"{name} {len(files):,}" for name, files in sight.splits.items() if name)
+    told = ", ".join(f"{name} {len(sight.splits[name]):,}" for name in sorted(have, key=("train", "val", "test").index))
+    loose = len(sight.splits.get("", ()))
     if not have:
         return Choice(None, "the set has none: train 70 %, val 10 %, test 20 % are drawn by picture, by the seed")
-    if "train" in have and "test" in have:
-        return Choice(None, f"the set's own: {told}")
-    if "train" in have and "val" in have:
-        return Choice({"train": "train", "test": "val"}, f"the set has no test split ({told}): its val split is taken as the test split")
-    return Choice(None, f"the set's own: {told}; detectors are tested on a test split, so give --splits with train.txt and test.txt")
+    if loose:
+        return Choice(None, f"the set's own: {told}; those of the other {loose:,} pictures are drawn by the seed")
+    if "train" in have and "val" in have and "test" not in have:
+        why = f"the set has no test split ({told}): its val split is taken as test, which leaves none for filters"
+        return Choice({"train": "train", "test": "val"}, why)
+    if lacking := [name for name in ("train", "test") if name not in have]:
+        fix = "name a folder with train.txt, val.txt and test.txt as splits in the section prepare"
+        return Choice(None, f"the set's own: {told}; without {' and '.join(lacking)} the chain does not get to its end: {fix}")
+    return Choice(None, f"the set's own: {told}")

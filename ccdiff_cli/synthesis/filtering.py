@@ -34,12 +34,11 @@ from ..pictures import read_rgb
 from ..references import reference_window
 from ..scene import ClassList, Scene
 from .crops import CropJudge, crops_file
+from .options import FilterOptions
 
 if TYPE_CHECKING:
     from ..pretrained import Clip
 
-MODES = ("objects", "pictures")
-JUDGES = ("detector", "clip", "crops")
 OF_PICTURES = "crops"
 """The judge whose threshold the least of a picture's objects must pass."""
 IOU = 0.5
@@ -52,54 +51,31 @@ Scores = list[dict[str, float]]
 Progress = Callable[[str, int, int], None]
 
 
-def filter_identity(
-    real: PictureSet,
-    mode: str | None,
-    *,
-    recall: float,
-    retries: int,
-    detector: str | Path | None,
-    clip: str | Path | None,
-    judges: Sequence[str] = (),
-) -> dict[str, Any] | None:
+def filter_identity(real: PictureSet, filter: FilterOptions) -> dict[str, Any] | None:
     """What the filter's verdicts depend on, part of the plan; None without a filter.
 
-    Args:
-        judges: of :data:`JUDGES`; none: the detector, and CLIP where its folder is given.
-
     Raises:
-        CCDiffError: options out of range, no such detector.
+        CCDiffError: no such detector, no such CLIP.
     """
-    if mode is None:
-        if detector is not None or clip is not None or judges:
-            raise CCDiffError("a judge without a filter", where="--filter", fix=f"choose --filter {' or --filter '.join(MODES)}")
+    if filter.mode is None:
         return None
-    if mode not in MODES:
-        raise CCDiffError(f"unknown filter {mode!r}", where="--filter", fix=f"choose {' or '.join(MODES)}")
-    if not 0 < recall < 1:
-        raise CCDiffError(f"the recall is {recall}, expected a share between 0 and 1", where="--filter-recall")
-    if retries < 0:
-        raise CCDiffError(f"{retries} retries, expected 0 or more", where="--filter-retries")
-    usual = ["detector", *(["clip"] if clip is not None else [])]
-    chosen = [judge for judge in JUDGES if judge in judges] or usual
-    if unknown := sorted(set(judges) - set(JUDGES)):
-        raise CCDiffError(f"there is no judge {unknown[0]!r}", where="--filter-judges", fix=f"choose of {', '.join(JUDGES)}")
-    if ("clip" in chosen) != (clip is not None) or (detector is not None and "detector" not in chosen):
-        raise CCDiffError(
-            f"the judges are {', '.join(chosen)}",
-            where="--filter-judges",
-            fix="name clip and give --filter-clip; likewise the detector's folder",
-        )
+    chosen = filter.chosen_judges()
     key = None
-    if detector is not None:
-        key = content_key([sha256_file(Path(detector) / name) for name in ("detector.json", "model.safetensors")])
+    if filter.detector is not None:
+        key = content_key([sha256_file(filter.detector / name) for name in ("detector.json", "model.safetensors")])
     elif "detector" in chosen:
         key = training_key(real.split("train"), real.classes, DetectorConfig(), 0)
-    looks = content_key([sha256_file(p) for p in _clip_files(clip)]) if clip is not None else None
-    found = {"mode": mode, "recall": recall, "retries": retries, "detector": key, "clip": looks, "iou": IOU, "revision": REVISION}
-    if chosen != usual:
-        found["judges"] = chosen
-    return found | ({"crops": crops_file(real).stem} if "crops" in chosen else {})
+    return {
+        "mode": filter.mode,
+        "recall": filter.recall,
+        "retries": filter.retries,
+        "detector": key,
+        "clip": content_key([sha256_file(p) for p in _clip_files(filter.clip)]) if filter.clip is not None else None,
+        "iou": IOU,
+        "revision": REVISION,
+        **({"judges": chosen} if chosen != filter.usual_judges() else {}),
+        **({"crops": crops_file(real).stem} if "crops" in chosen else {}),
+    }
 
 
 def judges_of(rules: Mapping[str, Any]) -> list[str]:

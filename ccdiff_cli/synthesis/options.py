@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -12,6 +12,7 @@ from ..options import MOST_PROCESSES, MOST_SEED, Option, Options, Unfit
 
 Format = Literal["png", "jpeg", "webp"]
 Precision = Literal["float32", "bfloat16", "float16"]
+JudgeName = Literal["detector", "clip", "crops"]
 
 
 class SamplingOptions(Options):
@@ -75,9 +76,7 @@ class FilterOptions(Options):
         None, description="Folder of a transformers CLIP model that judges the crops, too."
     )
 
-    judges: Annotated[
-        tuple[Literal["detector", "clip", "crops"], ...], BeforeValidator(_listed), Option(names=("--filter-judges",), kind=str | None)
-    ] = Field(
+    judges: Annotated[tuple[JudgeName, ...], BeforeValidator(_listed), Option(names=("--filter-judges",), kind=str | None)] = Field(
         (),
         max_length=3,
         description="Who judges, with commas: detector, clip (needs --filter-clip), crops (a classifier of the real crops, trained and "
@@ -88,7 +87,19 @@ class FilterOptions(Options):
     def _fits(self) -> FilterOptions:
         if self.mode is None and (self.detector is not None or self.clip is not None or self.judges):
             raise Unfit("a judge without a filter", key="mode", fix="choose --filter objects or --filter pictures")
+        chosen = self.chosen_judges()
+        if ("clip" in chosen) != (self.clip is not None) or (self.detector is not None and "detector" not in chosen):
+            fix = "name clip and give --filter-clip; likewise the detector's folder"
+            raise Unfit(f"the judges are {', '.join(chosen)}", key="judges", fix=fix)
         return self
+
+    def usual_judges(self) -> list[JudgeName]:
+        """Those of whom nothing needs to be said."""
+        return ["detector", "clip"] if self.clip is not None else ["detector"]
+
+    def chosen_judges(self) -> list[JudgeName]:
+        """Who judges, each once, in one order."""
+        return [judge for judge in get_args(JudgeName) if judge in self.judges] or self.usual_judges()
 
 
 class SynthesisOptions(Options):

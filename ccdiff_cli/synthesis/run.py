@@ -21,7 +21,7 @@ from ..methods.method import REFERENCES, Method
 from ..references import WORDS, ReferenceBank
 from .filtering import Judge, calibrate, filter_identity, judges_of, prepare_filter
 from .finish import changed_by_hand, finish, is_whole
-from .options import FilterOptions, SynthesisOptions, WorkOptions
+from .options import SynthesisOptions, WorkOptions
 from .plan import Plan, environment, holds_plan, read_plan, write_plan
 from .planning import check_needs, check_objects, identity_of, make_plan, open_layouts, resolved
 from .records import RECORDS, missing_blocks
@@ -168,19 +168,13 @@ def _decide(
         raise CCDiffError("the generator's method takes no reference pictures", where="--references", fix="leave the option out")
     bank_folder = _bank_folder(options.references, source.root) if REFERENCES in method.takes else None
     bank = ReferenceBank.read(bank_folder) if bank_folder is not None else None
-    rules = _rules(source, options.filter)
+    rules = filter_identity(source, options.filter)
     if bank is not None and bank_folder is not None and options.retrieval not in (None, WORDS) and place()[0] == 0:
         bank.similarity = _similarity(str(options.retrieval), bank_folder, str(checkpoint), generator, pipeline, progress)
     identity = identity_of(generator, source, bank, options, rules=rules, writer=writer)
     crops = str(source.root) if rules is not None and "crops" in judges_of(rules) else ""
     parts = Parts(str(checkpoint), str(bank_folder or ""), "", str(options.filter.clip or ""), crops, pipeline)
     return _Task(out, options, method, generator, source, bank, writer, identity, parts, cost)
-
-
-def _rules(source: PictureSet, filter: FilterOptions) -> dict[str, Any] | None:
-    return filter_identity(
-        source, filter.mode, recall=filter.recall, retries=filter.retries, detector=filter.detector, clip=filter.clip, judges=filter.judges
-    )
 
 
 def _similarity(

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from ccdiff_cli.console import progress_bars
 from ccdiff_cli.errors import CCDiffError, UnsafeInput
+from ccdiff_cli.formats import raw as raw_module
 from ccdiff_cli.formats import read_raw
 from ccdiff_cli.formats.raw import PLACES, Faults, UnknownClass, missing_picture
 from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
@@ -102,3 +104,15 @@ def test_the_three_ranks_for_people(tmp_path, capsys):
 def test_a_direct_reading_is_strict(tmp_path):
     with pytest.raises(CCDiffError, match=r"a\.txt:1"):
         read_raw(yolo(tmp_path / "r", ["0 x 0.5 0.2 0.2", "0 0.5 0.5 0.2 0.2"]))
+
+
+def test_reading_tells_how_far_it_is(tmp_path, monkeypatch, capsys):
+    """One large label file is one file: what is told are the things in it, where nobody watches every half minute."""
+    root, now = yolo(tmp_path / "raw", ["0 0.5 0.5 0.2 0.2"] * 50), [0.0]
+    monkeypatch.setattr(raw_module, "TELL_EVERY", 10)
+    monkeypatch.setattr("ccdiff_cli.console.time.monotonic", lambda: now.__setitem__(0, now[0] + 20) or now[0])
+    with progress_bars() as progress:
+        read_raw(root, progress=progress)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "reading labels: 0 of 1" and said[-1].startswith("reading labels: 1 of 1")
+    assert "reading labels: 20 files, lines and objects" in said and len(said) < 7, "not every time"

@@ -12,10 +12,22 @@ import numpy as np
 import pytest
 import yaml
 
+from ccdiff_cli.doctor import examine
 from ccdiff_cli.drawn import draw_dataset
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.project import init_project, read_project
-from ccdiff_cli.project.propose import Sight, choose_cut, detector_of, look, splits_of, training_pictures
+from ccdiff_cli.project.propose import (
+    CPU,
+    GPU,
+    Sight,
+    choose_cut,
+    detector_of,
+    look,
+    made_pictures,
+    splits_of,
+    training_pictures,
+    training_steps,
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +81,30 @@ def test_a_val_split_stands_in_for_a_test_split_that_is_not_there() -> None:
     assert splits_of(sight((9, 9), (1, 2), splits={"": ("a", "b")})).value is None
 
 
+@pytest.mark.parametrize(
+    ("splits", "said"),
+    [
+        ({"": ("a", "b")}, "the set has none"),
+        ({"": ("a",), "test": ("b",)}, "the set's own: test 1; those of the other 1 pictures are drawn"),
+        ({"test": ("a",), "train": ("b", "c")}, "the set's own: train 2, test 1"),
+        ({"train": ("b", "c")}, "without test the chain does not get to its end"),
+    ],
+)
+def test_what_becomes_of_splits_is_said(splits: dict[str, tuple[str, ...]], said: str) -> None:
+    assert said in splits_of(sight((9, 9), (1, 2), splits=splits)).why
+
+
+def test_a_large_set_asks_for_what_the_machine_can_do_and_says_what_is_short() -> None:
+    seen = sight((800, 800), (24, 70), pictures=70_000)
+    cut = choose_cut(seen)
+    for machine, share in ((CPU, "0.2 times"), (GPU, "2.3 times")):
+        detector, made = detector_of(seen, cut, 70_000, machine), made_pictures(70_000, machine)
+        assert detector["steps"].value == machine.steps and share in detector["steps"].why and "105,000 steps" in detector["steps"].why
+        assert made.value == (machine.made if machine is CPU else None)
+        assert training_steps(70_000, 16, machine).value * 16 == machine.seen
+    assert "long" not in detector_of(seen, cut, 500)["steps"].why and made_pictures(500).value is None
+
+
 def test_the_file_reads_back_and_says_why(drawn: Path, tmp_path: Path) -> None:
     made = init_project(drawn, tmp_path / "ccdiff.yaml")
     project = read_project(tmp_path / "ccdiff.yaml")
@@ -104,5 +140,7 @@ def test_what_names_say_stays_in_its_comment(drawn: Path, tmp_path: Path) -> Non
     odd = replace(seen, classes={"ship": 3, "x\ndata: elsewhere": 0}, skipped={"a\nruns: /etc": 2})
     from ccdiff_cli.project.init import _choices, _lines
 
-    text = "\n".join(_lines("raw", odd, _choices(odd, choose_cut(odd), splits_of(odd), named=False)))
+    choices = _choices(odd, choose_cut(odd), splits_of(odd), CPU, named=False)
+    text = "\n".join(_lines("raw", odd, choices, examine()))
     assert yaml.safe_load(text)["data"] == "raw" and "runs" not in yaml.safe_load(text)
+    assert "no object of 1 of the 2 classes" in text

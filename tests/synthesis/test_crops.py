@@ -9,10 +9,12 @@ from PIL import Image
 from ccdiff_cli.dataset import read_set, write_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import sha256_file
+from ccdiff_cli.options import checked_options
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from ccdiff_cli.synthesis import crops as module
 from ccdiff_cli.synthesis.crops import CropJudge
 from ccdiff_cli.synthesis.filtering import Judge, account, calibrate, failing, filter_identity, judges_of
+from ccdiff_cli.synthesis.options import FilterOptions
 
 COLOURS = {"tank": (220, 220, 220), "court": (200, 60, 40)}
 
@@ -97,18 +99,20 @@ def test_the_account_says_what_each_judge_did():
 
 
 def test_who_judges_is_part_of_the_plan_where_it_is_not_the_usual(real, tmp_path):
-    options = {"recall": 0.9, "retries": 2, "detector": None, "clip": None}
-    usual = filter_identity(real, "pictures", **options)
+    def identity(**options):
+        return filter_identity(real, checked_options(FilterOptions, {"mode": "pictures", **options}, where=None))
+
+    usual = identity()
     assert "judges" not in usual and "crops" not in usual and judges_of(usual) == ["detector"]
-    assert filter_identity(real, "pictures", **options, judges=("detector",)) == usual
-    both = filter_identity(real, "pictures", **options, judges=("crops", "detector"))
+    assert identity(judges="detector") == usual
+    both = identity(judges="crops,detector")
     assert judges_of(both) == ["detector", "crops"] and both["detector"] == usual["detector"] and both["crops"]
-    alone = filter_identity(real, "pictures", **options, judges=("crops",))
+    alone = identity(judges="crops")
     assert alone["detector"] is None and judges_of(alone) == ["crops"]
-    for wrong in (("eyes",), ("clip",)):
+    for wrong in ("eyes", "clip"):
         with pytest.raises(CCDiffError, match="judge"):
-            filter_identity(real, "pictures", **options, judges=wrong)
+            identity(judges=wrong)
     with pytest.raises(CCDiffError, match="judges are crops"):
-        filter_identity(real, "pictures", **{**options, "detector": tmp_path}, judges=("crops",))
+        identity(detector=tmp_path, judges="crops")
     with pytest.raises(CCDiffError, match="without a filter"):
-        filter_identity(real, None, **options, judges=("crops",))
+        identity(mode=None, judges="crops")

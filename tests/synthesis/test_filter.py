@@ -13,10 +13,12 @@ from ccdiff_cli.dataset import read_set, write_set
 from ccdiff_cli.detectors import Detections
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import sha256_file
+from ccdiff_cli.options import checked_options
 from ccdiff_cli.pretrained import Clip
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from ccdiff_cli.synthesis import verify_set
-from ccdiff_cli.synthesis.filtering import Judge, calibrate, clip_scores, filter_identity, kept_objects, object_scores
+from ccdiff_cli.synthesis.filtering import Judge, calibrate, clip_scores, kept_objects, object_scores
+from ccdiff_cli.synthesis.options import FilterOptions
 from tests.synthesis.grouped import make_set
 
 FAKE = "tests.synthesis.fake:load"
@@ -181,11 +183,10 @@ def test_changed_rules_are_refused(generator, real, tmp_path, bright):
         make(generator, real, tmp_path / "s", bright)
 
 
-def test_wrong_options_are_refused(real, tmp_path):
-    pictures = read_set(real)
-    for mode, options in (("dreams", {}), ("objects", {"recall": 1.0}), ("objects", {"retries": -1}), (None, {"clip": tmp_path})):
+def test_wrong_options_are_refused(tmp_path):
+    for options in ({"mode": "dreams"}, {"mode": "objects", "recall": 1.0}, {"mode": "objects", "retries": -1}, {"clip": tmp_path}):
         with pytest.raises(CCDiffError):
-            filter_identity(pictures, mode, **{"recall": 0.9, "retries": 2, "detector": None, "clip": None, **options})
+            checked_options(FilterOptions, options, where=None)
 
 
 @pytest.fixture(scope="module")
