@@ -34,6 +34,7 @@ VERBS = {
     "export": "export",
     "eval-trainability": "trainability",
     "evaluate": "evaluate",
+    "compare": "compare",
     "inspect": "sets",
     "verify": "sets",
     "merge-tiles": "prepare",

@@ -217,6 +217,8 @@ class Method:
         most_objects: the most objects of a picture that a generator of the recipe takes; None: any number.
         places: the same of a generator's folder, and how many are usual.
         numbers_of_object: how many numbers training keeps of one object, for the estimate of memory.
+        licence: of the published weights; ``exact``: relative error of the computation on the golden cases; ``differs``: what differs
+            from the released program: for people who compare methods, as the README says it.
     """
 
     name: str
@@ -235,6 +237,9 @@ class Method:
     most_objects: Callable[[Any], int | None] = _any_number
     places: Callable[[Path], Places] = _no_places
     numbers_of_object: Callable[[Any, Mapping[str, Any]], float] = _none
+    licence: str = "none stated"
+    exact: str = "not measured"
+    differs: str = ""
 
     def of_boxes(self) -> str | None:
         """What who uses its pictures must know of their labels; None where every box was given to it as it is."""

@@ -93,7 +93,7 @@ def table_rows(results: Mapping[str, Any]) -> list[tuple[str, str, list[Mapping[
     return listed
 
 
-def _cell(column: Column, value: Mapping[str, Any] | None, *, interval: bool = True) -> str:
+def shown_cell(column: Column, value: Mapping[str, Any] | None, *, interval: bool = True) -> str:
     if value is None or value["value"] is None:
         return NO_VALUE
     text = f"{value['value']:.{column.digits}f}"
@@ -117,7 +117,9 @@ def terminal_tables(results: Mapping[str, Any]) -> list[Table]:
             table.add_column(f"{wanted[k].title.split(' [')[0]} {wanted[k].better}", justify="right")
         for name, _, cells in rows:
             if any(cells[k] for k in chosen):
-                table.add_row(name, *(_cell(wanted[k], cells[k], interval=wanted[k].title.startswith(("FID", "CLIP"))) for k in chosen))
+                table.add_row(
+                    name, *(shown_cell(wanted[k], cells[k], interval=wanted[k].title.startswith(("FID", "CLIP"))) for k in chosen)
+                )
         tables.append(table)
     return tables
 
@@ -127,7 +129,7 @@ def markdown_table(results: Mapping[str, Any]) -> str:
     wanted = columns(results)
     lines = ["| | " + " | ".join(f"{c.title} {c.better}" for c in wanted) + " |", "|---|" + "---:|" * len(wanted)]
     lines += [
-        f"| {markdown(name)} | " + " | ".join(_cell(c, v) for c, v in zip(wanted, cells, strict=True)) + " |"
+        f"| {markdown(name)} | " + " | ".join(shown_cell(c, v) for c, v in zip(wanted, cells, strict=True)) + " |"
         for name, _, cells in table_rows(results)
     ]
     return "\n".join([*lines, "", *(f"- {markdown(name)}: {markdown(value)}" for name, value in protocol_lines(results)), ""])
@@ -139,7 +141,8 @@ def latex_table(results: Mapping[str, Any]) -> str:
     arrows = {UP: r"$\uparrow$", DOWN: r"$\downarrow$"}
     head = " & ".join(["", *(f"{tex(c.title)} {arrows[c.better]}" for c in wanted)])
     body = [
-        " & ".join([tex(name), *(_cell(c, v, interval=False).replace(NO_VALUE, "--") for c, v in zip(wanted, cells, strict=True))]) + r" \\"
+        " & ".join([tex(name), *(shown_cell(c, v, interval=False).replace(NO_VALUE, "--") for c, v in zip(wanted, cells, strict=True))])
+        + r" \\"
         for name, _, cells in table_rows(results)
     ]
     notes = [visible(f"% {name}: {value}", lines=False) for name, value in protocol_lines(results)]
@@ -228,7 +231,7 @@ def evaluation_page(
 def _part(wanted: Sequence[Column], rows: Sequence[tuple[str, str, list[Mapping[str, Any] | None]]], main: bool) -> dict[str, Any]:
     """The published table's columns (CLIP, FID, mAP), or the others: as wide as the page allows."""
     chosen = [k for k, c in enumerate(wanted) if c.title.startswith(("CLIP", "FID", "mAP")) == main]
-    cells = [(name, role, [(_cell(wanted[k], row[k], interval=False), _interval_text(wanted[k], row[k])) for k in chosen])
+    cells = [(name, role, [(shown_cell(wanted[k], row[k], interval=False), _interval_text(wanted[k], row[k])) for k in chosen])
              for name, role, row in rows if any(row[k] for k in chosen)]  # fmt: skip
     return {"columns": [wanted[k] for k in chosen], "rows": cells}
 

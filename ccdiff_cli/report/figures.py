@@ -60,10 +60,10 @@ def _kinds(results: Mapping[str, Any]) -> list[str]:
     return [arm["kind"] for arm in results["arms"].values()]
 
 
-def gains(results: Mapping[str, Any]) -> str:
+def gains(arms: Mapping[str, Any]) -> str:
     """The gain in mAP of every arm: a dot for the mean, a line for the interval, small marks for the seeds."""
-    arms = {name: arm for name, arm in results["arms"].items() if arm.get("gain") and arm["gain"]["mAP"]["mean"] is not None}
-    kinds = _kinds(results)
+    kinds = [arm["kind"] for arm in arms.values()]
+    arms = {name: arm for name, arm in arms.items() if arm.get("gain") and arm["gain"]["mAP"]["mean"] is not None}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.4 * max(2, len(arms)) + 0.9))
         axes = figure.add_subplot()

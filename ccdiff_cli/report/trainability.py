@@ -82,7 +82,7 @@ def trainability_page(
         protocol=results["protocol"],
         classes=list(classes),
         legend=[(name, hex_colour(name, classes)) for name in names],
-        gains_figure=Markup(figures.gains(results)),  # our own SVG; matplotlib escapes the names
+        gains_figure=Markup(figures.gains(arms)),  # our own SVG; matplotlib escapes the names
         dose_figure=Markup(dose) if dose else None,
         fraction_figure=Markup(by_fraction) if by_fraction else None,
         class_figure=Markup(figures.class_gains(results)),

@@ -111,6 +111,13 @@ def _export(generator: Path, out: Path) -> list[Path]:
 AEROGEN = Method(
     name="aerogen",
     title="AeroGen",
+    licence="none stated",
+    exact="< 3e-6",
+    differs=(
+        "any number of objects, batches; the time decides on the mask attention picture by picture; DDIM takes the "
+        "steps asked for; class vectors by a prompt, not the authors' table; its layout generator and filters, never "
+        "released, are built from the paper: --layout-source diffusion, --filter-judges"
+    ),
     takes=frozenset({CAPTION, CLASS_TEXT, OBB}),
     recipe=AeroGenRecipe,
     pipeline=_pipeline,

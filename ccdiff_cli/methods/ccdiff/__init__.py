@@ -151,6 +151,8 @@ def _export(generator: Path, out: Path) -> list[Path]:
 CCDIFFPP = Method(
     name="ccdiff++",
     title="CC-Diff++",
+    exact="< 1e-6",
+    differs="any number of objects, batches, conditioning dropout",
     takes=frozenset({CAPTION, CLASS_TEXT, HBB, OBB, REFERENCES}),
     recipe=CCDiffRecipe,
     pipeline=_pipeline,

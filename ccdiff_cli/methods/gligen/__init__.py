@@ -91,6 +91,9 @@ def _export(generator: Path, out: Path) -> list[Path]:
 METHOD = Method(
     name="gligen",
     title="GLIGEN",
+    licence="CreativeML OpenRAIL-M",
+    exact="< 2e-6",
+    differs="another layout in every picture; small boxes kept; grounding dropped a picture, not a batch; boxes in float32",
     takes=frozenset({CAPTION, CLASS_TEXT, HBB}),
     recipe=GLIGENRecipe,
     pipeline=_pipeline,

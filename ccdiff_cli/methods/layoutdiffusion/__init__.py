@@ -143,6 +143,9 @@ def _export(generator: Path, out: Path) -> list[Path]:
 LAYOUTDIFFUSION = Method(
     name="layoutdiffusion",
     title="LayoutDiffusion",
+    licence="none stated (code MIT)",
+    exact="< 3e-6",
+    differs="any number and size of objects; condition dropped picture by picture; both branches in one pass",
     takes=frozenset({CLASS_INDEX, HBB}),
     recipe=LayoutDiffusionRecipe,
     pipeline=_pipeline,

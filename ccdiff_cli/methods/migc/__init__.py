@@ -93,6 +93,9 @@ def _export(generator: Path, out: Path) -> list[Path]:
 METHOD = Method(
     name="migc",
     title="MIGC",
+    licence="research only, no commercial use",
+    exact="< 1e-6",
+    differs=("batches; slots by box, not at random; free slots weigh nothing (published: options); no inhibition loss in training"),
     takes=frozenset({CAPTION, CLASS_TEXT, HBB}),
     recipe=MIGCRecipe,
     pipeline=_pipeline,

@@ -135,6 +135,9 @@ def _export(generator: Path, out: Path) -> list[Path]:
 METHOD = Method(
     name="txt2img_mhn",
     title="Txt2Img-MHN",
+    licence='MIT, "academic purposes only"',
+    exact="< 1e-5",
+    differs="keys kept from code to code, long captions cut, seeds by picture; its VQGAN is read, not trained",
     takes=frozenset({CAPTION}),
     recipe=MHNRecipe,
     pipeline=_pipeline,
