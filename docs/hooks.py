@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from ccdiff_cli.cli import app
+from ccdiff_cli.compare import Comparison
 from ccdiff_cli.detectors import DetectorConfig
 from ccdiff_cli.methods import METHODS
 from ccdiff_cli.methods.recipe import Recipe
@@ -39,7 +40,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 def pages() -> dict[str, str]:
     """Path below ``docs/`` -> Markdown."""
-    return {"reference/options.md": options_page(), "reference/project.md": project_page(), "reference/recipes.md": recipes_page()}
+    return {
+        "reference/options.md": options_page(),
+        "reference/project.md": project_page(),
+        "reference/comparison.md": comparison_page(),
+        "reference/recipes.md": recipes_page(),
+    }
 
 
 # ---- options of the verbs ----
@@ -94,6 +100,16 @@ def project_page() -> str:
     ]
     keys = {key: field for key, field in keys_of(ProjectFile) if not key.startswith(("synthesize.layouts", "synthesize.filter"))}
     return "\n\n".join([*told, _keys_table(keys)]) + "\n"
+
+
+def comparison_page() -> str:
+    """Every key of a file for ``ccdiff compare``."""
+    told = [
+        "# The comparison file",
+        "Made from the types that check a file of `ccdiff compare`. `methods` holds a group for each row; its keys are shown once; "
+        "`synthesize`, `evaluate` and `trainability` hold the options of their verbs. Paths are seen from the file's own folder.",
+    ]
+    return "\n\n".join([*told, _keys_table(dict(keys_of(Comparison)))]) + "\n"
 
 
 # ---- keys of recipes ----

@@ -71,7 +71,7 @@ class Comparison(Options):
         found = dict(values)
         for key, value in found.items():
             model = group_of(cls.model_fields[key].annotation) if key in cls.model_fields else None
-            if model is not None:
+            if model is not None and key != "methods":
                 found[key] = by_field(model, {} if value is None else value)
         if isinstance(found.get("methods"), Mapping):
             found["methods"] = {name: by_field(TrainOptions, {} if row is None else row) for name, row in found["methods"].items()}
