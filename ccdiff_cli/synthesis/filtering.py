@@ -33,11 +33,11 @@ from ..geometry import hbb_iou
 from ..pictures import read_rgb
 from ..references import reference_window
 from ..scene import ClassList, Scene
-from .crops import CropJudge, crops_file
 from .options import FilterOptions
 
 if TYPE_CHECKING:
     from ..pretrained import Clip
+    from .crops import CropJudge
 
 OF_PICTURES = "crops"
 """The judge whose threshold the least of a picture's objects must pass."""
@@ -61,6 +61,11 @@ def filter_identity(real: PictureSet, filter: FilterOptions) -> dict[str, Any] |
         return None
     chosen = filter.chosen_judges()
     key = None
+    judged_by_crops: dict[str, str] = {}
+    if "crops" in chosen:
+        from .crops import crops_file  # torchvision's models are slow to import, and most workers need none
+
+        judged_by_crops["crops"] = crops_file(real).stem
     if filter.detector is not None:
         key = content_key([sha256_file(filter.detector / name) for name in ("detector.json", "model.safetensors")])
     elif "detector" in chosen:
@@ -74,13 +79,19 @@ def filter_identity(real: PictureSet, filter: FilterOptions) -> dict[str, Any] |
         "iou": IOU,
         "revision": REVISION,
         **({"judges": chosen} if chosen != filter.usual_judges() else {}),
-        **({"crops": crops_file(real).stem} if "crops" in chosen else {}),
+        **judged_by_crops,
     }
 
 
 def judges_of(rules: Mapping[str, Any]) -> list[str]:
     """The judges of a filter, from its :func:`filter_identity`."""
     return list(rules.get("judges") or ["detector", *(["clip"] if rules["clip"] else [])])
+
+
+def _crop_judge(crops: PictureSet, device: str, progress: Progress | None) -> CropJudge:
+    from .crops import CropJudge  # as above
+
+    return CropJudge(crops, device, progress)
 
 
 def prepare_filter(real: PictureSet, detector: str | Path | None, progress: Progress | None = None) -> Path:
@@ -116,7 +127,7 @@ class Judge:
     ) -> None:
         self.detector: Detector | None = load_detector(detector, device) if detector is not None else None
         self.clip = _clip(clip, device) if clip is not None else None
-        self.crops = CropJudge(crops, device, progress) if crops is not None else None
+        self.crops = _crop_judge(crops, device, progress) if crops is not None else None
         self.names: dict[str, np.ndarray] = {}
         self.thresholds, self.recall = thresholds or {}, recall
 
