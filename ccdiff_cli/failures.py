@@ -27,12 +27,21 @@ MEMORY_SIGNS = (
 """What libraries say, under many kinds of error, when memory (or the address space) runs out."""
 
 
+HELP = {"--help", "-h", "--help-all", "--version"}
+
+
 def check_surroundings(arguments: Sequence[str]) -> None:
     """Refuse what would only fail later, or worse be taken for something else.
 
     Raises:
-        CCDiffError: an argument that is not UTF-8; a launcher's variable that is no number.
+        CCDiffError: an argument that is not UTF-8; a launcher's variable that is no number; the current folder was removed, in which
+            libraries of PyTorch end the program without a word.
     """
+    if not HELP.intersection(arguments):
+        try:
+            os.getcwd()
+        except OSError as error:
+            raise CCDiffError("the current folder was removed", fix="go to one that is there: cd ~") from error
     for argument in arguments:
         try:
             argument.encode("utf-8")

@@ -195,6 +195,13 @@ def test_odd_environments_change_nothing(tmp_path: Path, environment: dict[str, 
         no_traceback(done, 0)
 
 
+def test_a_current_folder_that_was_removed_is_said_at_once(tmp_path: Path) -> None:
+    script = f"import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); os.execv({sys.executable!r}, {[*PROGRAM, 'doctor']!r})"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    no_traceback(done, 2)
+    assert done.stderr.startswith("error: the current folder was removed") and done.stdout == ""
+
+
 def test_names_that_are_not_utf8_are_left_out_or_said(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     (folder / "images").mkdir(parents=True)

@@ -294,11 +294,17 @@ def read_receipts(project: Project) -> dict[str, list[Receipt]]:
             receipt = read_as(Receipt, path)
         except CCDiffError:
             continue
-        if receipt.stage in STAGES:
+        if _is_sound(receipt, path):
             found.setdefault(receipt.stage, []).append(receipt)
     for receipts in found.values():
         receipts.sort(key=lambda r: r.finished)
     return found
+
+
+def _is_sound(receipt: Receipt, path: Path) -> bool:
+    """Whether a receipt is of a stage, its key that of its identity, and its name that of its key."""
+    of_itself = receipt.key == content_key(receipt.identity) and path.stem == f"{receipt.stage}-{receipt.key[:8]}"
+    return receipt.stage in STAGES and of_itself and isinstance(receipt.identity.get(TYPED, {}), dict)
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

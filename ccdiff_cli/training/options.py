@@ -12,6 +12,8 @@ from ..settings import overrides
 
 def _overrides(value: Any) -> Any:
     """``KEY=VALUE`` texts as a mapping."""
+    if isinstance(value, (list, tuple)) and not all(isinstance(pair, str) for pair in value):
+        raise Unfit("expected keys with their values, found a list", fix="for example {denoiser.train.steps: 2000}")
     return overrides(value) if isinstance(value, (list, tuple)) else {} if value is None else value
 
 

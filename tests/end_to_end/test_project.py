@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +16,9 @@ import pytest
 import yaml
 
 from ccdiff_cli.drawn import draw_dataset
+
+from .conftest import ENVIRONMENT
+from .killing import content, differences
 
 SMALL: dict[str, Any] = {
     "prepare": {"size": 128},
@@ -76,18 +79,53 @@ def test_init_and_the_four_commands_with_no_further_option(tmp_path: Path) -> No
     }  # fmt: skip
 
 
+VERBS = ("prepare", "train", "synthesize", "export", "eval-trainability")
+
+
 @pytest.mark.slow
-def test_run_goes_on_after_kills_and_then_has_nothing_to_do(folder: Path) -> None:
-    dice = random.Random(0)
-    for _ in range(6):
-        running = subprocess.Popen(
-            [sys.executable, "-m", "ccdiff_cli", "run"], cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL
-        )
-        time.sleep(dice.uniform(2, 25))
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
-    made = json.loads(ccdiff(folder, "run", "--json").stdout)
-    assert set(made["stages"]) == {"prepare", "train", "synthesize", "export", "trainability"}
-    again = json.loads(ccdiff(folder, "run", "--json").stdout)
+def test_run_and_the_verbs_go_on_after_kills_to_the_same_files(folder: Path) -> None:
+    alone, killed, typed = (folder / name for name in ("alone", "killed", "typed"))
+    for copy in (alone, killed, typed):
+        copy.mkdir()
+        shutil.copy(folder / "ccdiff.yaml", copy)
+        shutil.copytree(folder / "drawn", copy / "drawn")
+    start, dice = time.monotonic(), random.Random(0)
+    ccdiff(alone, "run")
+    whole = time.monotonic() - start
+
+    def kill(where: Path, verb: str, seconds: float) -> bool:
+        """Whether it still ran after so many seconds, and was killed."""
+        program = [sys.executable, "-m", "ccdiff_cli", verb]
+        with open(where / "log", "ab") as log, subprocess.Popen(program, cwd=where, env=ENVIRONMENT, stdout=log, stderr=log) as running:
+            try:
+                assert running.wait(seconds) == 0, (where / "log").read_text()[-3000:]
+            except subprocess.TimeoutExpired:
+                running.kill()  # itself alone: what it started ends by itself
+                return True
+        return False
+
+    kills = sum(kill(killed, "run", dice.uniform(1, whole / 2)) for _ in range(6))
+    made = json.loads(ccdiff(killed, "run", "--json").stdout)
+    assert kills >= 3 and set(made["stages"]) == {"prepare", "train", "synthesize", "export", "trainability"}
+    again = json.loads(ccdiff(killed, "run", "--json").stdout)
     assert set(again["stages"].values()) == {"done before"} and again["results"] == {}
-    assert not [p for p in (folder / "runs").rglob(".partial-*")]
+    for verb in VERBS:
+        kills += sum(kill(typed, verb, dice.uniform(1, whole / 4)) for _ in range(2))
+        ccdiff(typed, verb)
+    print(f"{kills} kills, {whole:.0f} s undisturbed")
+    expected = results(alone)
+    for other in (killed, typed):
+        assert differences(results(other), expected) == []
+        assert not [p for p in (other / "runs").rglob(".partial-*")]
+
+
+def results(where: Path) -> dict[str, bytes]:
+    """The files of all stages, and of their receipts what no clock says."""
+    found = {}
+    for name, data in content(where / "runs").items():
+        if "/" in name:
+            found[name] = data
+        elif "-" in name:
+            receipt = json.loads(data.replace(b"*", b'"seconds": 0'))
+            found[name] = json.dumps([receipt["stage"], receipt["identity"], receipt["holds"]]).encode()
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.files import content_key
 from ccdiff_cli.project import STAGES, Project, read_project, recorded, stages, states_of
-from ccdiff_cli.project.stages import typed_state
+from ccdiff_cli.project.stages import TYPED, typed_state
 from ccdiff_cli.project.status import next_step, status_of, status_rows
 
 FILE: dict[str, Any] = {
@@ -192,11 +194,27 @@ def test_labels_edited_by_hand_make_stale_what_was_made_from_them(tmp_path: Path
     assert states_of(project)["train"].why == ("prepare: its labels were edited",)
 
 
-def test_damaged_receipts_count_as_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"stage": 3},
+        {"stage": "export"},
+        {"key": "../../../etc/passwd"},
+        {"identity": {}},
+        {"identity": {TYPED: ["a"]}},
+        {"identity": {TYPED: ["a"]}, "key": content_key({TYPED: ["a"]})},
+        {"seconds": "1"},
+    ],
+    ids=str,
+)
+def test_damaged_receipts_count_as_none(tmp_path: Path, damage: dict[str, Any]) -> None:
     project = write(tmp_path, FILE)
     finish(project, "prepare")
     receipt = next(project.runs.glob("prepare-*.json"))
-    receipt.write_text('{"format": "ccdiff stage 1", "stage": 3}')
+    values = json.loads(receipt.read_text()) | damage
+    receipt.write_text(json.dumps(values))
+    if "key" in damage and "/" not in damage["key"]:
+        receipt = receipt.rename(receipt.with_name(f"prepare-{damage['key'][:8]}.json"))
     assert states_of(project)["prepare"].state == "begun"
 
 
@@ -218,6 +236,7 @@ def test_folders_of_earlier_settings_are_told_and_kept(tmp_path: Path) -> None:
         ({"trainability": {"seeds": ["x"]}}, "seeds"),
         ({"trainability": {"detector": {"stepz": 3}}}, "stepz"),
         ({"data": 3}, "data"),
+        ({"train": {"set": [1]}}, "train.set|train.overrides"),
     ],
 )
 def test_what_does_not_fit_is_said_with_its_key(tmp_path: Path, change: dict[str, Any], said: str) -> None:

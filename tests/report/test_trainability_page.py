@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from defusedxml import ElementTree
+from matplotlib.figure import Figure
 
 from ccdiff_cli.detectors import Detections
 from ccdiff_cli.report import figures
@@ -227,6 +228,14 @@ def test_figures_are_valid_svg_and_the_same_every_time(name):
     first = DRAWINGS[name](many_arms())
     ElementTree.fromstring(first)
     assert DRAWINGS[name](many_arms()) == first
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_in_any_script_are_text_of_the_figure_without_a_warning():
+    figure = Figure(figsize=(1, 1))
+    figure.text(0, 0, "\u8239</text><script>")
+    text = figures.svg_text(figure)
+    assert "\u8239&lt;/text&gt;&lt;script&gt;" in text and ElementTree.fromstring(text) is not None
 
 
 def test_other_sets_get_colours_of_their_own():
