@@ -230,7 +230,7 @@ def raw_key(project: Project) -> str:
     if not root.exists():
         raise CCDiffError("the data set is not there", where=project.path, fix=f"data: {root}: put it there, or name its folder")
     found = sorted(_files_below(root))
-    look = content_key([[name, status.st_size, status.st_mtime_ns] for name, status in found])
+    look = content_key([[_spelled(name), status.st_size, status.st_mtime_ns] for name, status in found])
     if is_file(memory):
         try:
             known = read_as(_Raw, memory)
@@ -238,9 +238,14 @@ def raw_key(project: Project) -> str:
             known = None
         if known is not None and known.look == look:
             return str(known.key)
-    key = content_key([[name, sha256_file(root / name if name else root)] for name, _ in found])
+    key = content_key([[_spelled(name), sha256_file(root / name if name else root)] for name, _ in found])
     write_json(memory, {"look": look, "key": key})
     return key
+
+
+def _spelled(name: str) -> str:
+    """A file's name, also of an old archive's that is not UTF-8: what ``prepare`` leaves out is no reason to stop here."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _files_below(root: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,13 @@ def test_other_files_in_the_data_set_make_all_stale_and_a_touched_one_nothing(tm
     (tmp_path / "raw/b.txt").write_text("another picture")
     assert of(project, "stale") == set(STAGES)
     assert states_of(project)["prepare"].why == ("the files of the data set changed",)
+
+
+def test_a_data_set_may_hold_names_that_are_not_utf8(tmp_path: Path) -> None:
+    project = write(tmp_path, FILE)
+    before = states_of(project)["prepare"].key
+    (tmp_path / "raw" / os.fsdecode(b"caf\xe9.txt")).write_text("x")
+    assert states_of(project)["prepare"].key != before
 
 
 def test_a_file_that_an_option_names_is_part_of_the_key(tmp_path: Path) -> None:
