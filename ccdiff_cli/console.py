@@ -18,6 +18,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -124,8 +125,28 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed else "", style="progress.data.speed")
 
 
+_watching: ContextVar[Callable[[str, int, int], None] | None] = ContextVar("progress", default=None)
+
+
+def tell(stage: str, done: int, total: int) -> None:
+    """Progress of what takes long now and then, deep below a verb (hashing, parsing): shown where the verb shows any."""
+    if (show := _watching.get()) is not None:
+        show(stage, done, total)
+
+
 @contextlib.contextmanager
 def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """See :func:`_progress_bars`; :func:`tell` is heard, too."""
+    with _progress_bars(quiet=quiet) as show:
+        token = _watching.set(show)
+        try:
+            yield show
+        finally:
+            _watching.reset(token)
+
+
+@contextlib.contextmanager
+def _progress_bars(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A function ``progress(stage, done, total)`` that draws one bar a stage; pictures, files or steps count alike.
 
     Unless quiet it has two attributes: ``note(stage, text)`` puts a few words beside the stage's name, or on a line of their own where

@@ -38,6 +38,7 @@ from pydantic import AfterValidator, Field, JsonValue
 from typing_extensions import NotRequired, TypedDict
 
 from . import __version__
+from .console import tell
 from .errors import CCDiffError, EditedSet
 from .files import content_key, inside, parse_json, read_bytes, write_json
 from .geometry import area_inside, corners_inside
@@ -455,6 +456,10 @@ def read_set(root: str | Path, *, to_look_at: bool = False) -> PictureSet:
     return made
 
 
+LARGE = 20_000_000
+"""Bytes of labels that take so long to read that it is told."""
+
+
 def look_at_set(root: str | Path, *, full: bool = False) -> Look:
     """Read the labels and the manifest of a set's folder, and look for its pictures.
 
@@ -476,8 +481,13 @@ def look_at_set(root: str | Path, *, full: bool = False) -> Look:
         raise CCDiffError(f"{what}: it has no {ANNOTATIONS}", where=root, fix=fix)
     manifest = read_manifest(root)
     data = read_bytes(path)
+    large = len(data) > LARGE
+    if large:
+        tell("reading labels", 0, 1)
     coco = parse_json(data, where=path, careful=False)
     scenes, classes = scenes_of_coco(coco, where=path)
+    if large:
+        tell("reading labels", 1, 1)
     names = [scene.file_name for scene in scenes]
     if len(set(names)) != len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)

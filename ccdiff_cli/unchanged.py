@@ -14,6 +14,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from .console import tell
 from .errors import CCDiffError
 from .files import cache_folder, content_key, sha256_file, write_json
 from .stored import Count, Digest, read_as
@@ -21,6 +22,8 @@ from .stored import Count, Digest, read_as
 SMALL = 64_000_000
 PER_FILE = 50_000
 """Bytes, counting each file as so many more, that are hashed without asking the memory: a fraction of a second."""
+MANY, TELL_EVERY = 5_000, 500
+"""Files that take so long that progress is told, and how often."""
 _Memory = dict[str, tuple[Count, Annotated[int, Field(strict=True)], Digest]]
 
 
@@ -56,13 +59,17 @@ def hashes_of(folder: str | Path, files: Mapping[str, os.stat_result], *, known:
     place = cache_folder() / "seen" / f"{content_key(os.path.abspath(root))}.json"
     memory = _remembered(place) if large else {}
     found, fresh = {}, False
-    for name, status in files.items():
+    for done, (name, status) in enumerate(files.items()):
+        if len(files) >= MANY and done % TELL_EVERY == 0:
+            tell("hashing files", done, len(files))
         seen = memory.get(name)
         if seen is not None and seen[:2] == (status.st_size, status.st_mtime_ns) and seen[2] == known.get(name):
             found[name] = seen[2]
         else:
             found[name] = sha256_file(os.path.join(root, name))
             fresh = True
+    if len(files) >= MANY:
+        tell("hashing files", len(files), len(files))
     if large and fresh:
         remember(folder, {n: s for n, s in files.items() if found[n] == known.get(n)}, found)
     return found

@@ -235,3 +235,16 @@ def test_of_large_sets_sizes_and_times_are_remembered_outside_of_the_set(prepare
             memory.write_text(damage)
         with pytest.raises(CCDiffError, match="was changed after"):
             read_set(prepared)
+
+
+def test_hashing_many_files_and_reading_large_labels_is_told(made, monkeypatch, capsys):
+    from ccdiff_cli.console import progress_bars
+
+    monkeypatch.setattr(unchanged, "MANY", 2)
+    monkeypatch.setattr(dataset, "LARGE", 10)
+    with progress_bars():
+        count = len(dataset.read_set(made).hashes)
+    said = capsys.readouterr().err
+    assert "reading labels: 1 of 1" in said and f"hashing files: {count} of {count}" in said
+    dataset.read_set(made)
+    assert capsys.readouterr().err == "", "nobody watches"

@@ -44,14 +44,15 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Prove a set whole: hashes, labels inside pictures, nothing missing or extra."""
-    from ..console import finish
+    from ..console import finish, progress_bars
     from ..synthesis import accept_set, verify_set
 
     lines = []
-    if accept:
-        edit = accept_set(source)
-        lines = edit["lines"]
-    made = verify_set(source)
+    with progress_bars(quiet=as_json):
+        if accept:
+            edit = accept_set(source)
+            lines = edit["lines"]
+        made = verify_set(source)
     if not made["ok"]:
         found = made["problems"]
         more = f"; and {len(found) - 20} more" if len(found) > 20 else ""
