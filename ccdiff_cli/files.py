@@ -35,13 +35,14 @@ def atomic_write(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes
             whose writer calls ``os.sync`` before it: a killed process loses nothing either way, only a power cut can.
 
     Raises:
-        CCDiffError: the disk is full, the folder is read-only, ...; nothing is left behind then.
+        CCDiffError: the disk is full, the folder is read-only, what is there is no file, ...; nothing is left behind then.
     """
     path = Path(path)
     temporary: str | None = None
     with os_errors(path, "write the file"):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _check_replaced(path)
             handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
             with os.fdopen(handle, "wb") as stream:
                 yield stream
@@ -55,6 +56,14 @@ def atomic_write(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
             raise
+
+
+def _check_replaced(path: Path) -> None:
+    """That nothing but a file (or a link) is replaced: to a user who may do all, /dev/null is a name like any other."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise CCDiffError("not a plain file: a folder, a pipe or a device", where=path, fix="name another file to write")
 
 
 def write_bytes(path: str | Path, data: bytes, *, durable: bool = True) -> None:

@@ -60,3 +60,17 @@ def test_nothing_else_in_the_program_makes_links():
     assert found == {"files.py"}
     called = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if "link_file(" in path.read_text(encoding="utf-8")}
     assert called == {"files.py", "export/pictures.py"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_what_is_no_file_is_never_replaced(tmp_path):
+    """To a user who may do all, /dev/null would be a name like any other."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(CCDiffError, match="not a plain file"):
+            files.write_text(tmp_path / name, "x")
+    assert (tmp_path / "pipe").is_fifo() and sorted(p.name for p in tmp_path.iterdir()) == ["folder", "pipe"]
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    files.write_text(tmp_path / "link", "x")
+    assert (tmp_path / "link").read_text() == "x" and (tmp_path / "pipe").is_fifo(), "the link is replaced, not where it leads"

@@ -93,9 +93,9 @@ def detect_format(root: Path) -> str:
                 f"the folder's format was not recognised; it looks like {name}, but: {error.what}", where=error.where, fix=error.fix
             ) from error
         return name
-    holds = some(sorted(p.name for p in root.iterdir()), 8) if root.is_dir() else "this is a file"
+    holds = f"it holds {some(sorted(p.name for p in root.iterdir()), 8) or 'nothing'}" if root.is_dir() else "it is a file"
     raise CCDiffError(
-        f"the folder's format was not recognised (it holds {holds or 'nothing'}); known formats: {', '.join(READERS)}",
+        f"the folder's format was not recognised ({holds}); known formats: {', '.join(READERS)}",
         where=root,
         fix="name the format yourself (--format), or check that this is the top folder of the set",
     )

@@ -119,7 +119,7 @@ def _read(root: Path, classes: ClassMap | None, faults: Faults, format: str, ins
             width, height = 0, 0
         instances: list[Instance] = []
         with faults.leaving_out("label files"):
-            if labels[picture].is_file():
+            if os.path.lexists(labels[picture]):  # a link to nowhere is a label file that is lost, not a picture without objects
                 instances = _read_labels(labels[picture], faults, partial(read_line, (width or 1, height or 1)))
             else:
                 raw.notes["pictures without a label file, taken as without objects"] += 1

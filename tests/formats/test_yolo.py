@@ -52,6 +52,15 @@ def test_boxes(tmp_path):
     assert (second.category, second.hbb) == ("ship", (-24, -16, 24, 16))  # reaches out of the picture: kept as it is
 
 
+def test_a_label_file_that_is_a_link_to_nowhere_is_no_picture_without_objects(tmp_path):
+    root = yolo(tmp_path, {f"images/train/{name}.png": BOX for name in "abc"}, {"train": "images/train", "names": NAMES})
+    (lost,) = root.rglob("b.txt")
+    lost.unlink()
+    lost.symlink_to(tmp_path / "gone.txt")
+    raw = read_raw(root, strict=False)
+    assert len(raw.scenes) == 2 and raw.skipped == {"broken label files: the file does not exist": 1}
+
+
 def test_oriented_boxes(tmp_path):
     root = yolo(
         tmp_path / "r", {"images/train/a.png": OBB}, {"train": "images/train", "val": "images/train", "names": dict(enumerate(NAMES))}
