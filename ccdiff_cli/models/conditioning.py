@@ -29,7 +29,17 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from ..errors import CCDiffError
-from .layers import POINT_WIDTH, CrossAttention, PlainProcessor, PointNet, Tiles, join_heads, make_tiles, split_heads, tiled_attention
+from .layers import (
+    POINT_WIDTH,
+    CrossAttention,
+    PlainProcessor,
+    PointNet,
+    Tiles,
+    caption_attention,
+    make_tiles,
+    split_heads,
+    tiled_attention,
+)
 from .layout import LayoutBatch, may_attend, resize_support, soft_ellipses
 from .resamplers import ContextTokens
 from .unets import remember, settings_of
@@ -165,21 +175,8 @@ class FusionProcessor(nn.Module):
         temb: Tensor | None = None,
         conditioning: ConditioningContext | None = None,
     ) -> Tensor:
-        batch, _, width = hidden_states.shape
-        heads = attn.heads
-        caption = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        if attention_mask is not None:
-            attention_mask = attn.prepare_attention_mask(attention_mask, caption.shape[1], batch)
-            attention_mask = attention_mask.view(batch, heads, -1, attention_mask.shape[-1])
-        query = attn.to_q(hidden_states)
-        attended = join_heads(
-            F.scaled_dot_product_attention(
-                split_heads(query, heads),
-                split_heads(attn.to_k(caption), heads),
-                split_heads(attn.to_v(caption), heads),
-                attn_mask=attention_mask,
-            )
-        )
+        width = hidden_states.shape[-1]
+        query, attended = caption_attention(attn, hidden_states, encoder_hidden_states, attention_mask)
         project = attn.to_out[0]
         if conditioning is None:
             return attn.to_out[1](project(attended))

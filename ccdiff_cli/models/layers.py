@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
 _FREQUENCIES = 8
@@ -64,6 +64,20 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def join_heads(x: Tensor) -> Tensor:
     """``(B, h, n, d)`` -> ``(B, n, h * d)``."""
     return x.transpose(1, 2).flatten(2)
+
+
+def caption_attention(
+    attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None, attention_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Queries ``(B, n, width)`` of a layer of diffusers, and what they get from the caption, before the output projection."""
+    caption = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+    if attention_mask is not None:
+        batch = hidden_states.shape[0]
+        attention_mask = attn.prepare_attention_mask(attention_mask, caption.shape[1], batch)
+        attention_mask = attention_mask.view(batch, attn.heads, -1, attention_mask.shape[-1])
+    query = attn.to_q(hidden_states)
+    key, value = split_heads(attn.to_k(caption), attn.heads), split_heads(attn.to_v(caption), attn.heads)
+    return query, join_heads(F.scaled_dot_product_attention(split_heads(query, attn.heads), key, value, attn_mask=attention_mask))
 
 
 class CrossAttention(nn.Module):

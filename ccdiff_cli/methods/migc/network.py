@@ -31,7 +31,17 @@ from torch import Tensor, nn
 
 from ...errors import CCDiffError
 from ...models.conditioning import grid_sizes
-from ...models.layers import CrossAttention, PlainProcessor, Tiles, fourier_code, join_heads, make_tiles, split_heads, tiled_attention
+from ...models.layers import (
+    CrossAttention,
+    PlainProcessor,
+    Tiles,
+    caption_attention,
+    fourier_code,
+    join_heads,
+    make_tiles,
+    split_heads,
+    tiled_attention,
+)
 from ...models.layout import LayoutBatch, may_attend
 from ...models.unets import remember, settings_of
 
@@ -397,21 +407,7 @@ class MIGCProcessor(nn.Module):
         temb: Tensor | None = None,
         conditioning: MIGCContext | None = None,
     ) -> Tensor:
-        batch = hidden_states.shape[0]
-        heads = attn.heads
-        caption = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        if attention_mask is not None:
-            attention_mask = attn.prepare_attention_mask(attention_mask, caption.shape[1], batch)
-            attention_mask = attention_mask.view(batch, heads, -1, attention_mask.shape[-1])
-        query = attn.to_q(hidden_states)
-        attended = join_heads(
-            F.scaled_dot_product_attention(
-                split_heads(query, heads),
-                split_heads(attn.to_k(caption), heads),
-                split_heads(attn.to_v(caption), heads),
-                attn_mask=attention_mask,
-            )
-        )
+        query, attended = caption_attention(attn, hidden_states, encoder_hidden_states, attention_mask)
         plain = attn.to_out[1](attn.to_out[0](attended))
         if conditioning is None or not (conditioning.fuser or (self.migc is not None and conditioning.module)):
             return plain
