@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, CLIPTextModel
 
 from .. import __version__
-from ..errors import CCDiffError, os_errors
+from ..errors import CCDiffError, os_errors, visible
 from ..files import TEMPORARY_PREFIX, content_key, write_json
 from ..generator import GENERATOR_FILE
 from ..pretrained import lacking_weights, quiet_libraries
@@ -73,7 +74,40 @@ def read_pickle(path: Path, *entries: str) -> dict[str, Tensor]:
         weights = next((weights[entry] for entry in entries if isinstance(weights.get(entry), Mapping)), weights)
     if not isinstance(weights, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise CCDiffError("expected a dictionary of names and tensors", where=path)
+    for key, value in weights.items():
+        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            fix = "give the file as it was released"  # networks are made of the sizes of weights, so these are believed
+            raise CCDiffError(f"{visible(key)[:100]} claims more numbers, {tuple(value.shape)}, than the file holds", where=path, fix=fix)
     return {key.removeprefix("module."): value for key, value in weights.items()}
+
+
+@contextmanager
+def odd_sizes(what: str, where: str | Path, fix: str) -> Iterator[None]:
+    """Whatever goes wrong while a network is made of the sizes that a file's weights have says that the file is another.
+
+    Args:
+        what: what the file should be: "a LayoutDiffusion network".
+
+    Raises:
+        CCDiffError: in place of whatever it was.
+    """
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError, AssertionError) as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CCDiffError(f"not {what} (missing or odd: {visible(said)})", where=where, fix=fix) from error
+
+
+def numbered(weights: Mapping[str, Any], prefix: str) -> int:
+    """How many parts ``PREFIX0.``, ``PREFIX1.``, ... there are, all of them.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    found = {key[len(prefix) :].partition(".")[0] for key in weights if key.startswith(prefix)}
+    if found != {str(k) for k in range(len(found))}:
+        raise ValueError(f"{prefix}: parts that are not counted from 0 to {len(found) - 1}")
+    return len(found)
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], where: Path) -> None:

@@ -505,8 +505,33 @@ def test_a_released_file_becomes_a_generator_and_goes_back(tmp_path):
     message = str(caught.value)
     assert "missing keys (1): time_embed.0.bias" in message and "surplus keys (1): extra.weight" in message
     assert "out.2.bias (5,) instead of (6,)" in message and not (tmp_path / "h").exists()
-    with pytest.raises(CCDiffError, match="not a LayoutDiffusion network"):
-        checkpoints.sizes_of({"a": torch.zeros(1)}, head_width=16)
+
+
+RESBLOCK = "layout_encoder.transform.resblocks."
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"time_embed.0.weight": torch.zeros(0, 32)}, "not a LayoutDiffusion network"),
+        ({"time_embed.0.weight": torch.zeros(())}, "not a LayoutDiffusion network"),
+        ({"time_embed.0.weight": torch.zeros(124, 31)}, "multiples of 32"),
+        ({"input_blocks.0.0.weight": torch.zeros(0)}, "not a LayoutDiffusion network"),
+        ({"layout_encoder.obj_class_embedding.weight": torch.zeros(3)}, "not a LayoutDiffusion network"),
+        ({f"{RESBLOCK}100000000.ln.weight": torch.zeros(1)}, "counted from 0"),
+        ({"input_blocks.100000000.0.weight": torch.zeros(1)}, "counted from 0"),
+        ({"layout_encoder.obj_class_embedding.weight": torch.zeros(1).expand(CLASSES, 10**9)}, "more numbers"),
+        ({"out.2.bias": torch.zeros(6).to_sparse()}, "more numbers"),
+        ({"out.2.bias": torch.zeros(6, dtype=torch.complex64)}, "kinds of numbers"),
+        ({"out.2.bias": torch.full((6,), torch.nan)}, "no number"),
+    ],
+)
+def test_a_file_whose_weights_lie_is_refused_before_a_network_of_any_size_is_made(tmp_path, changes, said):
+    torch.save({**make_model(image_size=16, slots=10, layout_heads=8).state_dict(), **changes}, tmp_path / "odd.pt")
+    (tmp_path / "classes.txt").write_text("\n".join(f"class {k}" for k in range(CLASSES - 2)))
+    with pytest.raises(CCDiffError, match=said):
+        import_checkpoint(tmp_path / "odd.pt", tmp_path / "g", method="layoutdiffusion", head_width=16, classes=tmp_path / "classes.txt")
+    assert not (tmp_path / "g").exists()
 
 
 # ---- the pipeline ----

@@ -27,6 +27,7 @@ from ...models.checkpoints import (
     check_empty,
     imported,
     load_weights,
+    odd_sizes,
     part,
     picture_size_of,
     read_pickle,
@@ -171,7 +172,7 @@ def _make_resampler(weights: Mapping[str, Tensor], head_width: int, where: Path)
     def count_layers(prefix: str) -> int:
         return len({key[len(prefix) :].split(".")[1] for key in weights if key.startswith(f"{prefix}layers.")})
 
-    try:
+    with odd_sizes("a resampler of CC-Diff or CC-Diff++", where, "give the released ImageProjModel.pth"):
         dual = "coherent_queries" in weights
         prefix = "fg_resampler." if dual else ""
         dim, embedding = weights[f"{prefix}proj_in.weight"].shape
@@ -192,7 +193,3 @@ def _make_resampler(weights: Mapping[str, Tensor], head_width: int, where: Path)
             return CoResampler(num_queries=weights["latents"].shape[1], **sizes)
         queries = [weights[key].shape[1] for key in ("fg_resampler.latents", "bg_resampler.latents", "coherent_queries")]
         return DualResampler(num_queries=queries, **sizes)
-    except (KeyError, ValueError, IndexError) as error:
-        raise CCDiffError(
-            f"not a resampler of CC-Diff or CC-Diff++ (missing or odd: {error})", where=where, fix="give the released ImageProjModel.pth"
-        ) from error

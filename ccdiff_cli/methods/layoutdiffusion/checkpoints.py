@@ -22,6 +22,8 @@ from ...models.checkpoints import (
     checkpoint_file,
     imported,
     load_weights,
+    numbered,
+    odd_sizes,
     part,
     read_pickle,
     read_safetensors,
@@ -34,6 +36,7 @@ from .network import LayoutDiffusionUNet
 from .pipeline import LayoutDiffusionPipeline
 
 _LOWEST_GRID = 8
+FIX = "give the released .pt file"
 _EARLY, _NOW = "layout_encoder.obj_box_embedding.", "layout_encoder.obj_bbox_embedding."
 
 
@@ -42,48 +45,35 @@ def with_present_names(released: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_NOW + k.removeprefix(_EARLY) if k.startswith(_EARLY) else k: v for k, v in released.items()}
 
 
-def sizes_of(weights: Mapping[str, Tensor], *, head_width: int, layout_heads: int = 8, where: str | Path = "checkpoint") -> dict[str, Any]:
-    """The arguments of :class:`LayoutDiffusionUNet` of a checkpoint's weights.
-
-    Raises:
-        CCDiffError: the weights are of no such network.
-    """
-    try:
-        first = weights["input_blocks.0.0.weight"]
-        channels = len(weights["time_embed.0.weight"]) // 4
-        classes, width = weights["layout_encoder.obj_class_embedding.weight"].shape
-        widths: list[int] = []  # of each level's residual blocks; a level's last input block halves the grid
-        attends: list[int] = []
-        blocks = _input_blocks(weights)
-        per_level = _blocks_per_level(weights, blocks)
-        levels = (blocks - 1 + 1) // (per_level + 1)
-        for level in range(levels):
-            at = 1 + level * (per_level + 1)
-            widths.append(len(weights[f"input_blocks.{at}.0.out_layers.3.weight"]))
-            if f"input_blocks.{at}.1.qkv_projector.weight" in weights:
-                attends.append(2**level)
-        return {
-            "image_size": _LOWEST_GRID << (levels - 1),
-            "in_channels": first.shape[1],
-            "model_channels": channels,
-            "channel_mult": [w // channels for w in widths],
-            "num_res_blocks": per_level,
-            "attention_ds": attends,
-            "num_head_channels": head_width,
-            "classes": classes,
-            "slots": 12 if classes == 180 else 10,
-            "layout_width": width,
-            "layout_layers": 1 + max(int(k.split(".")[3]) for k in weights if k.startswith("layout_encoder.transform.resblocks.")),
-            "layout_heads": layout_heads,
-        }
-    except (KeyError, ValueError, IndexError) as error:
-        raise CCDiffError(
-            f"not a LayoutDiffusion network (missing or odd: {error})", where=where, fix="give the released .pt file"
-        ) from error
-
-
-def _input_blocks(weights: Mapping[str, Tensor]) -> int:
-    return 1 + max(int(k.split(".")[1]) for k in weights if k.startswith("input_blocks."))
+def sizes_of(weights: Mapping[str, Tensor], *, head_width: int, layout_heads: int = 8) -> dict[str, Any]:
+    """The arguments of :class:`LayoutDiffusionUNet` of a checkpoint's weights; of others' it raises whatever comes (``odd_sizes``)."""
+    first = weights["input_blocks.0.0.weight"]
+    channels = len(weights["time_embed.0.weight"]) // 4
+    classes, width = weights["layout_encoder.obj_class_embedding.weight"].shape
+    widths: list[int] = []  # of each level's residual blocks; a level's last input block halves the grid
+    attends: list[int] = []
+    blocks = numbered(weights, "input_blocks.")
+    per_level = _blocks_per_level(weights, blocks)
+    levels = (blocks - 1 + 1) // (per_level + 1)
+    for level in range(levels):
+        at = 1 + level * (per_level + 1)
+        widths.append(len(weights[f"input_blocks.{at}.0.out_layers.3.weight"]))
+        if f"input_blocks.{at}.1.qkv_projector.weight" in weights:
+            attends.append(2**level)
+    return {
+        "image_size": _LOWEST_GRID << (levels - 1),
+        "in_channels": first.shape[1],
+        "model_channels": channels,
+        "channel_mult": [w // channels for w in widths],
+        "num_res_blocks": per_level,
+        "attention_ds": attends,
+        "num_head_channels": head_width,
+        "classes": classes,
+        "slots": 12 if classes == 180 else 10,
+        "layout_width": width,
+        "layout_layers": numbered(weights, "layout_encoder.transform.resblocks."),
+        "layout_heads": layout_heads,
+    }
 
 
 def _blocks_per_level(weights: Mapping[str, Tensor], blocks: int) -> int:
@@ -112,14 +102,16 @@ def import_checkpoint(released: str | Path, out: str | Path, given: Given) -> di
     check_empty(out)
     path = checkpoint_file(Path(released), "*.pt")
     weights = with_present_names(read_pickle(path))
-    sizes = sizes_of(weights, head_width=given.head_width, where=path)
+    with odd_sizes("a LayoutDiffusion network", path, FIX):
+        sizes = sizes_of(weights, head_width=given.head_width)
     if len(given.classes) + 2 != sizes["classes"]:
         raise CCDiffError(
             f"the checkpoint knows {sizes['classes'] - 2} classes by number, {len(given.classes)} names were given",
             where=path,
             fix="give the names of its classes, in its order (the first is number 1)",
         )
-    model = LayoutDiffusionUNet(**sizes, class_names=given.classes)
+    with odd_sizes("a LayoutDiffusion network", path, FIX):
+        model = LayoutDiffusionUNet(**sizes, class_names=given.classes)
     load_weights(model, weights, path)
     vae = None
     if sizes["in_channels"] != 3:

@@ -23,7 +23,7 @@ from ...files import sha256_file
 from ...generator import read_generator
 from ...locks import locked
 from ...models.accounting import account_for
-from ...models.checkpoints import check_empty, imported, read_pickle, write_generator, write_tensors
+from ...models.checkpoints import check_empty, imported, odd_sizes, read_pickle, write_generator, write_tensors
 from .network import PrototypeTransformer, sizes_of
 from .pictures import VQGAN, VQVAE
 from .pipeline import MHNPipeline
@@ -73,15 +73,13 @@ def load_released(
     """
     own, pictures, unused = split_weights(weights)
     fix = "give a released mhn_vqvae.pth or mhn_vqgan.pth, which hold both stages"
-    try:
+    with odd_sizes("a Txt2Img-MHN checkpoint", where, fix):
         sizes = sizes_of(own, heads)
         made = make_pictures(pictures, resolution_of(pictures, sizes["grid"]) if resolution is None else resolution)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise CCDiffError(f"not a Txt2Img-MHN checkpoint (missing or odd: {error})", where=where, fix=fix) from error
-    width = own["prototype_learning.layers.0.1.fn.fn.to_qk.weight"].shape[0]
-    if width % (2 * heads):
-        raise CCDiffError(f"attention of width {width // 2} cannot have {heads} heads", where=where, fix="say how many it has")
-    transformer = PrototypeTransformer(**sizes)
+        width = own["prototype_learning.layers.0.1.fn.fn.to_qk.weight"].shape[0]
+        if width % (2 * heads):
+            raise CCDiffError(f"attention of width {width // 2} cannot have {heads} heads", where=where, fix="say how many it has")
+        transformer = PrototypeTransformer(**sizes)
     kind = "vqvae" if isinstance(made, VQVAE) else "vqgan"
     found = {k.removeprefix("module."): v for k, v in joined_weights(own, pictures, kind).items()}
     expected = {k.removeprefix("module."): v for k, v in joined_weights(transformer.state_dict(), made.state_dict(), kind).items()}
@@ -103,10 +101,8 @@ def load_pictures(weights: Mapping[str, Tensor], where: str | Path, *, resolutio
     """
     _, pictures, unused = split_weights({"vae." + name.removeprefix("module."): value for name, value in weights.items()})
     fix = "give the picture tokenizer of stage 1: vqvae.pth or last.ckpt"
-    try:
+    with odd_sizes("a picture tokenizer", where, fix):
         made = make_pictures(pictures, resolution)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise CCDiffError(f"not a picture tokenizer (missing or odd: {error})", where=where, fix=fix) from error
     account_for(made.state_dict(), pictures, where, fix)
     made.load_state_dict(pictures)
     return made.eval(), [name.removeprefix("vae.") for name in unused]
