@@ -230,6 +230,11 @@ def ranks(said: Mapping[str, Any], *, grave: bool = False) -> list[Text]:
     return lines
 
 
+def to_stderr(text: str) -> None:
+    """Something to know before a command has ended."""
+    print(visible(text), file=sys.stderr, flush=True)
+
+
 def finish(result: dict[str, Any], *, as_json: bool, lines: Sequence[RenderableType]) -> None:
     """The end of a command: its result as JSON, or the lines (and tables) for people (the last one says what to run next).
 

@@ -89,8 +89,13 @@ def take_up(out: Path) -> None:
         if out.exists() and not out.is_dir():
             raise CCDiffError("the output is a file, not a folder", where=out, fix="choose another output folder")
         out.mkdir(parents=True, exist_ok=True)
-        for partial in sorted(out.rglob(f"{TEMPORARY_PREFIX}*")):
-            partial.unlink()
+        clear_partials(out)
+
+
+def clear_partials(out: Path) -> None:
+    """Remove what a killed process left half written below a folder."""
+    for partial in sorted(out.rglob(f"{TEMPORARY_PREFIX}*"), reverse=True):
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
 _FICLONE = 0x40049409

@@ -2,30 +2,30 @@
 
 Notable here:
 
-* Loaded with safetensors only, and only when the source is of the asked kind and holds every weight: transformers would else fill what is
-  missing with random numbers and go on.
+* Loaded with safetensors only, and only when the source is of the asked kind and holds every weight (``sources``).
 * A model's key is a hash of its weights, preprocessing and vocabulary, so the same model is the same from whatever folder or hub it came.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoConfig, CLIPModel, CLIPProcessor
-from transformers.utils import logging as transformers_logging
+from transformers import CLIPModel, CLIPProcessor
 
-from .errors import CCDiffError
 from .files import content_key
+from .sources import Source, check_files, check_model, open_place
 
 BATCH = 32
+PROCESSOR_FILES = (("preprocessor_config.json",), ("processor_config.json",))
+WHOLE_CLIP = "a whole CLIP with its preprocessor files, as openai/clip-vit-large-patch14"
+SPARE_OF_CLIP = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
+"""What of a CLIP its text encoder does not need."""
 
 
 def load_pretrained(model: Any, processor: Any, source: str | Path, *, where: str) -> tuple[Any, Any, str]:
@@ -39,27 +39,12 @@ def load_pretrained(model: Any, processor: Any, source: str | Path, *, where: st
     Raises:
         CCDiffError: no such folder, a model of another kind, a weight is missing or damaged.
     """
-    kind, wanted = model.__name__, model.config_class.model_type
-    fix = f"give a folder with config.json, preprocessor files and model.safetensors of a {kind}, or a hub name where the network is there"
-    name = str(source)
-    # "runs/clip" has the form of a hub name: it counts as a folder where there is a folder "runs"
-    local = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir()
-    if local and not Path(name).is_dir():
-        raise CCDiffError(f"no such folder, and not a hub name (OWNER/NAME): {name!r}", where=where, fix=fix)
-    try:
-        with quiet_libraries():
-            config = AutoConfig.from_pretrained(name)
-            if config.model_type != wanted:
-                raise CCDiffError(f"{name!r} holds a model of the kind {config.model_type!r}, not a {kind}", where=where, fix=fix)
-            made, info = model.from_pretrained(name, use_safetensors=True, output_loading_info=True)
-            prepares = processor.from_pretrained(name)
-    except CCDiffError:
-        raise
-    except Exception as error:  # a damaged or missing file can end in nearly any error of the libraries that read it
-        what = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CCDiffError(f"cannot load a {kind} from {name!r}: {what}", where=where, fix=fix) from error
-    if lacking := lacking_weights(info):
-        raise CCDiffError(f"{name!r} lacks {len(lacking)} weights of a {kind}, for example {lacking[0]}", where=where, fix=fix)
+    given = Source(str(source), where)
+    fits = f"a folder with config.json, preprocessor files and model.safetensors of a {model.__name__}, or its hub name"
+    place = open_place(given)
+    found = check_model({model.config_class.model_type: model}, given, fits=fits, place=place)
+    prepares = check_files(processor, given, PROCESSOR_FILES, fits=fits, place=place).load()
+    made = found.load()
     made.eval().requires_grad_(False)
     words = prepares.tokenizer.get_vocab() if hasattr(prepares, "tokenizer") else None
     return made, prepares, content_key([weights_key(made), prepares.image_processor.to_dict(), words])
@@ -116,20 +101,3 @@ class Clip:
         tokens = {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
         pooled = self.model.text_model(**tokens).pooler_output
         return unit(self.model.text_projection(pooled).float().cpu().numpy())[0]
-
-
-def lacking_weights(told: Mapping[str, Any]) -> list[str]:
-    """Weights that files lack or hold in another shape, of what ``from_pretrained`` tells: the libraries fill them with noise."""
-    return [str(key) for what in ("missing_keys", "mismatched_keys") for key in sorted(told.get(what) or (), key=str)]
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """No bars and no report of missing weights: those are errors of ours."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)

@@ -82,17 +82,36 @@ def shipped_recipes(*, experiments: bool = False) -> list[str]:
     return [name for name in names if name.startswith("trainability-") == experiments]
 
 
+def recipe_of_size(size: int | None, layout: str) -> str | None:
+    """The shipped recipe to begin with for pictures of one size (None: of several), of a set of some format: the small one or the published
+    one; None: there is none of that size."""
+    published = next((f"ccdiffpp-sd14-{name}" for name in ("dota", "hrsc") if layout.startswith(name)), "ccdiffpp-sd14-dior")
+    return {128: "tiny", 512: published}.get(size or 0)
+
+
 def _known(experiment: bool) -> str:
     names = shipped_recipes(experiments=experiment)
     return f"known recipes: {', '.join(names)}; or give the path of a .yaml file" if names else "give the path of a .yaml file"
 
 
-def load_recipe(name: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+_BASE = {
+    "autoencoder": {"source": None, "subfolder": "vae"},
+    "encoders": {"text_source": None, "text_subfolder": "text_encoder"},
+    "unet": {"source": None, "subfolder": "unet"},
+}
+"""Section -> the keys that a base sets; None: to its name."""
+_INSTEAD = {"steps": "epochs", "epochs": "steps"}
+
+
+def load_recipe(name: str | Path, overrides: dict[str, Any] | None = None, *, base: str | None = None) -> Recipe:
     """Read and check a recipe.
 
     Args:
         name: a path, or the name of a shipped recipe: see :func:`find_recipe`.
-        overrides: dotted keys that replace values ("denoiser.train.steps": 4).
+        overrides: dotted keys that replace values ("denoiser.train.steps": 4); a length in steps takes the place of one in epochs, and
+            the other way round.
+        base: folder or hub name of a whole model in the layout of diffusers, whose autoencoder, tokenizer, text encoder and UNet take the
+            place of the recipe's; ``overrides`` come after.
 
     Raises:
         CCDiffError: not YAML, unknown or missing keys, values out of range: with file, key, found and expected.
@@ -101,6 +120,12 @@ def load_recipe(name: str | Path, overrides: dict[str, Any] | None = None) -> Re
     values = read_yaml(path, "the recipe")
     if not isinstance(values, dict):
         raise CCDiffError(f"a recipe is a mapping of keys, found {type(values).__name__}", where=path)
+    if base is not None:
+        parts = {section: keys for section, keys in _BASE.items() if isinstance(values.get(section), dict)}
+        if not parts:
+            raise CCDiffError(f"the recipe {path.stem!r} takes no parts of another model", where="--base", fix="leave it out")
+        for section, keys in parts.items():
+            values[section] = {**values[section], **{key: value or base for key, value in keys.items()}}
     for key, value in (overrides or {}).items():
         _set(values, key, value, path)
     return recipe_of(values, where=path)
@@ -113,6 +138,7 @@ def _set(values: dict[str, Any], dotted: str, value: Any, path: Path) -> None:
         if not isinstance(node, dict):
             raise CCDiffError(f"{dotted}: {key} is not a group of keys", where=path)
         values = node
+    values.pop(_INSTEAD.get(last, ""), None)
     values[last] = value
 
 

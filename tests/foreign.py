@@ -29,7 +29,7 @@ def tiny_clip(folder: Path, seed: int = 0) -> Path:
     part = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     ends = {"bos_token_id": len(VOCABULARY) - 2, "eos_token_id": len(VOCABULARY) - 1, "pad_token_id": len(VOCABULARY) - 1}
     config = CLIPConfig(
-        text_config={**part, **ends, "vocab_size": len(VOCABULARY)},
+        text_config={**part, **ends, "vocab_size": len(VOCABULARY), "projection_dim": 16},
         vision_config={**part, "image_size": 32, "patch_size": 8},
         projection_dim=16,
     )

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.recipes import find_recipe, load_recipe
+from ccdiff_cli.methods.recipe import in_steps
+from ccdiff_cli.recipes import find_recipe, load_recipe, recipe_of_size
 
 EVERY = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 RECIPES = [path for path in EVERY if not path.stem.startswith("trainability-")]  # those: trainability/test_config.py
@@ -99,3 +100,34 @@ def test_unknown_names_list_the_known() -> None:
         load_recipe("no-such-recipe")
     with pytest.raises(CCDiffError, match="no such recipe file"):
         load_recipe("missing.yaml")
+
+
+def test_a_base_sets_autoencoder_texts_and_unet_and_changes_come_after() -> None:
+    recipe = load_recipe("ccdiffpp-sd14-dota", {"unet.source": "/models/finetuned"}, base="/models/sd14")
+    assert (recipe.autoencoder.source, recipe.autoencoder.subfolder) == ("/models/sd14", "vae")
+    assert (recipe.encoders.text_source, recipe.encoders.text_subfolder) == ("/models/sd14", "text_encoder")
+    assert (recipe.unet.source, recipe.unet.subfolder) == ("/models/finetuned", "unet")
+    assert recipe.encoders.image_source == "facebook/dinov2-large"
+    with pytest.raises(CCDiffError, match="--base: the recipe 'txt2img_mhn-tiny' takes no parts"):
+        load_recipe("txt2img_mhn-tiny", base="/models/sd14")
+
+
+def test_a_length_in_epochs_is_shared_by_the_processes() -> None:
+    recipe = load_recipe("ccdiffpp-sd14-dior")
+    alone, eight = in_steps(recipe, 11725, 1), in_steps(recipe, 11725, 8)
+    assert (alone.denoiser.train.steps, eight.denoiser.train.steps) == (29313, 3665)
+    assert load_recipe("ccdiffpp-sd14-dior", {"denoiser.train.steps": 7}).denoiser.train.epochs == 0
+    counted = load_recipe("tiny")
+    assert in_steps(counted, 11725, 8) is counted  # steps are steps
+    assert "epochs" not in counted.model_dump(mode="json")["denoiser"]["train"]  # generators made before have the same identity
+    with pytest.raises(CCDiffError, match="give either `steps` or `epochs`"):
+        load_recipe("tiny", {"denoiser.train": {"steps": 3, "epochs": 2, "batch_size": 1}})
+
+
+@pytest.mark.parametrize(
+    ("size", "layout", "recipe"),
+    [(128, "dota", "tiny"), (512, "dota", "ccdiffpp-sd14-dota"), (512, "coco", "ccdiffpp-sd14-dior"), (99, "coco", None)],
+)
+def test_the_recipe_to_begin_with_is_of_the_sets_size(size: int, layout: str, recipe: str | None) -> None:
+    assert recipe_of_size(size, layout) == recipe
+    assert recipe is None or load_recipe(recipe).picture_size == size

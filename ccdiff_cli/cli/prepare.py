@@ -48,11 +48,25 @@ def prepare(
     bank = made.manifest["references"]
     lines.append(f"reference crops: {bank['instances']}; masks: {', '.join(f'{k} {v}' for k, v in bank.get('masks', {}).items())}")
     lines += ranks(made.manifest)
-    lines += [f"prepared set: {out}", follow(f"next: ccdiff train --recipe tiny --data {out} --out runs/generator")]
+    lines += [f"prepared set: {out}", follow(_next(made, out))]
     said = {
         key: made.manifest.get(key) for key in ("changes", "skipped", "places", "notes", "cutting", "pixels", "quarantined", "references")
     }
     finish({"set": str(out), **counts, **said}, as_json=as_json, lines=lines)
+
+
+def _next(made: Any, out: Path) -> str:
+    """How to train on the set: by a recipe of its size."""
+    from ..recipes import recipe_of_size
+
+    sizes = {(scene.width, scene.height) for scene in made.scenes}
+    size = next(iter(sizes))[0] if len(sizes) == 1 and len(set(*sizes)) == 1 else None
+    recipe = recipe_of_size(size, str(made.manifest["prepare"].get("format", "")))
+    if recipe is None:
+        change = f" --set picture_size={size}" if size and size % 8 == 0 else ""
+        return f"next: ccdiff train --recipe tiny{change} --data {out} --out runs/generator"
+    base = "" if recipe == "tiny" else " --base STABLE_DIFFUSION_FOLDER"
+    return f"next: ccdiff train --recipe {recipe}{base} --data {out} --out runs/generator"
 
 
 @verb(

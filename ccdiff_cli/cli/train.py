@@ -24,10 +24,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a generator. Resumes by itself; under `accelerate launch` it uses every GPU given."""
-    from ..console import finish, progress_bars
+    from ..console import finish, progress_bars, to_stderr
     from ..recipes import load_recipe
 
-    recipe = load_recipe(options.recipe, options.overrides)
+    recipe = load_recipe(options.recipe, options.overrides, base=options.base)
     from ..training import plan
     from ..training import train as run
 
@@ -37,7 +37,7 @@ def train(
         finish(described, as_json=as_json, lines=[f"{k}: {v}" for k, v in described.items()])
         return
     with progress_bars(quiet=as_json) as progress:
-        made = run(recipe, data, out, start=start, transplanted=options.transplant, progress=progress, cpu=options.cpu)
+        made = run(recipe, data, out, start=start, transplanted=options.transplant, progress=progress, say=to_stderr, cpu=options.cpu)
     lines = [
         f"generator: {out} ({made['steps']} steps, loss {made['final_loss']:.4f}); validation pictures in {out}/train/samples",
         follow(f"next: ccdiff synthesize --n 1000 --checkpoint {out} --layouts {data} --out runs/synthetic"),

@@ -150,6 +150,10 @@ def _nothing(recipe: Any) -> dict[str, Any]:
     return {}
 
 
+def _no_clips(recipe: Any) -> dict[str, str]:
+    return {}
+
+
 def _any_number(recipe: Any) -> int | None:
     return None
 
@@ -210,6 +214,7 @@ class Method:
         stages: its own stages of training, in order; the last one is said to be the generator's.
         schedule: a diffusers scheduler for training or for sampling (None: it has none).
         options: further arguments of its pipeline, saved with the generator.
+        clips: recipe keys that name a CLIP -> the name, beside those that methods share.
         import_checkpoint: ``(released folder or file, generator folder, Given) -> description``; None: nothing was released.
         export_checkpoint: ``(generator folder, folder) -> files written`` in the released form.
         schedulers: names that may stand in place of a generator's own in a synthesis (``ScenePipeline.set_up``).
@@ -230,6 +235,7 @@ class Method:
     stages: tuple[Stage, ...]
     schedule: Callable[[Any, bool], Any] = stable_diffusion_schedule
     options: Callable[[Any], dict[str, Any]] = _nothing
+    clips: Callable[[Any], Mapping[str, str]] = _no_clips
     import_checkpoint: Callable[[Path, Path, Given], dict[str, Any]] | None = None
     export_checkpoint: Callable[[Path, Path], list[Path]] | None = None
     schedulers: tuple[str, ...] = ("euler",)

@@ -1,12 +1,13 @@
 """What a recipe says, as typed objects: the sections that methods share.  ``recipes`` finds and reads the files.
 
-A part with a ``source`` (a diffusers / transformers folder or hub name) is loaded and stays frozen; a part without one is built small from
-the sizes given here and trained by us.
+A part with a ``source`` (a diffusers / transformers folder, or OWNER/NAME or OWNER/NAME@REVISION of the hub) is loaded and stays frozen; a
+part without one is built small from the sizes given here and trained by us.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
@@ -24,10 +25,30 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class StageConfig(Section):
-    """One stage of gradient descent (AdamW, betas 0.9 / 0.999)."""
+class Grown(Section):
+    """A section that got keys later: they are left out of what is written as long as nobody sets them, so that generators made before have
+    the same identity as now."""
 
-    steps: int = Field(gt=0, le=MOST_STEPS, description="optimizer steps")
+    LATER: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if key not in self.LATER or value != type(self).model_fields[key].default}
+
+
+VARIANT = "of the weights' files: fp16 for those with .fp16. in their names; none: those without, or the only ones there"
+
+
+class StageConfig(Grown):
+    """One stage of gradient descent (AdamW, betas 0.9 / 0.999), as long as ``steps`` or ``epochs`` say."""
+
+    LATER = ("epochs",)
+
+    steps: int = Field(0, ge=0, le=MOST_STEPS, description="optimizer steps; or give `epochs`")
+    epochs: float = Field(
+        0.0, ge=0, le=MOST_STEPS, description="how often every training picture is seen, by all processes together; in place of `steps`"
+    )
     batch_size: int = Field(gt=0, le=65_536, description="pictures per process and forward pass")
     accumulation: int = Field(1, gt=0, le=65_536, description="forward passes per optimizer step")
     learning_rate: float = Field(1e-4, gt=0, le=10, description="peak learning rate")
@@ -41,14 +62,27 @@ class StageConfig(Section):
     checkpoint_every: int = Field(500, gt=0, le=MOST_STEPS, description="steps between checkpoints that training resumes from")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: automatic mixed precision")
 
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError("give either `steps` or `epochs`, above 0")
+        return self
 
-class AutoencoderConfig(Section):
+    def pictures(self, processes: int) -> int:
+        """Pictures of one optimizer step."""
+        return self.batch_size * self.accumulation * processes
+
+
+class AutoencoderConfig(Grown):
     """The latent autoencoder: a diffusers ``AutoencoderKL`` or ``AutoencoderTiny`` from a source, or our own ``TinyAutoencoder``."""
+
+    LATER = ("variant",)
 
     source: str | None = Field(
         None, description="folder or hub name of an AutoencoderKL or AutoencoderTiny; tiny: the shipped model's; none: our own, trained"
     )
     subfolder: str | None = Field(None, description="sub-folder of the source that holds it")
+    variant: str | None = Field(None, description=VARIANT)
     teacher: str | None = Field(
         None, description="folder or hub name of an AutoencoderTiny of as many channels that our own learns to copy; none: pictures alone"
     )
@@ -69,12 +103,16 @@ class AutoencoderConfig(Section):
     train: StageConfig | None = Field(None, description="required without a source")
 
 
-class EncodersConfig(Section):
+class EncodersConfig(Grown):
     """Text encoder (``CLIPTextModel``) and image encoder of the reference pictures (``Dinov2Model``)."""
+
+    LATER = ("text_variant", "image_variant")
 
     text_source: str | None = Field(None, description="folder or hub name with tokenizer and text encoder; none: our own")
     text_subfolder: str | None = Field(None, description="sub-folder of the text encoder (the tokenizer's is `tokenizer`)")
+    text_variant: str | None = Field(None, description=VARIANT)
     image_source: str | None = Field(None, description="folder or hub name of a Dinov2Model; none: our own")
+    image_variant: str | None = Field(None, description=VARIANT)
     text_width: int = Field(96, gt=0, le=MOST_WIDTH, description="width of our text encoder")
     text_layers: int = Field(2, gt=0, le=200, description="layers of our text encoder")
     max_words: int = Field(64, gt=1, le=4096, description="longest caption in words, our text encoder")
@@ -85,11 +123,14 @@ class EncodersConfig(Section):
     train: StageConfig | None = Field(None, description="required when text or image encoder is our own (contrastive training)")
 
 
-class UNetConfig(Section):
+class UNetConfig(Grown):
     """The denoiser (diffusers ``UNet2DConditionModel``)."""
+
+    LATER = ("variant",)
 
     source: str | None = Field(None, description="folder or hub name; none: our own, trained from scratch")
     subfolder: str | None = Field(None, description="sub-folder of the source")
+    variant: str | None = Field(None, description=VARIANT)
     channels: tuple[Channels, ...] = Field((64, 128, 160), min_length=1, max_length=8, description="channels per resolution")
     attention: tuple[bool, ...] | None = Field(None, max_length=8, description="whether a resolution has attention; none: all have")
     layers_per_block: int = Field(1, gt=0, le=32, description="residual blocks per resolution")
@@ -207,6 +248,22 @@ class Recipe(Section):
         if unet is not None and unet.source is None and enc is not None and enc.text_source is None and enc.text_width % 8:
             raise ValueError("encoders.text_width: must be a multiple of 8")
         return self
+
+
+def in_steps(section: Section, pictures: int, processes: int) -> Any:
+    """A recipe, or a section of one, with every length in steps.
+
+    Args:
+        pictures: training pictures of the set; ``processes``: that train together, each with batches of its own.
+    """
+    changed: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section) and (found := in_steps(value, pictures, processes)) is not value:
+            changed[name] = found
+    if isinstance(section, StageConfig) and section.epochs:
+        changed = {"steps": math.ceil(section.epochs * pictures / section.pictures(processes)), "epochs": 0.0}
+    return section.model_copy(update=changed) if changed else section
 
 
 class LatentRecipe(Recipe):

@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, CLIPTextModel
+from transformers import CLIPTextModel, PreTrainedModel
 
 from .. import __version__
 from ..errors import CCDiffError, os_errors, visible
 from ..files import TEMPORARY_PREFIX, content_key, write_json
 from ..generator import GENERATOR_FILE
-from ..pretrained import lacking_weights, quiet_libraries
+from ..pretrained import SPARE_OF_CLIP
+from ..sources import Source, check_files, check_model
 from .accounting import account_for
 from .pipeline import ScenePipeline, check_finite
+
+_WITHIN = {CLIPTextModel: ("clip",)}
+"""What else a class can be loaded from: a whole CLIP holds its text encoder."""
 
 
 def check_empty(out: Path) -> None:
@@ -128,27 +131,22 @@ def part(cls: Any, folder: Path, name: str = "", *, config_only: bool = False) -
     """One part of a diffusers or transformers folder; safetensors only.
 
     Raises:
-        CCDiffError: it cannot be loaded, or one of its weights is missing or of another shape, which the libraries would fill with noise.
+        CCDiffError: it cannot be loaded, is of another class, or its tensors are not those of the class.
     """
     where = folder / name if name else folder
-    fix = "give a folder in the diffusers / transformers layout with safetensors weights"
+    fits = "a folder in the diffusers / transformers layout with safetensors weights"
     if not where.is_dir():
         raise CCDiffError("the folder does not exist", where=where, fix="give a folder in the diffusers / transformers layout")
-    try:
-        if config_only:
+    if config_only:
+        try:
             return cls.from_config(cls.load_config(str(where)))
-        if not (cls is AutoModel or issubclass(cls, nn.Module)):
-            return cls.from_pretrained(str(where))
-        kwargs = {"use_safetensors": True} if cls in (AutoencoderKL, CLIPTextModel, AutoModel) else {}
-        with quiet_libraries():
-            made, told = cls.from_pretrained(str(where), output_loading_info=True, **kwargs)
-    except Exception as error:  # the libraries raise of nearly every kind
-        what = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CCDiffError(f"cannot load it: {what}", where=where, fix=fix) from error
-    if lacking := lacking_weights(told):
-        what = f"{len(lacking)} weights are missing or of another shape, first {lacking[0]}"
-        raise CCDiffError(f"cannot load it: {what}", where=where, fix=fix)
-    return made
+        except Exception as error:  # the library raises of nearly every kind
+            raise CCDiffError(f"cannot read its configuration: {' '.join(str(error).split())[:300]}", where=where, fix=fits) from error
+    source = Source(str(where))
+    if not issubclass(cls, nn.Module):
+        return check_files(cls, source, ((),), fits=fits).load()
+    named = (cls.config_class.model_type, *_WITHIN.get(cls, ())) if issubclass(cls, PreTrainedModel) else (cls.__name__,)
+    return check_model(dict.fromkeys(named, cls), source, fits=fits, spare=SPARE_OF_CLIP).load()
 
 
 def picture_size_of(pipe: ScenePipeline) -> int:

@@ -28,7 +28,7 @@ from ..methods.recipe import AutoencoderConfig
 from ..models.autoencoder import TinyAutoencoder
 from ..pictures import SUFFIXES, open_picture, read_rgb, to_rgb
 from ..scene import Scene
-from .loop import Progress, Run, batch_indices, run_stage, seed_of
+from .loop import Progress, Run, batch_indices, pass_of, run_stage, seed_of
 
 _SPREAD = 1e-3
 """Weight of the latents' square in the loss without a teacher: they stay near zero and of about one size."""
@@ -165,7 +165,7 @@ def _crops(paths: Sequence[str], config: AutoencoderConfig, seed: int) -> Callab
 
     def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, torch.Tensor]:
         indices = batch_indices(len(paths), step=step, micro=micro, rank=rank, world=world, config=train, seed=seed, stage="autoencoder")
-        rng = np.random.default_rng(seed_of(seed, "autoencoder", "crop", step, micro, rank))
+        rng = np.random.default_rng(seed_of(seed, "autoencoder", "crop", step, *pass_of(micro, rank, world)))
         crops = []
         for index in indices:
             with open_picture(paths[index]) as image:

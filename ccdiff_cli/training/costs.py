@@ -58,7 +58,6 @@ def _of_stage(recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], f
     trained = sum(changed.values())
     ema = 4 if train.ema_decay else 0
     weights = trained * (_TRAINED + ema) + (every - trained) * _UNTRAINED + frozen
-    weights += trained * (12 + ema) * 2  # a checkpoint in memory, as tensors and as bytes
     width = 2 if train.precision == "bfloat16" else 4
     picture = kept * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0)
     objects = [len(scene.instances) for scene in scenes] if stage.sees == "features" else []
@@ -69,6 +68,7 @@ def _of_stage(recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], f
         "objects": MORE * crowd * method.numbers_of_object(recipe, parts) * width if crowd else 0.0,
         "crowd": crowd,
         "batch": train.batch_size,
+        "checkpoint": trained * (12 + ema),
     }
 
 
@@ -102,7 +102,8 @@ def check_training(recipe: Recipe, scenes: Sequence[Scene], *, where: str | Path
             fix = "take a smaller recipe, or a larger machine"
         check_memory(need["all"], f"a step of batch {batch} with up to {need['crowd']:,} objects", where=f"recipe {recipe.name}", fix=fix)
     parts = ", ".join(f"{amount(need[k])} {k}" for k in ("weights", "pictures", "objects"))
-    return f"about {amount(need['all'])} a process ({parts}; at most {need['crowd']:,} objects at a time)"
+    kept = f"a checkpoint on disk takes {amount(need['checkpoint'])}, the last two are kept"
+    return f"about {amount(need['all'])} a process ({parts}; at most {need['crowd']:,} objects at a time); {kept}"
 
 
 def _parts_without_weights(recipe: Recipe, start: Path | None) -> tuple[dict[str, torch.nn.Module], float]:

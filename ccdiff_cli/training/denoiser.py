@@ -27,7 +27,7 @@ from ..references import WORDS
 from ..scene import SYMMETRIES, Scene, symmetric_pixels, symmetric_scene
 from .autoencoder import load_pixels, pixel_tensor
 from .cache import FeatureStore, build_store
-from .loop import Run, batch_indices, run_stage, seed_of
+from .loop import Run, batch_indices, pass_of, run_stage, seed_of
 from .parts import Work
 
 BatchOf = Callable[[int, int, int, int], dict[str, Any]]
@@ -142,7 +142,7 @@ def batch_source(items: Sequence[TrainingItem], features: Features, work: Work, 
         indices = batch_indices(
             len(items), step=step, micro=micro, rank=rank, world=world, config=config, seed=recipe.seed, stage=stage.name
         )
-        rng = np.random.default_rng(seed_of(recipe.seed, stage.name, "draw", step, micro, rank))
+        rng = np.random.default_rng(seed_of(recipe.seed, stage.name, "draw", step, *pass_of(micro, rank, world)))
         drawn = [items[i] for i in indices]
         dropped = rng.random(len(drawn)) < dropout.everything
         without = rng.random(len(drawn)) < dropout.references

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import BitImageProcessor, CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model, PreTrainedTokenizerFast
 
 from ..methods.recipe import EncodersConfig
-from .loop import Run, batch_indices, run_stage, seed_of
+from .loop import Run, batch_indices, pass_of, run_stage, seed_of
 
 SPECIAL = ("<pad>", "<unk>", "<start>", "<end>")
 NUMBER_WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "several", "many", "no"]
@@ -156,7 +156,7 @@ def train_encoders(
         return values * gain
 
     def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng(seed_of(run.seed, "encoders", "draw", step, micro, rank))
+        rng = np.random.default_rng(seed_of(run.seed, "encoders", "draw", step, *pass_of(micro, rank, world)))
         half = train.model_copy(update={"batch_size": max(1, train.batch_size // 2)})
         shown = batch_indices(len(pictures), step=step, micro=micro, rank=rank, world=world, config=half, seed=run.seed, stage="encoders")
         # classes are drawn evenly: rare ones must be told apart as well

@@ -1,6 +1,6 @@
 """The loop that every stage of training shares: gradient steps, moving average, checkpoints, exact resumption.
 
-What is notable: no random state is ever saved.  Every draw of step k comes from generators seeded with (seed, stage, k, rank), and
+What is notable: no random state is ever saved.  Every draw of step k comes from generators seeded with (seed, stage, k, pass), and
 the order of the data is a permutation per epoch seeded the same way, so a run that was killed and started again computes what an
 uninterrupted one computes.  Gradients of all trained modules are synchronised and clipped together: a stage trains ONE module,
 whose ``forward`` returns the loss.
@@ -9,11 +9,11 @@ whose ``forward`` returns the loss.
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import os
 import signal
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from ..errors import CCDiffError
-from ..files import content_key, write_bytes, write_json
+from ..files import atomic_write, content_key, write_json
 from ..methods.recipe import StageConfig
 
 Progress = Callable[[str, int, int], None]
@@ -72,6 +72,12 @@ def batch_indices(count: int, *, step: int, micro: int, rank: int, world: int, c
             orders[epoch] = np.random.default_rng(seed_of(seed, stage, "epoch", epoch)).permutation(count)
         indices.append(int(orders[epoch][offset]))
     return indices
+
+
+def pass_of(micro: int, rank: int, world: int) -> tuple[int, int]:
+    """What of a forward pass goes into its seeds: its number in the step, over all processes, so that N processes draw what one with N
+    accumulated passes draws (the second number: seeds of one process are those of earlier versions)."""
+    return micro * world + rank, 0
 
 
 @contextmanager
@@ -198,7 +204,7 @@ class _Descent:
         total = 0.0
         for micro in range(config.accumulation):
             batch = _to_device(batch_of(self.step, micro, rank, world), accelerator.device)
-            torch.manual_seed(seed_of(self.run.seed, self.stage, self.step, micro, rank))
+            torch.manual_seed(seed_of(self.run.seed, self.stage, self.step, *pass_of(micro, rank, world)))
             pieces = divide(batch) if divide is not None else [(1.0, batch)]
             for k, (share, piece) in enumerate(pieces):
                 last = micro == config.accumulation - 1 and k == len(pieces) - 1
@@ -207,6 +213,8 @@ class _Descent:
                         loss = self.trained(**piece)
                     accelerator.backward(loss * (share / config.accumulation))
                 total += float(loss.detach()) * share / config.accumulation
+        if world > 1:  # of all pictures of the step; the same in all processes, so that none goes on alone
+            total = float(accelerator.reduce(torch.tensor(total, device=accelerator.device), "mean"))
         if not math.isfinite(total):
             raise CCDiffError(
                 f"the loss of stage {self.stage!r} is {total} at step {self.step}",
@@ -247,9 +255,8 @@ class _Descent:
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.average.state_dict() if self.average is not None else None,
             }
-            buffer = io.BytesIO()
-            torch.save(saved, buffer)
-            write_bytes(self.run.folder / f"checkpoint-{self.step:08d}.pt", buffer.getvalue())
+            with atomic_write(self.run.folder / f"checkpoint-{self.step:08d}.pt") as stream:
+                torch.save(saved, stream)
             self._tidy()
         self.run.accelerator.wait_for_everyone()
 
@@ -296,7 +303,10 @@ def _load_checkpoint(folder: Path, key: str, parameters: Mapping[str, nn.Paramet
     found = sorted(folder.glob("checkpoint-*.pt"), reverse=True)
     for path in found:
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with zipfile.ZipFile(path) as archive:  # its sums are not looked at where the file is mapped
+                if archive.testzip() is not None:
+                    continue
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception:
             continue
         if not isinstance(state, dict) or not isinstance(state.get("key"), str):

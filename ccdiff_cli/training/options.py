@@ -23,6 +23,12 @@ class TrainOptions(Options):
     recipe: Annotated[str, Option(names=("--recipe", "-r"), panel="What", first=True, complete="recipes")] = Field(
         "tiny", min_length=1, description="The name of a shipped recipe, or the path of a file: ./mine.yaml."
     )
+    base: Annotated[str | None, Option(names=("--base",), panel="What", first=True)] = Field(
+        None,
+        min_length=1,
+        description="Autoencoder, tokenizer, text encoder and UNet in one: a folder of Stable Diffusion 1.4, 1.5, 2.1 or a fine-tune, or a "
+        "hub name, OWNER/NAME or OWNER/NAME@REVISION.",
+    )
     start: Annotated[str | None, Option(names=("--from",), panel="What", first=True, complete="generators")] = Field(
         None, min_length=1, description="Go on from a generator folder, or from the shipped model: tiny (./tiny: a folder)."
     )

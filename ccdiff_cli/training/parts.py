@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
-from transformers import AutoImageProcessor, AutoTokenizer, BitImageProcessor, CLIPTextModel, Dinov2Model
-from transformers.utils import logging as transformers_logging
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from transformers import BitImageProcessor, CLIPTextModel, Dinov2Model
 
 from ..dataset import PictureSet
 from ..errors import CCDiffError
@@ -25,14 +23,16 @@ from ..files import content_key
 from ..generator import SHIPPED, generator_key, shipped_generator
 from ..methods import Base, Method
 from ..methods.recipe import AutoencoderConfig, UNetConfig
-from ..models.autoencoder import PatchAutoencoder, TinyAutoencoder
+from ..models.autoencoder import TinyAutoencoder
 from ..models.pipeline import ScenePipeline
 from ..prepare.captions import caption_of
 from ..references import ReferenceBank
 from ..scene import SYMMETRIES, Scene, symmetric_scene
+from ..sources import Found
 from .autoencoder import load_pixels, normalise_latents, train_autoencoder
 from .encoders import resize_pixels, train_encoders
 from .loop import Progress, Run, seed_of
+from .sources import Sources
 from .transplant import transplant
 from .vocabulary import extend_vocabulary, is_word_level, known_words, words_of
 
@@ -43,11 +43,13 @@ class Work:
 
     Attributes:
         scenes: of the train split; ``folder``: where the state of the training lies.
+        sources: of the parts that are loaded.
         write: ``write(name, value, step)`` of a figure, for TensorBoard.
     """
 
     recipe: Any
     method: Method
+    sources: Sources
     prepared: PictureSet
     scenes: tuple[Scene, ...]
     bank: ReferenceBank
@@ -74,12 +76,8 @@ def build(work: Work, given: ScenePipeline | None = None) -> tuple[ScenePipeline
     widths = [parts[name].config.hidden_size if name in parts else 0 for name in ("text_encoder", "image_encoder")]
     torch.manual_seed(seed_of(recipe.seed, "denoiser", "weights"))
     if "unet" in needs:
-        parts["unet"] = (
-            _load(UNet2DConditionModel, *_place(recipe.unet.source, recipe.unet.subfolder, "unet"), "unet.source")
-            if recipe.unet.source
-            else own_unet(recipe.unet, side, channels, widths[0])
-        )
-        _check_unet(parts["unet"], channels, widths[0])
+        given_unet = work.sources.get("unet")
+        parts["unet"] = given_unet.load() if given_unet else own_unet(recipe.unet, side, channels, widths[0])
     style = recipe.caption_style
     captions = tuple(scene.caption if style == "stored" else caption_of(scene, style=style) for scene in work.scenes)
     base = Base(recipe, tuple(work.prepared.classes), captions, side, channels, widths[0], widths[1], parts)
@@ -95,25 +93,14 @@ def build(work: Work, given: ScenePipeline | None = None) -> tuple[ScenePipeline
     return pipe, autoencoder_key, encoders_key
 
 
-def _check_unet(unet: UNet2DConditionModel, channels: int, text_width: int) -> None:
-    """Whether a given UNet belongs to the other parts."""
-    for what, expected, key in (("latents", channels, "in_channels"), ("texts", text_width, "cross_attention_dim")):
-        if unet.config[key] != expected:
-            raise CCDiffError(
-                f"the UNet takes {what} of width {unet.config[key]}, the other parts give {expected}",
-                where="recipe key unet.source",
-                fix="take autoencoder, text encoder and UNet of one model, or leave unet.source out",
-            )
-
-
 def _autoencoder(work: Work) -> tuple[Any, str]:
     """The recipe's autoencoder, loaded or trained, and the key of what it depends on."""
     recipe, prepared, auto, device = work.recipe, work.prepared, work.recipe.autoencoder, work.accelerator.device
     key = content_key(["autoencoder", auto.model_dump(mode="json"), recipe.seed, prepared.key(), *_shipped(auto.source)])
     if auto.source:
         shown = work.scenes if recipe.unet is None or recipe.unet.source is None else ()  # the latents of a given UNet are what they are
-        return _load_autoencoder(auto.source, auto.subfolder, auto, device, shown, "autoencoder.source"), key
-    teacher = _teacher(auto, device, work.scenes) if auto.teacher else None
+        return _load_autoencoder(work.sources["vae"], auto, device, shown), key
+    teacher = _teacher(work.sources["teacher"], auto, device, work.scenes) if auto.teacher else None
     held_out = [scene for scene in prepared.scenes if scene.split != "train"]
     run = Run(work.folder / "autoencoder", work.accelerator, recipe.seed, key, work.progress, work.write)
     vae = train_autoencoder(work.scenes, auto, run, teacher=teacher, held_out=held_out)
@@ -134,15 +121,7 @@ def _encoders(work: Work, needs: frozenset[str], given: Any = None) -> tuple[dic
         return parts, key
     if (enc.text_source is None and "text" in needs) or (enc.image_source is None and "image" in needs):
         parts = dict(zip([name for name, _ in names], _own_encoders(work, key), strict=True))
-    if enc.text_source:
-        source, folder = _place(enc.text_source, enc.text_subfolder, "text_encoder")
-        parts["tokenizer"] = _load(AutoTokenizer, source, "tokenizer" if folder else None, "encoders.text_source")
-        parts["text_encoder"] = _load(CLIPTextModel, source, folder, "encoders.text_source")
-    if enc.image_source and "image" in needs:
-        source, folder = _place(enc.image_source, None, "image_encoder")
-        extractor = "feature_extractor" if enc.image_source == SHIPPED else None
-        parts["feature_extractor"] = _load(AutoImageProcessor, source, extractor, "encoders.image_source")
-        parts["image_encoder"] = _load(Dinov2Model, source, folder, "encoders.image_source")
+    parts |= {name: work.sources[name].load() for name, _ in names if name in work.sources}
     if enc.text_source == SHIPPED:
         taught = _Words(parts["tokenizer"], parts["text_encoder"])
         learn_words(taught, work.prepared, work.scenes, recipe)
@@ -155,11 +134,6 @@ def _encoders(work: Work, needs: frozenset[str], given: Any = None) -> tuple[dic
 class _Words:
     tokenizer: Any
     text_encoder: Any
-
-
-def _place(source: str, subfolder: str | None, part: str) -> tuple[str, str | None]:
-    """Where a part lies; ``tiny`` is the shipped generator."""
-    return (str(shipped_generator()), part) if source == SHIPPED else (source, subfolder)
 
 
 def _shipped(source: str | None) -> list[str]:
@@ -220,39 +194,20 @@ def transplanted(pipe: ScenePipeline, given: ScenePipeline) -> dict[str, Any]:
     return {"transplant": told}
 
 
-def _load_autoencoder(
-    source: str, subfolder: str | None, auto: AutoencoderConfig, device: torch.device, scenes: Sequence[Scene], key: str
-) -> Any:
-    """An autoencoder by folder or name; the latents of an ``AutoencoderTiny`` are normalised on ``scenes``, unless there are none."""
-    source, subfolder = _place(source, subfolder, "vae")
-    kind = _load_config(source, subfolder).get("_class_name")
-    if kind == "AutoencoderTiny":
-        vae = TinyAutoencoder.of(_load(AutoencoderTiny, source, subfolder, key)).eval().requires_grad_(False).to(device)
-        if scenes:
-            normalise_latents(vae, scenes, auto.whitening, device)
+def _load_autoencoder(found: Found, auto: AutoencoderConfig, device: torch.device, scenes: Sequence[Scene]) -> Any:
+    """An autoencoder from elsewhere; the latents of an ``AutoencoderTiny`` are normalised on ``scenes``, unless there are none."""
+    vae = found.load()
+    if type(vae) is not AutoencoderTiny:
         return vae
-    own = {"TinyAutoencoder": TinyAutoencoder, "PatchAutoencoder": PatchAutoencoder}
-    return _load(own.get(str(kind), AutoencoderKL), source, subfolder, key)
+    vae = TinyAutoencoder.of(vae).eval().requires_grad_(False).to(device)
+    if scenes:
+        normalise_latents(vae, scenes, auto.whitening, device)
+    return vae
 
 
-def _teacher(auto: AutoencoderConfig, device: torch.device, scenes: Sequence[Scene]) -> TinyAutoencoder:
-    teacher = _load_autoencoder(str(auto.teacher), None, auto, device, scenes, "autoencoder.teacher")
-    channels = teacher.config.latent_channels
-    if not isinstance(teacher, TinyAutoencoder) or channels != auto.latent_channels:
-        raise CCDiffError(
-            f"the teacher is a {type(teacher).__name__} of {channels} channels, expected an AutoencoderTiny of {auto.latent_channels}",
-            where="recipe key autoencoder.teacher",
-            fix="set autoencoder.latent_channels to the teacher's, or name another teacher",
-        )
+def _teacher(found: Found, auto: AutoencoderConfig, device: torch.device, scenes: Sequence[Scene]) -> TinyAutoencoder:
+    teacher: TinyAutoencoder = _load_autoencoder(found, auto, device, scenes)
     return teacher.eval().requires_grad_(False).to(device)
-
-
-def _load_config(source: str, subfolder: str | None) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = AutoencoderKL.load_config(source, subfolder=subfolder)
-    except Exception:  # loading it says what is wrong
-        return {}
-    return found
 
 
 def _own_encoders(work: Work, key: str) -> tuple[Any, CLIPTextModel, BitImageProcessor, Dinov2Model]:
@@ -274,20 +229,3 @@ def _own_encoders(work: Work, key: str) -> tuple[Any, CLIPTextModel, BitImagePro
         enc, run, crops=crops, pictures=pictures, captions=captions, class_names=list(prepared.classes),
         texts=[*captions, *texts, *prepared.classes, recipe.sampling.negative_prompt, *known_words()],
     )  # fmt: skip
-
-
-def _load(cls: Any, source: str, subfolder: str | None, key: str) -> Any:
-    """``cls.from_pretrained`` of a folder or hub name, safetensors only; CCDiffError naming the recipe key when it fails."""
-    kwargs: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
-    if hasattr(cls, "config_class") or issubclass(cls, (AutoencoderKL, AutoencoderTiny, UNet2DConditionModel)):
-        kwargs["use_safetensors"] = True
-    diffusers_logging.set_verbosity_error()  # of the shipped UNet, its conditioning is not used, and that is what is wanted
-    transformers_logging.disable_progress_bar()
-    try:
-        return cls.from_pretrained(source, **kwargs)
-    except Exception as error:
-        raise CCDiffError(
-            f"cannot load {cls.__name__} from {source!r}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            where=f"recipe key {key}",
-            fix="give a folder in the diffusers / transformers layout with safetensors weights, or a hub name when the network is there",
-        ) from error

@@ -27,12 +27,13 @@ from .. import __version__
 from ..dataset import PictureSet, read_set, versions
 from ..drawing import contact_sheet, draw_scene
 from ..errors import CCDiffError, os_errors
-from ..files import atomic_write, content_key, write_json
+from ..files import atomic_write, clear_partials, content_key, write_json
 from ..generator import GENERATOR_FILE, Generator, changed_files, generator_key, part_hashes, read_generator
 from ..locks import locked
-from ..methods import Stage, load_pipeline, method_named, method_of
+from ..methods import load_pipeline, method_named, method_of
 from ..methods.method import REFERENCES
-from ..models.pipeline import ScenePipeline
+from ..methods.recipe import StageConfig, in_steps
+from ..models.pipeline import ScenePipeline, check_weights
 from ..prepare.captions import caption_of
 from ..recipes import Recipe
 from ..references import WORDS, ReferenceBank
@@ -44,6 +45,8 @@ from .costs import check_training
 from .denoiser import batch_source, cache_features, pixel_source, train_stage, training_items
 from .loop import Progress, seed_of
 from .parts import Work, build, learn_words, transplanted
+from .resting import Resting
+from .sources import check_sources
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,7 @@ def train(
     start: str | Path | None = None,
     transplanted: bool = False,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
     cpu: bool = False,
 ) -> dict[str, Any]:
     """Train a generator, or finish one that was interrupted.
@@ -68,6 +72,7 @@ def train(
         start: a generator folder to go on from: its VAE and encoders are kept, its denoiser is trained further.
         transplanted: of ``start`` only the encoders, the resampler and the inner levels of the UNet are taken (see ``transplant``);
             autoencoder and UNet are the recipe's, whose latents and widths may be others.
+        say: is told by how many processes, how much, and in how much memory is trained.
         cpu: do not use a GPU.
 
     Returns:
@@ -88,31 +93,45 @@ def train(
         if not start:
             raise CCDiffError("a transplant without a generator to take from", where="--transplant", fix="give --from GENERATOR too")
         identity["transplant"] = True
-    if (done := _finished(out, content_key(identity), prepared)) is not None:
+    made_from = content_key(identity)
+    if (done := _finished(out, made_from, prepared)) is not None:
         return done
-    check_training(recipe, scenes, where=prepared.root, start=None if transplanted else start)
+    sources = check_sources(recipe, start=start, transplanted=transplanted)
+    memory = check_training(recipe, scenes, where=prepared.root, start=None if transplanted else start)
     folder = out / "train"
     with os_errors(out, "make the folder"):
         folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(cpu=cpu, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    if accelerator.is_main_process:
+        clear_partials(folder)
+    accelerator.wait_for_everyone()
+    processes = accelerator.num_processes
+    asked, recipe = recipe, in_steps(recipe, len(scenes), processes)
+    if recipe is not asked:  # its steps are of so many processes
+        identity = {**identity, "processes": processes}
     if not accelerator.is_main_process:
         progress = None
+    elif say is not None:
+        say(processes_note(recipe, len(scenes), accelerator))
+        say(f"memory: {memory}")
     set_seed(recipe.seed)
     method, bank = method_named(recipe.method), ReferenceBank.read(prepared.root)
     with _tensorboard(folder / "logs", accelerator) as write:
-        work = Work(recipe, method, prepared, scenes, bank, folder, accelerator, progress, write)
+        work = Work(recipe, method, sources, prepared, scenes, bank, folder, accelerator, progress, write)
         if REFERENCES in method.takes and recipe.retrieval not in (WORDS, OWN):  # before hours of training: it may not be there
             bank.similarity = _similarity(work)
         given = load_pipeline(str(start)) if start else None
+        if given is not None and start is not None:
+            check_weights(given, start)
         pipe, told, keys = _assemble(work, given, start_key, transplanted)
         losses = _train_stages(work, pipe, identity, keys)
     description = {
         "format": "ccdiff generator 1",
-        "identity": content_key(identity),
+        "identity": made_from,
         **recipe.named(),
         "picture_size": recipe.picture_size,
         "classes": list(prepared.classes),
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": asked.model_dump(mode="json"),
         "data": {"key": prepared.key(), "pictures": len(scenes), "sources": sorted({scene.source for scene in scenes})},
         "steps": method.stages[-1].config(recipe).steps,
         "final_loss": float(np.mean(losses[-100:])),
@@ -164,7 +183,7 @@ def _train_stages(work: Work, pipe: ScenePipeline, identity: dict[str, Any], key
         bank.similarity.remember([item.caption for item in items], work.progress)
     autoencoder_key, encoders_key = keys
     losses: list[float] = []
-    features = None
+    features, resting = None, Resting(work, pipe)
     for stage in method.stages:
         sample = None
         if stage.sees == "pixels":
@@ -173,20 +192,26 @@ def _train_stages(work: Work, pipe: ScenePipeline, identity: dict[str, Any], key
         else:
             if features is None:
                 features = cache_features(work, pipe, items, autoencoder_key=autoencoder_key, encoders_key=encoders_key)
+                resting.leave()
             batch_of = batch_source(items, features, work, pipe, stage)
-            sample = _samples(work, pipe, stage)
+            sample = _samples(work, pipe, resting)
         set_schedule(work, pipe, training=True)
         losses = train_stage(work, pipe, stage, batch_of, key=identity, sample=sample)
+    resting.come_back()
     return losses
 
 
-def _samples(work: Work, pipe: ScenePipeline, stage: Stage) -> tuple[Callable[[int], None], Callable[[int], bool]]:
+def _samples(work: Work, pipe: ScenePipeline, resting: Resting) -> tuple[Callable[[int], None], Callable[[int], bool]]:
     """How validation pictures of a step are made, and whether they are there."""
 
     def sheet(step: int) -> Path:
         return work.folder / "samples" / f"step-{step:08d}.png"
 
-    return lambda step: _validation_pictures(work, pipe, sheet(step)), lambda step: sheet(step).is_file()
+    def draw(step: int) -> None:
+        with resting.awake():
+            _validation_pictures(work, pipe, sheet(step))
+
+    return draw, lambda step: sheet(step).is_file()
 
 
 def _similarity(work: Work, pipe: ScenePipeline | None = None) -> EmbeddingSimilarity:
@@ -246,22 +271,45 @@ def plan(recipe: Recipe, data: str | Path, *, start: str | Path | None = None, t
     _check_set(prepared, scenes, recipe)
     if start:
         _check_start(start, recipe, transplanted)
-    needs = recipe.base()
+    needs, processes = recipe.base(), max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    recipe = in_steps(recipe, len(scenes), processes)
     stages: dict[str, Any] = {}
     if recipe.autoencoder is not None and "vae" in needs and (transplanted or not start):
         stages["autoencoder"] = None if recipe.autoencoder.source else recipe.autoencoder.train
     if recipe.encoders is not None and needs & {"text", "image"} and not start:
         stages["encoders"] = recipe.encoders.train
     stages |= {stage.name: stage.config(recipe) for stage in method_named(recipe.method).stages}
+    sources = check_sources(recipe, start=start, transplanted=transplanted)
     memory = check_training(recipe, scenes, where=prepared.root, start=None if transplanted else start)
     described: dict[str, Any] = {"recipe": recipe.name, "training pictures": len(scenes), "classes": ", ".join(prepared.classes)}
+    described |= {name: found.line() for name, found in sources.items()}
     for name, stage in stages.items():
-        if stage is None:
-            described[name] = "loaded, frozen"
-        else:
-            seen = stage.steps * stage.batch_size * stage.accumulation
-            described[name] = f"{stage.steps} steps, {seen} pictures a process ({seen / len(scenes):.1f} epochs)"
+        if stage is not None:
+            described[name] = length_note(stage, len(scenes), processes)
     return described | {"memory": memory}
+
+
+def length_note(stage: StageConfig, pictures: int, processes: int) -> str:
+    """How long a stage of so many training pictures lasts, for people."""
+    seen = stage.steps * stage.pictures(processes)
+    return f"{stage.steps} steps of {stage.pictures(processes)} pictures, {seen} in all ({seen / pictures:.1f} epochs)"
+
+
+def processes_note(recipe: Recipe, pictures: int, accelerator: Accelerator) -> str:
+    """Who trains, and how long: one line; a second one where fewer processes run than were asked for.
+
+    NOTE: ``accelerate launch --cpu`` starts one process whatever it is told (it leaves more of them to MPI), with the address that several
+    would meet at and without the number of them.
+    """
+    stage = method_named(recipe.method).stages[-1]
+    note = f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''} on {accelerator.device.type}"
+    note = f"{note}; {stage.name}: {length_note(stage.config(recipe), pictures, accelerator.num_processes)}"
+    if accelerator.num_processes == 1 and {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
+        note += (
+            "\nWARNING: accelerate launch was asked for more than one process and started one, as it does without GPUs; "
+            "for N of them: python -m torch.distributed.run --nproc_per_node N -m ccdiff_cli train ... --cpu"
+        )
+    return note
 
 
 def save_generator(pipe: ScenePipeline, out: Path, description: dict[str, Any]) -> None:
@@ -345,13 +393,19 @@ def _validation_pictures(work: Work, pipe: Any, path: Path, count: int = 16) -> 
     for module, _ in modes:
         module.eval()
     set_schedule(work, pipe, training=False)
-    images = pipe(
-        scenes,
-        references=[bank.choose(scene, seed=k, top_k=recipe.denoiser.top_k) for k, scene in enumerate(scenes)]
-        if REFERENCES in work.method.takes
-        else None,
-        generator=[torch.Generator().manual_seed(seed_of(recipe.seed, "validation", k)) for k in range(len(scenes))],
-    ).images
+    config, device = work.method.stages[-1].config(recipe), work.accelerator.device.type
+    images: list[Image.Image] = []
+    for first in range(0, len(scenes), config.batch_size):  # no more memory than a step of the training takes
+        some = range(first, min(first + config.batch_size, len(scenes)))
+        references = None
+        if REFERENCES in work.method.takes:
+            references = [bank.choose(scenes[k], seed=k, top_k=recipe.denoiser.top_k) for k in some]
+        with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            images += pipe(
+                [scenes[k] for k in some],
+                references=references,
+                generator=[torch.Generator().manual_seed(seed_of(recipe.seed, "validation", k)) for k in some],
+            ).images
     if training_schedule is not None:
         pipe.register_modules(scheduler=training_schedule)
     for module, mode in modes:

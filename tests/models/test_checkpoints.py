@@ -125,7 +125,7 @@ def test_refusals_leave_nothing_behind(folders, capsys):
     refused("does not exist", released="nothing")
     refused("does not exist", sd="nothing")
     refused("heads of width 7", head_width=7)
-    refused("cannot load it", image_encoder=folders / "sd")
+    refused("no config.json there; the folder holds", image_encoder=folders / "sd")
     (folders / "full").mkdir()
     (folders / "full" / "file").touch()
     with pytest.raises(CCDiffError, match="not empty"):
@@ -158,7 +158,7 @@ def test_weights_that_the_libraries_would_fill_with_noise_are_refused(folders, p
     weights = load_file(path)
     gone = next(key for key in sorted(weights) if (key.endswith("weight") and weights[key].dim() == 2) or key == "decoder.conv_in.weight")
     save_file({key: value for key, value in weights.items() if key != gone}, path, metadata={"format": "pt"})
-    with pytest.raises(CCDiffError, match="cannot load it: 1 weights are missing or of another shape") as told:
+    with pytest.raises(CCDiffError, match="1 missing, first ") as told:
         import_checkpoint(folders / "pp", folders / "sd", folders / "g", image_encoder=folders / "dino", head_width=HEAD)
     assert part in str(told.value) and not (folders / "g").exists()
 
@@ -176,7 +176,7 @@ def test_weights_that_are_no_numbers_or_whole_ones_are_refused(folders, change, 
 def test_a_tokenizer_that_its_library_cannot_read_is_refused(folders):
     path = folders / "sd" / "tokenizer" / "tokenizer.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": [1]}))
-    with pytest.raises(CCDiffError, match="cannot load it"):
+    with pytest.raises(CCDiffError, match="tokenizer: cannot load a AutoTokenizer"):
         import_checkpoint(folders / "pp", folders / "sd", folders / "g", head_width=HEAD)
 
 

@@ -133,7 +133,7 @@ def test_unknown_masks(masks):
 def test_what_is_not_a_sam(tmp_path, sam_folder):
     with pytest.raises(CCDiffError, match="no such folder"):
         masker_of(f"sam:{tmp_path / 'none'}")
-    with pytest.raises(CCDiffError, match="of the kind 'clip', not a SamModel"):
+    with pytest.raises(CCDiffError, match="found clip, expected SamModel"):
         masker_of(f"sam:{tiny_clip(tmp_path / 'clip')}")
 
 

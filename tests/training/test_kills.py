@@ -60,6 +60,8 @@ def test_pictures_that_a_kill_took_are_made_up_for(recipe: Recipe, prepared: Pat
     for path in (cut / "train" / "samples").iterdir():
         path.unlink()
     (cut / "train" / "denoiser" / "losses.json").unlink()
+    (cut / "train" / "denoiser" / ".partial-checkpoint").write_text("half of it")
+    (cut / "train" / "cache" / ".partial-folder").mkdir()
     train(recipe, prepared, cut, cpu=True)
     whole = files_of(generator)
     assert files_of(cut) == {k: v for k, v in whole.items() if k != "train/samples/step-00000003.png"}, "of the step it had come to"

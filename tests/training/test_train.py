@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from ccdiff_cli.dataset import read_set
@@ -22,6 +23,7 @@ from ccdiff_cli.training import plan, train
 from ccdiff_cli.training.autoencoder import load_pixels, pixel_tensor
 from ccdiff_cli.training.denoiser import training_items
 from ccdiff_cli.training.loop import Run
+from tests.training.conftest import STAGE, VALUES
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -105,13 +107,43 @@ def test_killed_and_started_again_equals_uninterrupted(
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_generator(tmp_path: Path, recipe_file: Path, prepared: Path) -> None:
-    out = tmp_path / "g"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *command(recipe_file, prepared, out)[1:]]
-    done = subprocess.run(launch, env=ONE_THREAD, capture_output=True, text=True, check=False)
+def test_two_processes_train_what_one_does_with_accumulated_passes(tmp_path: Path, prepared: Path) -> None:
+    """Data, draws and gradients of a step are the same; sums of floats are not in the same order."""
+    stage = {**STAGE, "steps": 0, "epochs": 1, "learning_rate": 1e-4}
+    values = {**VALUES, "denoiser": {**VALUES["denoiser"], "train": stage}}
+    for name, accumulation in (("two", 1), ("one", 2)):
+        for section in ("autoencoder", "encoders", "denoiser"):
+            values = {**values, section: {**values[section], "train": {**values[section]["train"], "accumulation": accumulation}}}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    two = command(tmp_path / "two.yaml", prepared, tmp_path / "g2")[1:]
+    done = subprocess.run([*launch, *two], env=ONE_THREAD, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("generator:") == 1  # one of the two speaks
-    assert read_generator(out)["steps"] == 6 and CCDiffPipeline.from_pretrained(out) is not None
+    assert done.stderr.count("2 processes on cpu; denoiser: ") == 1
+    one = subprocess.run(
+        command(tmp_path / "one.yaml", prepared, tmp_path / "g1"), env=ONE_THREAD, capture_output=True, text=True, check=True
+    )
+    assert "1 process on cpu; denoiser: " in one.stderr
+    both, alone = (read_generator(tmp_path / name) for name in ("g2", "g1"))
+    assert both["steps"] == alone["steps"] > 1 and both["final_loss"] == pytest.approx(alone["final_loss"], rel=1e-3)
+    trained, expected = weights(tmp_path / "g2"), weights(tmp_path / "g1")
+    apart = {name: float((value.float() - expected[name].float()).abs().max()) for name, value in trained.items()}
+    assert max(apart.values()) < 2e-3, max(apart.items(), key=lambda pair: pair[1])
+
+
+def test_a_launcher_that_started_fewer_processes_than_it_was_told_is_named(
+    recipe: Recipe, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import Accelerator
+
+    from ccdiff_cli.training.run import processes_note
+
+    assert "WARNING" not in processes_note(recipe, 10, Accelerator(cpu=True))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # as `accelerate launch --num_processes 2 --cpu` leaves it
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    note = processes_note(recipe, 10, Accelerator(cpu=True))
+    assert "WARNING: accelerate launch was asked for more than one process and started one" in note and "--nproc_per_node N" in note
 
 
 def test_half_precision_arithmetic_and_gradient_checkpointing_train(

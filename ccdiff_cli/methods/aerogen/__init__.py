@@ -52,6 +52,7 @@ class AeroGenRecipe(LatentRecipe):
 
 def build(base: Base) -> dict[str, Any]:
     """The UNet with layout encoder and mask attention; the text encoder with its projection, where the recipe names one."""
+    from ...sources import Source
     from .network import with_layout
     from .pipeline import projecting_text_encoder
 
@@ -59,8 +60,8 @@ def build(base: Base) -> dict[str, Any]:
     made: dict[str, Any] = {}
     width = base.text_width
     if settings.class_source is not None and "tokenizer" in base.parts:  # not where only sizes are asked for
-        where = "recipe key aerogen.class_source"
-        made["text_encoder"] = projecting_text_encoder(settings.class_source, base.parts["text_encoder"], where)
+        source = Source(settings.class_source, where="recipe key aerogen.class_source")
+        made["text_encoder"] = projecting_text_encoder(source, base.parts["text_encoder"])
         width = made["text_encoder"].config.projection_dim
     layout = settings.model_dump(include={"slots", "hidden", "mask_strength", "mask_threshold"})
     return made | {"unet": with_layout(base.parts["unet"], layout | {"class_width": width})}
@@ -125,6 +126,7 @@ AEROGEN = Method(
     stages=(denoiser_stage(trained),),
     schedule=schedule,
     options=lambda recipe: {"eta": recipe.aerogen.eta, "class_prompt": recipe.aerogen.class_prompt},
+    clips=lambda recipe: {"aerogen.class_source": recipe.aerogen.class_source} if recipe.aerogen.class_source else {},
     import_checkpoint=_import,
     export_checkpoint=_export,
     schedulers=("euler", "ddim"),

@@ -25,6 +25,7 @@ from ...locks import locked
 from ...models.accounting import account_for
 from ...models.checkpoints import check_empty, checkpoint_file, imported, part, picture_size_of, read_pickle, write_generator, write_tensors
 from ...models.compvis import diffusers_unet_names, renamed
+from ...sources import Source
 from ..method import Given
 from .network import AeroGenUNet
 from .pipeline import AeroGenPipeline, projecting_text_encoder
@@ -155,7 +156,7 @@ def import_checkpoint(released: str | Path, out: str | Path, given: Given) -> di
     unused = load_released(unet, weights, path)
     unet.eval()
     text_encoder = part(CLIPTextModel, given.stable_diffusion, "text_encoder")
-    projecting = projecting_text_encoder(str(given.image_encoder), text_encoder, where=given.image_encoder)
+    projecting = projecting_text_encoder(Source(str(given.image_encoder), where="--image-encoder"), text_encoder)
     for what, width, expected in (
         ("text tokens", text_encoder.config.hidden_size, unet.config.cross_attention_dim),
         ("class vectors", projecting.config.projection_dim, unet.layout_config.class_width),

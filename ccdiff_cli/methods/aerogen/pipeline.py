@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -22,35 +21,27 @@ from ...generator import CLASSES
 from ...models.autoencoder import PatchAutoencoder, TinyAutoencoder
 from ...models.layout import LayoutBatch
 from ...models.pipeline import ScenePipeline
-from ...pretrained import lacking_weights, quiet_libraries
+from ...pretrained import SPARE_OF_CLIP
+from ...sources import Source, check_model
 from .network import AeroGenUNet, Layout, LayoutContext, clockwise
 from .sampling import AeroGenDDIM, ddim
 
 
-def projecting_text_encoder(source: str, text_encoder: CLIPTextModel, where: str | Path) -> CLIPTextModelWithProjection:
+def projecting_text_encoder(source: Source, text_encoder: CLIPTextModel) -> CLIPTextModelWithProjection:
     """The text encoder of a CLIP with its projection, which must be that of ``text_encoder``.
 
     Raises:
         CCDiffError: it cannot be loaded, or is of another width.
     """
-    try:
-        with quiet_libraries():
-            found, told = CLIPTextModelWithProjection.from_pretrained(source, use_safetensors=True, output_loading_info=True)
-        if lacking := lacking_weights(told):
-            raise ValueError(f"{len(lacking)} weights are missing or of another shape, first {lacking[0]}")
-    except Exception as error:  # the libraries raise of nearly every kind
-        raise CCDiffError(
-            f"cannot load a CLIP from {source!r}: {' '.join(str(error).split())[:300]}",
-            where=where,
-            fix="give the folder of the CLIP that the text encoder is of, with safetensors weights",
-        ) from error
+    kinds = {name: CLIPTextModelWithProjection for name in ("clip", "clip_text_model")}
+    found = check_model(kinds, source, fits="the CLIP that the text encoder is of", spare=SPARE_OF_CLIP).load()
     if found.config.hidden_size != text_encoder.config.hidden_size:
         raise CCDiffError(
             f"its text tokens are {found.config.hidden_size} wide, those of the text encoder {text_encoder.config.hidden_size}",
-            where=where,
+            where=source.where,
             fix="give the CLIP that the text encoder is of",
         )
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 class AeroGenPipeline(ScenePipeline):

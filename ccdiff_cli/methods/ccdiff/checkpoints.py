@@ -18,7 +18,7 @@ from typing import Any
 
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPImageProcessor, CLIPTextModel
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPImageProcessor, CLIPTextModel, Dinov2Model
 
 from ...errors import CCDiffError
 from ...files import sha256_file
@@ -107,7 +107,7 @@ def import_checkpoint(
             )
     encoder = processor = None
     if image_encoder is not None:
-        encoder = part(AutoModel, Path(image_encoder))
+        encoder = part(Dinov2Model, Path(image_encoder))
         if encoder.config.hidden_size != resampler.config.embedding_dim:
             raise CCDiffError(
                 f"image tokens are {encoder.config.hidden_size} wide, the resampler expects {resampler.config.embedding_dim}",
