@@ -184,5 +184,8 @@ def warm_up() -> None:
 
 
 if __name__ == "__main__":
+    main_module = sys.modules["__main__"]  # processes that are started afresh would import it again, by a name that they may not know
+    main_module.__spec__ = None
+    del main_module.__file__
     warm_up()
     print(json.dumps(kill_at_random(json.loads(sys.argv[1]))))
