@@ -60,7 +60,9 @@ class StageConfig(Grown):
     gradient_clip: float = Field(1.0, gt=0, le=1e9, description="largest norm of the gradient")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the exponential moving average of the weights; 0: none")
     checkpoint_every: int = Field(500, gt=0, le=MOST_STEPS, description="steps between checkpoints that training resumes from")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: automatic mixed precision")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="bfloat16, float16 (with scaled gradients, for GPUs that lack bfloat16): automatic mixed precision"
+    )
 
     @model_validator(mode="after")
     def _of_one_length(self) -> Self:

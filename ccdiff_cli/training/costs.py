@@ -58,7 +58,7 @@ def _of_stage(recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], f
     trained = sum(changed.values())
     ema = 4 if train.ema_decay else 0
     weights = trained * (_TRAINED + ema) + (every - trained) * _UNTRAINED + frozen
-    width = 2 if train.precision == "bfloat16" else 4
+    width = 4 if train.precision == "float32" else 2
     picture = kept * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0)
     objects = [len(scene.instances) for scene in scenes] if stage.sees == "features" else []
     crowd = _largest_piece(objects, train.batch_size, recipe.denoiser.objects_at_once)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import signal
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +77,12 @@ def pass_of(micro: int, rank: int, world: int) -> tuple[int, int]:
     """What of a forward pass goes into its seeds: its number in the step, over all processes, so that N processes draw what one with N
     accumulated passes draws (the second number: seeds of one process are those of earlier versions)."""
     return micro * world + rank, 0
+
+
+def arithmetic(device: str, precision: str) -> AbstractContextManager[Any]:
+    """Mixed precision on a kind of device, where a stage's ``precision`` asks for it."""
+    kind = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+    return torch.autocast(device, kind, enabled=kind is not None)
 
 
 @contextmanager
@@ -171,6 +176,8 @@ class _Descent:
         self.names, self.parameters = zip(*[(n, p) for n, p in module.named_parameters() if p.requires_grad], strict=True)
         self.step, self.losses, self.average = 0, [], None
         self.key = content_key(run.key)
+        self.device = run.accelerator.device.type
+        self.scaler = torch.amp.GradScaler(self.device, enabled=config.precision == "float16")
         optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         state = _load_checkpoint(run.folder, self.key, dict(zip(self.names, self.parameters, strict=True)))
         if state is not None:
@@ -179,6 +186,8 @@ class _Descent:
                 for name, parameter in zip(self.names, self.parameters, strict=True):
                     parameter.copy_(state["weights"][name])
             optimizer.load_state_dict(state["optimizer"])
+            if state.get("scaler"):
+                self.scaler.load_state_dict(state["scaler"])
         self.trained, self.optimizer = run.accelerator.prepare(module, optimizer)
         if config.ema_decay:
             self.average = EMAModel(self.parameters, decay=config.ema_decay)
@@ -209,9 +218,9 @@ class _Descent:
             for k, (share, piece) in enumerate(pieces):
                 last = micro == config.accumulation - 1 and k == len(pieces) - 1
                 with nullcontext() if last else accelerator.no_sync(self.trained):
-                    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    with arithmetic(self.device, config.precision):
                         loss = self.trained(**piece)
-                    accelerator.backward(loss * (share / config.accumulation))
+                    accelerator.backward(self.scaler.scale(loss * (share / config.accumulation)))
                 total += float(loss.detach()) * share / config.accumulation
         if world > 1:  # of all pictures of the step; the same in all processes, so that none goes on alone
             total = float(accelerator.reduce(torch.tensor(total, device=accelerator.device), "mean"))
@@ -226,8 +235,11 @@ class _Descent:
     def advance(self, loss: float) -> None:
         """One optimizer step along the gradient, said to whoever listens."""
         config, accelerator, log = self.config, self.run.accelerator, self.run.log
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        self.scaler.unscale_(inner)
         norm = float(accelerator.clip_grad_norm_(self.parameters, config.gradient_clip))
-        self.optimizer.step()
+        self.scaler.step(inner)  # not at all where a gradient was beyond what half precision holds: the next one is scaled less
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.step(self.parameters)
@@ -236,6 +248,8 @@ class _Descent:
         if log is not None and accelerator.is_main_process:
             log(f"{self.stage}/loss", loss, self.step)
             log(f"{self.stage}/gradient_norm", norm, self.step)
+            if self.scaler.is_enabled():
+                log(f"{self.stage}/gradient_scale", self.scaler.get_scale(), self.step)
             log(f"{self.stage}/learning_rate", learning_rate_at(self.step - 1, config), self.step)
             figures: Callable[[], dict[str, float]] = getattr(self.module, "figures", dict)
             for name, value in figures().items() if self.step % FIGURES_EVERY == 0 or self.step == config.steps else ():
@@ -254,6 +268,7 @@ class _Descent:
                 "weights": {n: p.detach().cpu() for n, p in zip(self.names, self.parameters, strict=True)},
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.average.state_dict() if self.average is not None else None,
+                **({"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
             }
             with atomic_write(self.run.folder / f"checkpoint-{self.step:08d}.pt") as stream:
                 torch.save(saved, stream)
@@ -343,8 +358,3 @@ def _is_whole(state: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) 
 def _step_of(path: Path) -> int:
     digits = path.stem.rpartition("-")[2]
     return int(digits) if digits.isascii() and digits.isdigit() else 0
-
-
-def threads_note() -> str:
-    """How many processor threads torch uses, for logs."""
-    return f"{torch.get_num_threads()} of {os.cpu_count()} threads"

@@ -43,7 +43,7 @@ from ..stored import checked
 from .autoencoder import load_pixels
 from .costs import check_training
 from .denoiser import batch_source, cache_features, pixel_source, train_stage, training_items
-from .loop import Progress, seed_of
+from .loop import Progress, arithmetic, seed_of
 from .parts import Work, build, learn_words, transplanted
 from .resting import Resting
 from .sources import check_sources
@@ -400,7 +400,7 @@ def _validation_pictures(work: Work, pipe: Any, path: Path, count: int = 16) -> 
         references = None
         if REFERENCES in work.method.takes:
             references = [bank.choose(scenes[k], seed=k, top_k=recipe.denoiser.top_k) for k in some]
-        with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with arithmetic(device, config.precision):
             images += pipe(
                 [scenes[k] for k in some],
                 references=references,

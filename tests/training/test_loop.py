@@ -49,6 +49,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop_at: int)
     assert all(torch.equal(again[k], weights[k]) for k in weights)
 
 
+def test_half_precision_scales_gradients_passes_over_those_that_overflow_and_resumes(tmp_path: Path) -> None:
+    half = CONFIG.model_copy(update={"precision": "float16", "ema_decay": 0.0, "steps": 30, "warmup_steps": 0, "learning_rate": 0.1})
+    losses, weights = run(tmp_path / "whole", half, data=10.0)
+    assert losses[-1] < 0.8 * losses[0]
+    with pytest.raises(InterruptedError):
+        run(tmp_path / "cut", half, stop_at=14, data=10.0)
+    again_losses, again = run(tmp_path / "cut", half, data=10.0)
+    assert again_losses == losses and all(torch.equal(again[k], weights[k]) for k in weights)
+    _, first = run(tmp_path / "first", half.model_copy(update={"steps": 1}), data=10.0)
+    torch.manual_seed(1)
+    assert all(torch.equal(first[k], v) for k, v in Line().state_dict().items())  # 65,536 times the gradient is beyond half precision
+    (newest,) = (tmp_path / "first").glob("*.pt")
+    assert torch.load(newest, weights_only=True)["scaler"]["scale"] == 2.0**15
+
+
 def test_what_a_loss_says_of_its_network_is_logged(tmp_path: Path) -> None:
     class Said(Line):
         def figures(self) -> dict[str, float]:
