@@ -67,12 +67,15 @@ def test_no_arrow_runs_upwards_and_none_in_a_circle() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-SERVING = ("training", "synthesis", "detectors", "trainability", "layouts", "report", "evaluation", "retrieval", "demo", "generator")
+SERVING = (
+    "training", "synthesis", "detectors", "trainability", "layouts", "report", "evaluation", "retrieval", "demo", "generator",
+    "export", "inspection", "references", "dataset",
+)  # fmt: skip
 NAMES = re.compile(
     r"cc-?diff\+\+|cc-diff\b|ccdiffp|migc|gligen|aerogen|layout-?diffusion|diffusionsat|txt2img|\bmhn\b|conditionedunet|resampler", re.I
 )
-TABLES = {"trainability/published.py", "report/evaluation.py"}
-"""What the papers printed, row by row."""
+TABLES = {"trainability/published.py", "report/evaluation.py", "export/metadata.py", "export/options.py"}
+"""What the papers printed, row by row; a file format that has the name of the program that reads it."""
 
 
 @pytest.mark.parametrize("room", SERVING)

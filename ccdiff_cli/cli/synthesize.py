@@ -67,7 +67,8 @@ def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bo
         )
     if "boxes_unlike_the_real_ones" in drawn:
         shown.append(
-            f"layouts by diffusion: {drawn['boxes_unlike_the_real_ones']} boxes unlike the real ones left out, "
+            f"layouts by diffusion: {drawn['boxes_unlike_the_real_ones']} boxes unlike the real ones and "
+            f"{drawn['boxes_without_a_place']} without a place left out, "
             f"{drawn['layouts_drawn_again']} layouts drawn again, {drawn['not_by_diffusion']} taken from the set"
         )
     if "filter" in made:

@@ -53,7 +53,7 @@ SOURCES: dict[str, Callable[[Sequence[Scene], Writer | None, Progress | None], S
 }
 """Of ``LayoutOptions.source`` -> what makes the source for a pool of layouts; only "llm" looks at the writer, only "diffusion" is trained
 first and says so."""
-TOGETHER = {"diffusion": 16}
+TOGETHER = {"diffusion": 64}
 """How many layouts a source draws at a time, always the same ones, where that is not one."""
 
 

@@ -41,7 +41,7 @@ COUNT_JITTER, COUNT_FROM = 0.15, 5
 STRAIGHT = math.radians(0.2)
 """Boxes nearer to an axis than this are left straight; the others are turned by up to a few degrees."""
 ANGLE_JITTER = math.radians(2)
-_SIDES = (1, 2, 4, 8)
+SIDES = (1, 2, 4, 8)
 """Bits of the borders: left, top, right, bottom."""
 
 
@@ -210,9 +210,9 @@ class Sampler:
                 centre = rng.random(2) * size
             corners = np.array(le90_to_corners((*centre, w, h, angle))).reshape(4, 2)
             if border:
-                fitted = _against_border(corners, border, objects.reach[model], size)
+                fitted = against_border(corners, border, objects.reach[model], size)
             elif corners.min() < BORDER or (corners > size - BORDER).any():
-                fitted = None if attempt < 2 * TRIES // 3 else _moved_in(corners, size)
+                fitted = None if attempt < 2 * TRIES // 3 else moved_in(corners, size)
             else:
                 fitted = corners
             if fitted is None:
@@ -221,7 +221,7 @@ class Sampler:
             if self._free(made, placed, usual):
                 return made, True
         if made is None:  # it cannot reach its borders
-            made = self._instance(objects, model, name, _moved_in(corners, size), size)
+            made = self._instance(objects, model, name, moved_in(corners, size), size)
         return made, False
 
     def _shape(
@@ -257,14 +257,8 @@ class Sampler:
         return None, np.zeros(2), None
 
     def _instance(self, objects: _Objects, model: int, name: str, corners: np.ndarray, size: np.ndarray) -> Instance:
-        window, difficult = (0.0, 0.0, float(size[0]), float(size[1])), bool(objects.difficult[model])
-        if corners_inside(corners.ravel().tolist(), window):  # by rounding at most it sticks out
-            corners = np.clip(corners, 0, size)
-        flat = tuple(float(v) for v in corners.ravel())
-        seen = tuple(visible_hbbs(corners.reshape(1, 8), window)[0].tolist())
-        if not objects.oriented[model]:
-            return Instance.from_hbb(name, seen, difficult=difficult)
-        return Instance.from_corners(name, flat, clip_hbb(hbb_within(flat, self.fill.get(name, 1.0)), seen) or seen, difficult=difficult)
+        oriented, difficult = bool(objects.oriented[model]), bool(objects.difficult[model])
+        return instance_at(name, corners, size, self.fill.get(name, 1.0), oriented=oriented, difficult=difficult)
 
     def _free(self, made: Instance, placed: Sequence[Instance], usual: Mapping[str, float]) -> bool:
         x1, y1, x2, y2 = hbb_of(made.corners)
@@ -278,9 +272,27 @@ class Sampler:
         return True
 
 
+def instance_at(
+    name: str, corners: np.ndarray, size: np.ndarray, fill: float, *, oriented: bool = True, difficult: bool = False
+) -> Instance:
+    """The object with these corners (4, 2), its HBB around what is visible of it.
+
+    Args:
+        fill: how it fills its box (:func:`augment.fill_of`); ``oriented``: whether it has one, or its HBB alone.
+    """
+    window = (0.0, 0.0, float(size[0]), float(size[1]))
+    if corners_inside(corners.ravel().tolist(), window):  # by rounding at most it sticks out
+        corners = np.clip(corners, 0, size)
+    flat = tuple(float(v) for v in corners.ravel())
+    seen = tuple(visible_hbbs(corners.reshape(1, 8), window)[0].tolist())
+    if not oriented:
+        return Instance.from_hbb(name, seen, difficult=difficult)
+    return Instance.from_corners(name, flat, clip_hbb(hbb_within(flat, fill), seen) or seen, difficult=difficult)
+
+
 def _border(instance: Instance, scene: Scene) -> int:
     """Which borders cut the object: 1 left, 2 top, 4 right, 8 bottom, added up."""
-    return sum(bit for bit, cut in zip(_SIDES, cut_sides(instance, scene.width, scene.height), strict=True) if cut)
+    return sum(bit for bit, cut in zip(SIDES, cut_sides(instance, scene.width, scene.height), strict=True) if cut)
 
 
 def _reach(instance: Instance, border: int, scene: Scene) -> tuple[float, ...]:
@@ -288,10 +300,10 @@ def _reach(instance: Instance, border: int, scene: Scene) -> tuple[float, ...]:
     x1, y1, x2, y2 = hbb_of(instance.corners)
     extent = max(x2 - x1, 1e-6), max(y2 - y1, 1e-6)
     beyond = (-x1, -y1, x2 - scene.width, y2 - scene.height)
-    return tuple(max(0.0, v) / extent[k % 2] if border & bit else 0.0 for k, (bit, v) in enumerate(zip(_SIDES, beyond, strict=True)))
+    return tuple(max(0.0, v) / extent[k % 2] if border & bit else 0.0 for k, (bit, v) in enumerate(zip(SIDES, beyond, strict=True)))
 
 
-def _against_border(corners: np.ndarray, border: int, reach: np.ndarray, size: np.ndarray) -> np.ndarray | None:
+def against_border(corners: np.ndarray, border: int, reach: np.ndarray, size: np.ndarray) -> np.ndarray | None:
     """The box shifted so that it reaches so far beyond the borders named, and scaled where these are opposite; None where it does not fit.
 
     Args:
@@ -306,7 +318,7 @@ def _against_border(corners: np.ndarray, border: int, reach: np.ndarray, size: n
     strip = [-1e6, -1e6, 1e6, 1e6]  # what the borders that cut it leave of the plane
     for axis in (0, 1):
         low, high = float(made[:, axis].min()), float(made[:, axis].max())
-        near, far = bool(border & _SIDES[axis]), bool(border & _SIDES[axis + 2])
+        near, far = bool(border & SIDES[axis]), bool(border & SIDES[axis + 2])
         if near:
             made[:, axis] -= low + reach[axis] * (high - low)
         elif far:
@@ -317,7 +329,7 @@ def _against_border(corners: np.ndarray, border: int, reach: np.ndarray, size: n
     if left.area <= 0:
         return None
     for axis in (0, 1):
-        if not border & (_SIDES[axis] | _SIDES[axis + 2]):
+        if not border & (SIDES[axis] | SIDES[axis + 2]):
             low, high = left.bounds[axis], left.bounds[axis + 2]
             if high - low > size[axis] - 2.1 * BORDER:
                 return None
@@ -328,10 +340,10 @@ def _against_border(corners: np.ndarray, border: int, reach: np.ndarray, size: n
         return None
     beyond = np.concatenate([-made.min(0), made.max(0) - size]) > 1e-6
     there = np.concatenate([seen[:2] <= 0, seen[2:] >= size])  # what reaches beyond elsewhere does so outside of the picture alone
-    return None if any(not border & bit for bit, bad in zip(_SIDES, beyond & there, strict=True) if bad) else made
+    return None if any(not border & bit for bit, bad in zip(SIDES, beyond & there, strict=True) if bad) else made
 
 
-def _moved_in(corners: np.ndarray, size: np.ndarray) -> np.ndarray:
+def moved_in(corners: np.ndarray, size: np.ndarray) -> np.ndarray:
     """The box inside the picture, touching no border; shrunk where it is too large."""
     room = size - 2.1 * BORDER
     ratio = float(min(1.0, (room / np.maximum(np.ptp(corners, axis=0), 1e-9)).min()))

@@ -191,6 +191,7 @@ def _drawn_by_diffusion(changes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {
         "layouts_drawn_again": sum(change["rejected"] for change in changes),
         "boxes_unlike_the_real_ones": sum(change["outliers"] for change in changes),
+        "boxes_without_a_place": sum(change.get("left_out", 0) for change in changes),
         "not_by_diffusion": sum(change.get("instead_of") == "diffusion" for change in changes),
     }
 
