@@ -117,6 +117,12 @@ def test_a_change_reaches_what_depends_on_it_alone(root: Path) -> None:
     assert len({made for _, made in folders.values()}) == 3
 
 
+def test_a_length_in_epochs_is_one_in_pictures(root: Path) -> None:
+    row = {"recipe": "layoutdiffusion-tiny", "set": {"denoiser.train.epochs": 2, "denoiser.train.batch_size": 5}}
+    config = read_comparison(written(root, methods={"own length": row}))
+    assert run._row(config, "own length", run.read_set(config.sets["one"]), Path("out")).seen == 25, "12 pictures twice, in batches of 5"
+
+
 def test_a_row_that_fails_is_said_and_the_others_are_finished(root: Path, hand: Hand, tmp_path: Path) -> None:
     hand.broken = "layoutdiffusion-tiny"
     config = read_comparison(written(root, methods={"first": {"set": {"picture_size": 64}}, "other": FILE["methods"]["other"]}))

@@ -19,11 +19,12 @@ from ..generator import GENERATOR_FILE, SHIPPED, generator_key, shipped_generato
 from ..layouts.options import LayoutOptions
 from ..locks import locked
 from ..methods import Method, method_named
+from ..methods.recipe import in_steps
 from ..metrics.published import ROWS
 from ..recipes import Recipe, load_recipe
 from ..scene import Scene
 from ..synthesis import SynthesisOptions, WorkOptions, synthesize
-from ..trainability import eval_trainability, load_detector_config, load_experiment
+from ..trainability import ExperimentConfig, eval_trainability, load_detector_config, load_experiment
 from ..trainability.options import TrainabilityOptions
 from ..trainability.published import published_rows
 from ..training import plan, train
@@ -59,7 +60,7 @@ class Row:
     def seen(self) -> int:
         """Pictures that the last stage of its training sees."""
         stage = self.method.stages[-1].config(self.recipe)
-        return int(stage.steps * stage.batch_size * stage.accumulation)
+        return int(stage.steps * stage.pictures(1))
 
     @property
     def generator(self) -> Path:
@@ -134,13 +135,15 @@ def _checked(real: PictureSet, config: Comparison) -> PictureSet:
 def _row(config: Comparison, name: str, real: PictureSet, folder: Path) -> Row:
     """The row with its recipe at the budget."""
     options = config.methods[name]
-    recipe = load_recipe(options.recipe, options.overrides)
-    if config.pictures is not None and "denoiser.train.steps" not in options.overrides:
+    length = {"denoiser.train.steps", "denoiser.train.epochs"}
+    recipe = load_recipe(options.recipe, options.overrides, base=options.base)
+    if config.pictures is not None and not length & set(options.overrides):
         stage = method_named(recipe.method).stages[-1].config(recipe)
-        steps = math.ceil(config.pictures / (stage.batch_size * stage.accumulation))
-        warmup = min(stage.warmup_steps, steps // 4)
-        at_budget = {**options.overrides, "denoiser.train.steps": steps, "denoiser.train.warmup_steps": warmup}
-        recipe = load_recipe(options.recipe, at_budget)
+        steps = math.ceil(config.pictures / stage.pictures(1))
+        at_budget = {"steps": steps, "warmup_steps": min(stage.warmup_steps, steps // 4)}
+        budget = {f"denoiser.train.{key}": value for key, value in at_budget.items()}
+        recipe = load_recipe(options.recipe, {**options.overrides, **budget}, base=options.base)
+    recipe = in_steps(recipe, len(real.split("train")), 1)  # the same length however many processes there are
     start = (shipped_generator() if options.start == SHIPPED else Path(options.start)) if options.start is not None else None
     return Row(name, recipe, start, options.transplant, folder / name, real)
 
@@ -158,9 +161,13 @@ def _planned(row: Row) -> dict[str, Any]:
 
 
 def _trainings(config: Comparison) -> dict[str, Any]:
-    experiment = load_experiment(config.trainability.recipe, config.trainability.experiment())
+    experiment = _experiment(config)
     arms = 1 + len(config.arms())
     return {"arms": arms, "seeds": list(experiment.seeds), "match": experiment.match, "steps": experiment.detector.steps}
+
+
+def _experiment(config: Comparison) -> ExperimentConfig:
+    return load_experiment(config.trainability.recipe, config.trainability.experiment())
 
 
 def _reference(real: PictureSet, config: Comparison) -> tuple[Scene, ...]:
@@ -250,7 +257,7 @@ def _quality(
     config: Comparison, real: PictureSet, made: Mapping[str, Path], floor: Path | None, out: Path, progress: Progress | None
 ) -> dict[str, Any]:
     section = config.evaluate
-    detector = section.detector if section.detector is not None else dict(config.trainability.detector)
+    detector = load_detector_config(overrides=section.detector) if section.detector is not None else _experiment(config).detector
     said = section.model_dump(exclude={"detector"}, exclude_defaults=True)
     options = EvaluateOptions(**said | {"floor": floor, "share": out / TRAINABILITY})  # where it is the same detector it is trained once
     judged = evaluate(
@@ -258,7 +265,7 @@ def _quality(
         list(made.values()),
         out / "evaluation",
         options,
-        detector=load_detector_config(overrides=detector),
+        detector=detector,
         progress=progress,
     )
     return {key: judged[key] for key in ("rows", "protocol", "published", "warnings")}
@@ -269,7 +276,7 @@ def _trainability(
 ) -> dict[str, Any]:
     section = config.trainability
     arms = {name: ratios for name, ratios in config.arms().items() if name in made or name not in config.methods}
-    experiment = load_experiment(section.recipe, section.experiment()).model_copy(update={"arms": arms})
+    experiment = _experiment(config).model_copy(update={"arms": arms})
     options = TrainabilityOptions(others=dict(made), allow_leaks=section.allow_leaks, generator_data=section.generator_data)
     found = eval_trainability(real.root, None, out / TRAINABILITY, experiment, options, processes=processes, progress=progress)
     return {key: found[key] for key in ("arms", "protocols", "yardstick", "more_real", "protocol", "warnings")}
