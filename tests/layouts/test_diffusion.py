@@ -21,6 +21,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(diffusion, "STEPS", 3)
     monkeypatch.setattr(diffusion, "BATCH", 8)
     monkeypatch.setattr(diffusion, "DRAW_STEPS", 2)
+    monkeypatch.setitem(TOGETHER, "diffusion", 8)
     return tmp_path / "layouts"
 
 
