@@ -268,7 +268,7 @@ def inside(root: str | Path, name: str, *, where: str | Path) -> Path:
         UnsafeInput: naming ``where`` (the annotation file the name was read from).
     """
     root = Path(root)
-    if not name or "\x00" in name or os.path.isabs(name) or "\\" in name or ".." in Path(name).parts:
+    if not name or "\x00" in name or os.path.isabs(name) or "\\" in name or ".." in name.split("/"):
         raise UnsafeInput(f"the file name {name!r} leaves its folder", where=where, fix=f"name files relative to {root}")
     return root / name
 

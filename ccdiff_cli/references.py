@@ -141,7 +141,7 @@ def problems_of_bank(root: Path) -> list[str]:
     """
     entries = read_bank(root)["instances"]
     known = {entry["file"] for entry in entries}
-    surplus = sorted({p.relative_to(root / REFERENCES).as_posix() for p in (root / REFERENCES).glob("*/*.png")} - known)
+    surplus = sorted({f"{p.parent.name}/{p.name}" for p in (root / REFERENCES).glob("*/*.png")} - known)
     return _damaged_crops(root, entries, full=True) + [f"{REFERENCES}/{name}: does not belong to the bank" for name in surplus]
 
 
