@@ -6,6 +6,7 @@ every run, so that a kill costs the work since the last checkpoint and not the s
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -166,20 +167,22 @@ def kill_at_random(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def warm_up() -> None:
-    """What the verbs import."""
+    """What the verbs import, rooms that do so when they are asked included."""
     import diffusers  # noqa: F401
     import torch
 
-    import ccdiff_cli.cli
-    import ccdiff_cli.demo
-    import ccdiff_cli.evaluation
-    import ccdiff_cli.export
-    import ccdiff_cli.models.pipeline
-    import ccdiff_cli.prepare
-    import ccdiff_cli.synthesis
-    import ccdiff_cli.trainability
-    import ccdiff_cli.training  # noqa: F401
+    from ccdiff_cli.cli.app import VERBS
+    from ccdiff_cli.demo import run_demo  # noqa: F401
+    from ccdiff_cli.evaluation import evaluate  # noqa: F401
+    from ccdiff_cli.export import export_set  # noqa: F401
+    from ccdiff_cli.models import pipeline  # noqa: F401
+    from ccdiff_cli.prepare import prepare_dataset  # noqa: F401
+    from ccdiff_cli.synthesis import synthesize  # noqa: F401
+    from ccdiff_cli.trainability import eval_trainability  # noqa: F401
+    from ccdiff_cli.training import train  # noqa: F401
 
+    for module in VERBS.values():
+        importlib.import_module(f"ccdiff_cli.cli.{module}")
     torch.set_num_threads(1)
 
 
