@@ -85,7 +85,8 @@ def test_init_and_the_four_commands_with_no_further_option(tmp_path: Path) -> No
     }  # fmt: skip
 
 
-VERBS = ("prepare", "train", "synthesize", "export", "eval-trainability")
+VERBS = {"prepare": "prepare", "train": "train", "synthesize": "synthesize", "export": "export", "eval-trainability": "trainability"}
+"""Verb -> its stage."""
 
 
 @pytest.mark.slow
@@ -95,34 +96,42 @@ def test_run_and_the_verbs_go_on_after_kills_to_the_same_files(folder: Path) -> 
         copy.mkdir()
         shutil.copy(folder / "ccdiff.yaml", copy)
         shutil.copytree(folder / "drawn", copy / "drawn")
-    start, dice = time.monotonic(), random.Random(0)
     ccdiff(alone, "run")
-    whole = time.monotonic() - start
+    dice, whole = random.Random(0), files_below(alone / "runs")
 
-    def kill(where: Path, verb: str, seconds: float) -> bool:
-        """Whether it still ran after so many seconds, and was killed."""
+    def kill(where: Path, verb: str, files: int) -> bool:
+        """Kill it at a random moment after so many files are there; whether it still ran."""
         program = [sys.executable, "-m", "ccdiff_cli", verb]
         with open(where / "log", "ab") as log, subprocess.Popen(program, cwd=where, env=ENVIRONMENT, stdout=log, stderr=log) as running:
-            try:
-                assert running.wait(seconds) == 0, (where / "log").read_text()[-3000:]
-            except subprocess.TimeoutExpired:
+            while running.poll() is None and files_below(where / "runs") < files:
+                time.sleep(0.02)
+            time.sleep(dice.uniform(0, 1))
+            if running.poll() is None:
                 running.kill()  # itself alone: what it started ends by itself
                 return True
+        assert running.returncode == 0, (where / "log").read_text()[-3000:]
         return False
 
-    kills = sum(kill(killed, "run", dice.uniform(1, whole / 2)) for _ in range(6))
+    kills = sum(kill(killed, "run", files) for files in sorted(dice.sample(range(whole), 6)))
     made = json.loads(ccdiff(killed, "run", "--json").stdout)
     assert kills >= 3 and set(made["stages"]) == {"prepare", "train", "synthesize", "export", "trainability"}
     again = json.loads(ccdiff(killed, "run", "--json").stdout)
     assert set(again["stages"].values()) == {"done before"} and again["results"] == {}
-    for verb in VERBS:
-        kills += sum(kill(typed, verb, dice.uniform(1, whole / 4)) for _ in range(2))
+    for verb, stage in VERBS.items():
+        (folder,) = (p for p in (alone / "runs").glob(f"{stage}-*") if p.is_dir())
+        before = files_below(typed / "runs")
+        kills += sum(kill(typed, verb, before + files) for files in sorted(dice.sample(range(files_below(folder)), 2)))
         ccdiff(typed, verb)
-    print(f"{kills} kills, {whole:.0f} s undisturbed")
+    print(f"{kills} kills")
+    assert kills >= 6
     expected = results(alone)
     for other in (killed, typed):
         assert differences(results(other), expected) == []
         assert not [p for p in (other / "runs").rglob(".partial-*")]
+
+
+def files_below(folder: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(folder))
 
 
 def results(where: Path) -> dict[str, bytes]:
