@@ -11,7 +11,7 @@ import numpy as np
 
 from ..dataset import PictureSet, versions
 from ..detectors import DetectorConfig, Progress
-from ..files import write_json, write_text
+from ..files import clear_partials, write_json, write_text
 from ..locks import locked
 from ..metrics.clip_score import Clip, find_clip
 from ..metrics.features import Extractor, find_extractor
@@ -64,6 +64,7 @@ def evaluate(
     config = detector if options.yoloscore else None
     if dry_run:
         return plan_of(compared, judges, clip, config)
+    clear_partials(out)
     closest = judge_features(compared, judges)
     if clip is not None:
         judge_clip(compared, clip)

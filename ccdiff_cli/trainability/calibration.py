@@ -24,7 +24,7 @@ import yaml
 from ..dataset import PictureSet, read_set
 from ..detectors import Progress, seconds_per_step, training_key
 from ..errors import CCDiffError
-from ..files import write_json, write_text
+from ..files import clear_partials, write_json, write_text
 from ..locks import locked
 from ..metrics.average_precision import Boxes, Evaluation, evaluate
 from ..scene import Scene
@@ -125,6 +125,7 @@ def calibrate(
     ladder = config.calibrate_steps or tuple(dict.fromkeys(max(2, config.detector.steps * k // 4) for k in (1, 2, 4, 8, 16)))
     if dry_run:
         return _plan(search, fractions, ladder)
+    clear_partials(search.out)
     tried: list[dict[str, Any]] = []
     means: dict[float, float] = {}
     for place, steps in enumerate(ladder):

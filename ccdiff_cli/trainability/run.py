@@ -9,7 +9,7 @@ from typing import Any
 from ..dataset import read_set
 from ..detectors import Detections, Progress
 from ..errors import CCDiffError
-from ..files import read_json, write_json, write_text
+from ..files import clear_partials, read_json, write_json, write_text
 from ..locks import locked
 from ..metrics.average_precision import evaluate
 from .adherence import adherence_scores
@@ -73,6 +73,7 @@ def eval_trainability(
     )
     if dry_run:
         return plan_of(experiment, leaks)
+    clear_partials(experiment.out)
     arms = make_arms(experiment.config, experiment.train, pools_of(experiment))
     _write_split_lists(experiment, arms)
     chosen, baseline = headline_of(arms)

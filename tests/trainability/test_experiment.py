@@ -118,7 +118,11 @@ def test_a_stopped_experiment_goes_on_and_gives_the_same_figures(compared, sets,
         eval_trainability(sets / "real", sets / "synthetic", tmp_path, tiny(0, 1), progress=kill)
     assert not (tmp_path / "results.json").exists() and not (tmp_path / "report.html").exists()
     stages = []
+    half = tmp_path / "predictions" / ".partial-x"
+    half.parent.mkdir(exist_ok=True)
+    half.write_bytes(b"x")
     results = eval_trainability(sets / "real", sets / "synthetic", tmp_path, tiny(0, 1), progress=lambda stage, *_: stages.append(stage))
+    assert not half.exists(), "what a kill left half written"
     assert "train real, seed 0" not in stages  # that one was finished
     assert results["gain"] == compared[1]["gain"] and results["per_class_gain"] == compared[1]["per_class_gain"]
 
