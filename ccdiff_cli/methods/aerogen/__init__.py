@@ -115,9 +115,9 @@ AEROGEN = Method(
     licence="none stated",
     exact="< 3e-6",
     differs=(
-        "any number of objects, batches; the time decides on the mask attention picture by picture; DDIM takes the "
-        "steps asked for; class vectors by a prompt, not the authors' table; its layout generator and filters, never "
-        "released, are built from the paper: --layout-source diffusion, --filter-judges"
+        "any number of objects, batches; the time decides on the mask attention picture by picture; DDIM takes the steps asked for; "
+        "class vectors by a prompt, not the authors' table; its layout generator, never released, is one of boxes, not of maps "
+        "(--layout-source diffusion), its filters are built from the paper (--filter-judges)"
     ),
     takes=frozenset({CAPTION, CLASS_TEXT, OBB}),
     recipe=AeroGenRecipe,
