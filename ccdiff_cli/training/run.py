@@ -43,7 +43,7 @@ from ..stored import checked
 from .autoencoder import load_pixels
 from .costs import check_training
 from .denoiser import batch_source, cache_features, pixel_source, train_stage, training_items
-from .loop import Progress, arithmetic, seed_of
+from .loop import Progress, seed_of
 from .parts import Work, build, learn_words, transplanted
 from .resting import Resting
 from .sources import check_sources
@@ -393,19 +393,18 @@ def _validation_pictures(work: Work, pipe: Any, path: Path, count: int = 16) -> 
     for module, _ in modes:
         module.eval()
     set_schedule(work, pipe, training=False)
-    config, device = work.method.stages[-1].config(recipe), work.accelerator.device.type
+    at_once = work.method.stages[-1].config(recipe).batch_size  # no more memory than a step of the training takes
     images: list[Image.Image] = []
-    for first in range(0, len(scenes), config.batch_size):  # no more memory than a step of the training takes
-        some = range(first, min(first + config.batch_size, len(scenes)))
+    for first in range(0, len(scenes), at_once):
+        some = range(first, min(first + at_once, len(scenes)))
         references = None
         if REFERENCES in work.method.takes:
             references = [bank.choose(scenes[k], seed=k, top_k=recipe.denoiser.top_k) for k in some]
-        with arithmetic(device, config.precision):
-            images += pipe(
-                [scenes[k] for k in some],
-                references=references,
-                generator=[torch.Generator().manual_seed(seed_of(recipe.seed, "validation", k)) for k in some],
-            ).images
+        images += pipe(
+            [scenes[k] for k in some],
+            references=references,
+            generator=[torch.Generator().manual_seed(seed_of(recipe.seed, "validation", k)) for k in some],
+        ).images
     if training_schedule is not None:
         pipe.register_modules(scheduler=training_schedule)
     for module, mode in modes:

@@ -32,7 +32,10 @@ def prepare(inline: Run, raw: Path, out: Path, *more: object) -> subprocess.Comp
     [
         ("name: [unclosed", ("not valid YAML", ":1:")),
         ("just words", ("a recipe is a mapping",)),
-        ("name: x\npicture_size: 64\nautoencoder: {train: {steps: 0, batch_size: 1}}\n", ("autoencoder.train.steps", "greater than 0")),
+        (
+            "name: x\npicture_size: 64\nautoencoder: {train: {steps: 0, batch_size: 1}}\n",
+            ("autoencoder.train", "give either `steps` or `epochs`, above 0"),
+        ),
         (yaml.safe_dump({**RECIPE, "learning_rte": 1}), ("learning_rte", "unknown key", "known keys")),
     ],
     ids=["not YAML", "not a mapping", "value out of range", "unknown key"],

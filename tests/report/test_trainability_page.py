@@ -213,7 +213,7 @@ def test_without_a_synthetic_set_there_is_no_adherence(parts):
 
 
 DRAWINGS = {
-    "gains": figures.gains,
+    "gains": lambda r: figures.gains(r["arms"]),
     "dose": figures.dose_curve,
     "fractions": figures.fraction_curve,
     "classes": figures.class_gains,
