@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from .dataset import PictureSet, read_set
 from .errors import CCDiffError
+
+Item = TypeVar("Item")
+
+
+def spread(items: Sequence[Item], n: int) -> list[Item]:
+    """``n`` of the items, evenly spaced: what is shown is not chosen by hand."""
+    if not items:
+        return []
+    return [items[int(k)] for k in np.unique(np.linspace(0, len(items) - 1, min(n, len(items))).astype(int))]
 
 
 def read_added(root: str | Path, name: str) -> PictureSet:

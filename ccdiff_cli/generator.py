@@ -100,6 +100,11 @@ def shipped_generator() -> Path:
     return Path(__file__).parent / "weights" / SHIPPED
 
 
+def generator_folder(name: str) -> Path:
+    """A generator's folder by its path, or the shipped model by its name."""
+    return shipped_generator() if name == SHIPPED else Path(name)
+
+
 def read_generator(folder: str | Path) -> dict[str, Any]:
     """What a generator folder says of itself.
 

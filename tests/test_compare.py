@@ -111,7 +111,7 @@ def test_a_change_reaches_what_depends_on_it_alone(root: Path) -> None:
     for name, changed in {"as it is": {}, "steps": {"synthesize": {"sampling": {"steps": 3}}}, "budget": {"pictures": 128}}.items():
         config = read_comparison(written(root, **changed))
         row = run._row(config, "other", run.read_set(config.sets["one"]), Path("out"))
-        folders[name] = row.generator, row.made("training", config.synthesize)
+        folders[name] = row.generator, row.made("training", run._options(config, row.real, "training"))
     assert first == read_comparison(written(root))
     assert folders["steps"][0] == folders["as it is"][0] != folders["budget"][0]
     assert len({made for _, made in folders.values()}) == 3

@@ -25,12 +25,6 @@ Out = Annotated[
 ]
 
 
-def shipped(name: str) -> Path:
-    from ..generator import SHIPPED, shipped_generator
-
-    return shipped_generator() if name == SHIPPED else Path(name)
-
-
 def overrides_of(pairs: list[str] | None) -> dict[str, Any]:
     from ..settings import overrides
 

@@ -10,7 +10,7 @@ import typer
 from ..synthesis.options import SynthesisOptions, WorkOptions
 from .app import app
 from .binding import OUTPUT, WHAT, verb
-from .common import Json, Out, shipped
+from .common import Json, Out
 from .completion import generators, sets
 from .stage import At, follow
 
@@ -51,10 +51,11 @@ def synthesize(
 ) -> None:
     """Synthesize a labelled set. Resumes by itself; the same set comes out whatever the number of processes."""
     from ..console import finish, progress_bars
+    from ..generator import generator_folder
     from ..synthesis import synthesize as run
 
     with progress_bars(quiet=as_json) as progress:
-        made = run(shipped(checkpoint), layouts, out, options, work=work, progress=progress, dry_run=dry_run)
+        made = run(generator_folder(checkpoint), layouts, out, options, work=work, progress=progress, dry_run=dry_run)
     finish(made, as_json=as_json, lines=_synthesis_lines(made, layouts, out, dry_run))
 
 

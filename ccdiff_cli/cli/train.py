@@ -10,7 +10,7 @@ import typer
 from ..training.options import TrainOptions
 from .app import app
 from .binding import OUTPUT, WHAT, verb
-from .common import Json, Out, shipped
+from .common import Json, Out
 from .completion import sets
 from .stage import At, follow
 
@@ -25,13 +25,14 @@ def train(
 ) -> None:
     """Train a generator. Resumes by itself; under `accelerate launch` it uses every GPU given."""
     from ..console import finish, progress_bars, to_stderr
+    from ..generator import generator_folder
     from ..recipes import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides, base=options.base)
     from ..training import plan
     from ..training import train as run
 
-    start = shipped(options.start) if options.start else None
+    start = generator_folder(options.start) if options.start else None
     if dry_run:
         described = plan(recipe, data, start=start, transplanted=options.transplant)
         finish(described, as_json=as_json, lines=[f"{k}: {v}" for k, v in described.items()])

@@ -6,16 +6,18 @@ import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..comparison import spread
 from ..dataset import PictureSet, read_set, versions
 from ..errors import CCDiffError
 from ..evaluation import EvaluateOptions, evaluate
 from ..files import content_key, is_file, write_json, write_text
-from ..generator import GENERATOR_FILE, SHIPPED, generator_key, shipped_generator
+from ..generator import GENERATOR_FILE, generator_folder, generator_key
 from ..layouts.options import LayoutOptions
 from ..locks import locked
 from ..methods import Method, method_named
@@ -23,7 +25,7 @@ from ..methods.recipe import in_steps
 from ..metrics.published import ROWS
 from ..recipes import Recipe, load_recipe
 from ..scene import Scene
-from ..synthesis import SynthesisOptions, WorkOptions, synthesize
+from ..synthesis import FilterOptions, SynthesisOptions, WorkOptions, synthesize
 from ..trainability import ExperimentConfig, eval_trainability, load_detector_config, load_experiment
 from ..trainability.options import TrainabilityOptions
 from ..trainability.published import published_rows
@@ -31,7 +33,9 @@ from ..training import plan, train
 from .config import Comparison
 
 Progress = Callable[[str, int, int], None]
-FLOOR, TRAINABILITY = "floor", "trainability"
+QUALITY, TRAINING, FLOOR = "quality", "training", "floor"
+"""The sets of a row."""
+TRAINABILITY = "trainability"
 SAMPLES = 8
 """Layouts that the page shows, as every row drew them."""
 
@@ -62,8 +66,9 @@ class Row:
         stage = self.method.stages[-1].config(self.recipe)
         return int(stage.steps * stage.pictures(1))
 
-    @property
+    @cached_property
     def generator(self) -> Path:
+        """The folder of the generator; what it is made from is hashed once."""
         started = generator_key(self.start) if self.start is not None else None
         key = content_key([self.recipe.model_dump(mode="json"), self.real.key(), started, self.transplant])
         return self.folder / f"generator-{key[:8]}"
@@ -144,7 +149,7 @@ def _row(config: Comparison, name: str, real: PictureSet, folder: Path) -> Row:
         budget = {f"denoiser.train.{key}": value for key, value in at_budget.items()}
         recipe = load_recipe(options.recipe, {**options.overrides, **budget}, base=options.base)
     recipe = in_steps(recipe, len(real.split("train")), 1)  # the same length however many processes there are
-    start = (shipped_generator() if options.start == SHIPPED else Path(options.start)) if options.start is not None else None
+    start = generator_folder(options.start) if options.start is not None else None
     return Row(name, recipe, start, options.transplant, folder / name, real)
 
 
@@ -194,7 +199,7 @@ def _of_set(
         try:
             made[row.name] = _make_row(config, row, processes, report)
             if config.floor and floor is None:
-                floor = _make_floor(config, row, processes, report)
+                floor = _make(config, row, FLOOR, processes, report)
         except CCDiffError as error:
             failed[row.name] = {"error": f"{error.where}: {error.what}" if error.where else error.what, "fix": error.fix}
         gc.collect()
@@ -223,34 +228,28 @@ def _of_set(
 def _make_row(config: Comparison, row: Row, processes: int | None, progress: Progress | None) -> tuple[Path, Path]:
     """Train a row and make its two sets: from the layouts of the reference split, and those to train detectors with."""
     train(row.recipe, row.real.root, row.generator, start=row.start, transplanted=row.transplant, progress=progress)
-    as_published = config.synthesize.model_copy(
-        update={"n": len(_reference(row.real, config)), "layouts": LayoutOptions(source="set", split=config.evaluate.reference)}
-    )
-    for_training = config.synthesize.model_copy(update={"n": _wanted(config, row.real)})
-    work = WorkOptions(num_processes=processes)
-    folders = []
-    for what, options in (("quality", as_published), ("training", for_training)):
-        folder = row.made(what, options)
-        synthesize(row.generator, row.real.root, folder, _plain(options), work=work, progress=progress)
-        folders.append(folder)
-    return folders[0], folders[1]
+    return _make(config, row, QUALITY, processes, progress), _make(config, row, TRAINING, processes, progress)
 
 
-def _make_floor(config: Comparison, row: Row, processes: int | None, progress: Progress | None) -> Path:
-    layouts = LayoutOptions(source="set", split=config.evaluate.reference)
-    count = len(_reference(row.real, config))
-    options = config.synthesize.model_copy(update={"n": count, "layouts": layouts, "shuffle_layouts": True})
-    folder = row.made("floor", options).with_name(FLOOR)
-    synthesize(row.generator, row.real.root, folder, _plain(options), work=WorkOptions(num_processes=processes), progress=progress)
+def _make(config: Comparison, row: Row, what: str, processes: int | None, progress: Progress | None) -> Path:
+    """One set of a row, or of its generator: the floor."""
+    options = _options(config, row.real, what)
+    folder = row.made(what, options)
+    folder = folder.with_name(FLOOR) if what == FLOOR else folder
+    synthesize(row.generator, row.real.root, folder, options, work=WorkOptions(num_processes=processes), progress=progress)
     return folder
 
 
-def _plain(options: SynthesisOptions) -> SynthesisOptions:
-    """The options as ``synthesize`` knows them; a floor is not filtered."""
-    values = options.model_dump(exclude_defaults=True)
-    if options.shuffle_layouts:
-        values.pop("filter", None)
-    return SynthesisOptions(**values)
+def _options(config: Comparison, real: PictureSet, what: str) -> SynthesisOptions:
+    """What ``synthesize`` is told; a floor is not filtered."""
+    said = config.synthesize.model_dump(exclude_defaults=True)
+    if what == TRAINING:
+        return SynthesisOptions(**said | {"n": _wanted(config, real)})
+    layouts = LayoutOptions(source="set", split=config.evaluate.reference)
+    said |= {"n": len(_reference(real, config)), "layouts": layouts}
+    if what == FLOOR:
+        said = {**said, "filter": FilterOptions(), "shuffle_layouts": True}
+    return SynthesisOptions(**said)
 
 
 def _quality(
@@ -260,14 +259,7 @@ def _quality(
     detector = load_detector_config(overrides=section.detector) if section.detector is not None else _experiment(config).detector
     said = section.model_dump(exclude={"detector"}, exclude_defaults=True)
     options = EvaluateOptions(**said | {"floor": floor, "share": out / TRAINABILITY})  # where it is the same detector it is trained once
-    judged = evaluate(
-        real.root,
-        list(made.values()),
-        out / "evaluation",
-        options,
-        detector=detector,
-        progress=progress,
-    )
+    judged = evaluate(real.root, list(made.values()), out / "evaluation", options, detector=detector, progress=progress)
     return {key: judged[key] for key in ("rows", "protocol", "published", "warnings")}
 
 
@@ -279,7 +271,7 @@ def _trainability(
     experiment = _experiment(config).model_copy(update={"arms": arms})
     options = TrainabilityOptions(others=dict(made), allow_leaks=section.allow_leaks, generator_data=section.generator_data)
     found = eval_trainability(real.root, None, out / TRAINABILITY, experiment, options, processes=processes, progress=progress)
-    return {key: found[key] for key in ("arms", "protocols", "yardstick", "more_real", "protocol", "warnings")}
+    return {key: found[key] for key in ("arms", "protocols", "yardstick", "protocol", "warnings")}
 
 
 def _reporter(progress: Progress | None, prefix: str) -> Progress | None:
@@ -324,8 +316,7 @@ def _samples(reference: tuple[Scene, ...], made: Mapping[str, Path]) -> list[tup
             if isinstance(layout, Mapping):
                 drawn.setdefault(str(layout.get("picture")), {})[row] = scene
     full = [s for s in reference if s.instances and len(drawn.get(s.file_name, {})) == len(made)]
-    step = max(1, len(full) // SAMPLES)
-    return [(scene, drawn[scene.file_name]) for scene in full[::step][:SAMPLES]]
+    return [(scene, drawn[scene.file_name]) for scene in spread(full, SAMPLES)]
 
 
 def _write(

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-
+from ..comparison import spread
 from ..dataset import PictureSet, versions
 from ..detectors import DetectorConfig, Progress
 from ..files import clear_partials, write_json, write_text
@@ -130,7 +129,7 @@ def _protocol(
 def _write(compared: Compared, results: dict[str, Any], closest: Mapping[str, list[tuple[Scene, Scene, float]]]) -> None:
     from ..report.evaluation import evaluation_page, latex_table, markdown_table  # matplotlib: not for a dry run
 
-    samples = {name: _spread(some, SAMPLES) for name, some in compared.looked_at.items()}
+    samples = {name: spread([s for s in some if s.instances] or some, SAMPLES) for name, some in compared.looked_at.items()}
     write_text(compared.out / "report.html", evaluation_page(results, compared.classes, samples, closest))
     write_text(compared.out / "table.md", markdown_table(results))
     write_text(compared.out / "table.tex", latex_table(results))
@@ -185,9 +184,3 @@ def _warnings(compared: Compared, info: Mapping[str, Any] | None) -> list[str]:
         if rare:
             warnings.append(f"classes with fewer than 20 real objects, whose AP says little: {', '.join(rare)}")
     return warnings
-
-
-def _spread(scenes: Sequence[Scene], n: int) -> list[Scene]:
-    """``n`` scenes, evenly spaced, those with objects first choice: what is shown is not chosen by hand."""
-    full = [s for s in scenes if s.instances] or list(scenes)
-    return [full[int(k)] for k in np.unique(np.linspace(0, len(full) - 1, min(n, len(full))).astype(int))]

@@ -13,14 +13,14 @@ from markupsafe import Markup
 
 from ..errors import markdown, visible
 from ..scene import ClassList, Scene
-from .evaluation import columns, shown_cell, table_rows, tex
+from .evaluation import columns, shown_cell, table_rows, tabular
 from .figures import gains
 from .page import NO_VALUE, hex_colour, labelled, render
+from .trainability import METRICS, gain_text, spread_text
 
 Cells = list[str]
 LEFT_OUT = ("precision", "recall", "density", "coverage")
 """Columns that the page of ``evaluate`` has, and this one not."""
-METRICS = ("mAP", "AP50", "AP75")
 FLOOR = "floor: pictures drawn from each other's layouts"
 
 
@@ -44,7 +44,7 @@ def comparison_page(
                 "name": name,
                 "said": said,
                 "sentences": sentences(said),
-                "tables": [(title, head, rows) for title, head, rows in tables_of(said)],
+                "tables": tables_of(said),
                 "gains": Markup(gains(_at_equal_steps(said["trainability"]["arms"]))),  # our own SVG; matplotlib escapes the names
                 "rows": [row for row in results["methods"] if row in said["rows"]],
                 "legend": [(c, hex_colour(c, classes[name])) for c in there],
@@ -111,8 +111,8 @@ def _trainability_table(found: Mapping[str, Any]) -> tuple[Cells, list[Cells]]:
         if arm["kind"] == "longer" or (arm["protocol"] == "epochs" and _fair_too(arm, found["arms"])):
             continue
         both = at.get((arm["kind"], arm["fraction"]), {})
-        gained = [_gain(side["gain"]["mAP"]) if (side := both.get(key)) else NO_VALUE for key in shown]
-        rows.append([name, f"{arm['pictures']:,}", *(_mean(arm[m]) for m in METRICS), *gained])
+        gained = [gain_text(side["gain"]["mAP"]) if (side := both.get(key)) else NO_VALUE for key in shown]
+        rows.append([name, f"{arm['pictures']:,}", *(spread_text(arm[m]) for m in METRICS), *gained])
     return head, rows
 
 
@@ -125,51 +125,39 @@ def _at_equal_steps(arms: Mapping[str, Any]) -> dict[str, Any]:
     return {name: arm for name, arm in arms.items() if arm["protocol"] == "steps"}
 
 
-def _mean(value: Mapping[str, Any]) -> str:
-    if value["mean"] is None:
-        return NO_VALUE
-    return f"{value['mean']:.1f}" + (f" ± {value['sd']:.1f}" if value["sd"] is not None else "")
-
-
-def _gain(value: Mapping[str, Any]) -> str:
-    if value["mean"] is None:
-        return NO_VALUE
-    text = f"{round(value['mean'], 1) + 0.0:+.1f}"
-    within = value.get("interval")
-    return text + (f" [{round(within['low'], 1) + 0.0:+.1f}, {round(within['high'], 1) + 0.0:+.1f}]" if within else "")
-
-
 def sentences(said: Mapping[str, Any]) -> list[str]:
     """What a set's figures say, plainly: whether the experiment can answer, who gains clear of zero, and the order beside the published."""
     found = said["trainability"]
     lines = [found["yardstick"]["sentence"]]
-    rows = {row["kind"]: row["fair"]["gain"]["mAP"] for row in found["protocols"] if row["fair"]}
+    fair = [row for row in found["protocols"] if row["fair"]]
+    several = len({row["fraction"] for row in fair}) > 1
+    rows = {row["kind"] + (f" ({row['fraction']:g} %)" if several else ""): row["fair"]["gain"]["mAP"] for row in fair}
     clear = {name: gain for name, gain in rows.items() if gain.get("interval")}
     for word, some in (
         ("Gain clear of zero", [n for n, g in clear.items() if g["interval"]["low"] > 0]),
         ("Loss clear of zero", [n for n, g in clear.items() if g["interval"]["high"] < 0]),
     ):
         if some:
-            lines.append(f"{word}: {', '.join(f'{n} {_gain(rows[n])}' for n in some)}.")
+            lines.append(f"{word}: {', '.join(f'{n} {gain_text(rows[n])}' for n in some)}.")
     if clear and all(g["interval"]["low"] <= 0 <= g["interval"]["high"] for g in clear.values()):
         lines.append("No row's gain or loss is clear of zero.")
     lines += [f"{row} is missing: {why['error']}" for row, why in said["failed"].items()]
-    if said["published"] is not None and (order := _order(said, rows)):
+    if said["published"] is not None and (order := _order(said["published"]["trainability"], fair)):
         lines.append(order)
     return lines
 
 
-def _order(said: Mapping[str, Any], rows: Mapping[str, Any]) -> str | None:
-    """Our order of the methods by the gain in mAP, and the published one of the same methods."""
-    published = said["published"]["trainability"]
-    both = [name for name, gain in rows.items() if name in published and gain["mean"] is not None]
+def _order(published: Mapping[str, Any], fair: Sequence[Mapping[str, Any]]) -> str | None:
+    """Our order of the methods by the gain in mAP, at the largest part of the real pictures, and the published one of the same methods."""
+    most = max((row["fraction"] for row in fair), default=None)
+    gained = {row["kind"]: row["fair"]["gain"]["mAP"]["mean"] for row in fair if row["fraction"] == most}
+    both = [name for name, mean in gained.items() if name in published and mean is not None]
     if len(both) < 3:
         return None
     from scipy.stats import kendalltau
 
-    ours = sorted(both, key=lambda n: -rows[n]["mean"])
-    theirs = sorted(both, key=lambda n: -published[n]["mAP"])
-    tau = kendalltau([rows[n]["mean"] for n in both], [published[n]["mAP"] for n in both]).statistic
+    ours, theirs = sorted(both, key=lambda n: -gained[n]), sorted(both, key=lambda n: -published[n]["mAP"])
+    tau = kendalltau([gained[n] for n in both], [published[n]["mAP"] for n in both]).statistic
     return f"Order by the gain in mAP: {', '.join(ours)}; as published: {', '.join(theirs)} (Kendall's tau {tau:+.2f})."
 
 
@@ -207,14 +195,5 @@ def latex_tables(results: Mapping[str, Any]) -> str:
     lines = [visible(f"% {note}", lines=False) for note in notes(results)]
     for name, said in results["sets"].items():
         for title, head, rows in tables_of(said):
-            body = [" & ".join(_tex(c) for c in row) + r" \\" for row in rows]
-            lines += [visible(f"% {name}: {title}", lines=False), rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\hline"]
-            lines += [" & ".join(_tex(c) for c in head) + r" \\", r"\hline", *body, r"\hline", r"\end{tabular}", ""]
+            lines += [visible(f"% {name}: {title}", lines=False), *tabular(head, rows)]
     return "\n".join(lines)
-
-
-def _tex(text: str) -> str:
-    for sign, command in (("±", r"$\pm$"), (NO_VALUE, "--"), ("↑", r"$\uparrow$"), ("↓", r"$\downarrow$")):
-        if sign in text:
-            return command.join(_tex(part) for part in text.split(sign))
-    return tex(text)

@@ -138,17 +138,23 @@ def markdown_table(results: Mapping[str, Any]) -> str:
 def latex_table(results: Mapping[str, Any]) -> str:
     """A tabular of the figures (without intervals), to be pasted."""
     wanted = columns(results)
-    arrows = {UP: r"$\uparrow$", DOWN: r"$\downarrow$"}
-    head = " & ".join(["", *(f"{tex(c.title)} {arrows[c.better]}" for c in wanted)])
-    body = [
-        " & ".join([tex(name), *(shown_cell(c, v, interval=False).replace(NO_VALUE, "--") for c, v in zip(wanted, cells, strict=True))])
-        + r" \\"
-        for name, _, cells in table_rows(results)
+    head = ["", *(f"{c.title} {c.better}" for c in wanted)]
+    rows = [
+        [name, *(shown_cell(c, v, interval=False) for c, v in zip(wanted, cells, strict=True))] for name, _, cells in table_rows(results)
     ]
     notes = [visible(f"% {name}: {value}", lines=False) for name, value in protocol_lines(results)]
-    return "\n".join(
-        [*notes, rf"\begin{{tabular}}{{l{'r' * len(wanted)}}}", r"\hline", head + r" \\", r"\hline", *body, r"\hline", r"\end{tabular}", ""]
-    )
+    return "\n".join([*notes, *tabular(head, rows)])
+
+
+def tabular(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of LaTeX, the first column to the left, with an empty line behind it."""
+    first, *body = (" & ".join(_tex_cell(c) for c in row) + r" \\" for row in (head, *rows))
+    return [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\hline", first, r"\hline", *body, r"\hline", r"\end{tabular}", ""]
+
+
+def _tex_cell(text: str) -> str:
+    signs = {"±": r"$\pm$", NO_VALUE: "--", UP: r"$\uparrow$", DOWN: r"$\downarrow$"}
+    return "".join(signs.get(part, tex(part)) for part in re.split(f"([{''.join(signs)}])", text))
 
 
 def protocol_lines(results: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from ..detectors import Detections
 from ..errors import markdown, visible
 from ..scene import ClassList, Instance, Scene
 from . import figures
-from .evaluation import tex
+from .evaluation import tabular
 from .page import NO_VALUE, Box, hex_colour, labelled, labels_of, picture_address, points_of, render
 
 SHOWN_SCORE = 0.5
@@ -169,7 +169,8 @@ def _signed(value: float) -> str:
     return f"{round(value, 1) + 0.0:+.1f}"
 
 
-def _spread(value: Mapping[str, Any]) -> str:
+def spread_text(value: Mapping[str, Any]) -> str:
+    """ "25.4 ± 1.7"; a dash where it was not measured."""
     if value["mean"] is None:
         return NO_VALUE
     return f"{value['mean']:.1f}" + (f" ± {value['sd']:.1f}" if value["sd"] is not None else "")
@@ -177,7 +178,7 @@ def _spread(value: Mapping[str, Any]) -> str:
 
 def _arm_cells(arm: Mapping[str, Any]) -> list[str]:
     gain = arm["gain"]["mAP"] if "gain" in arm else None
-    return [f"{arm['pictures']:,}", f"{arm['steps']:,}", *(_spread(arm[m]) for m in METRICS), gain_text(gain) if gain else ""]
+    return [f"{arm['pictures']:,}", f"{arm['steps']:,}", *(spread_text(arm[m]) for m in METRICS), gain_text(gain) if gain else ""]
 
 
 def _notes(results: Mapping[str, Any]) -> list[str]:
@@ -202,12 +203,6 @@ def markdown_table(results: Mapping[str, Any]) -> str:
 
 def latex_table(results: Mapping[str, Any]) -> str:
     """Two tabulars, to be pasted."""
-
-    def tabular(head: list[str], rows: list[list[str]]) -> list[str]:
-        body = [" & ".join(tex(c).replace("±", r"$\pm$").replace(NO_VALUE, "--") for c in row) + r" \\" for row in rows]
-        first = " & ".join(tex(c) for c in head) + r" \\"
-        return [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\hline", first, r"\hline", *body, r"\hline", r"\end{tabular}", ""]
-
     arms = [[name, *_arm_cells(arm)] for name, arm in results["arms"].items()]
     both = [[name, *cells] for name, cells in protocol_rows(results)]
     notes = [visible(f"% {note}", lines=False) for note in _notes(results)]

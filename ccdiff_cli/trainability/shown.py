@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..comparison import spread
 from ..detectors import Detections
 from ..files import write_json, write_text
 from ..geometry import hbb_iou, rotated_iou
@@ -75,8 +76,7 @@ def write_report(
     changes: Mapping[str, Sequence[Change]],
 ) -> None:
     """``report.html``, ``table.md``, ``table.tex`` and, last, ``results.json``."""
-    chosen = [examples[i] for i in _spread([i for i, e in enumerate(examples) if e.scene.instances], EXAMPLES)]
-    shown = [samples[i] for i in _spread(range(len(samples)), SAMPLES)]
+    chosen, shown = spread([e for e in examples if e.scene.instances], EXAMPLES), spread(samples, SAMPLES)
     write_text(out / "report.html", trainability_page(results, classes, chosen, shown, changes))
     write_text(out / "table.md", markdown_table(results))
     write_text(out / "table.tex", latex_table(results))
@@ -92,10 +92,3 @@ def _one_class_after_the_other(scenes: Sequence[Scene], objects: Sequence[Sequen
         placed.append((turn[category], k, i, j))
         turn[category] += 1
     return [(i, j) for _, _, i, j in sorted(placed)]
-
-
-def _spread(items: Sequence[int], n: int) -> list[int]:
-    """``n`` of the items, evenly spaced: what is shown is not chosen by hand."""
-    if not items:
-        return []
-    return [items[int(k)] for k in np.unique(np.linspace(0, len(items) - 1, min(n, len(items))).astype(int))]
