@@ -68,6 +68,11 @@ JOINERS = "\u200c\u200d\u00ad"
 """Invisible, but part of how Persian, Indian scripts and emoji are written: shown as they are."""
 
 
+def said_by(error: BaseException, most: int = 300) -> str:
+    """What an error of a library says, on one line of at most so many characters; its kind where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def visible(text: str, *, lines: bool = True) -> str:
     """A text with everything that a terminal would obey or hide written out (``\\x1b``, ``\\u202e``, ``\\udce9``).
 

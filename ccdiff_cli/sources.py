@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from .errors import CCDiffError
+from .errors import CCDiffError, said_by
 from .files import parse_json, read_bytes
 
 SECONDS = 5.0
@@ -131,7 +132,7 @@ def _unreachable(endpoint: str) -> str | None:
     try:
         get_session().head(endpoint, timeout=SECONDS)
     except Exception as error:  # of whatever library talks to the network
-        return " ".join(str(error).split())[:100] or type(error).__name__
+        return said_by(error, 100)
     return None
 
 
@@ -172,7 +173,9 @@ def open_place(source: Source) -> Place:
         fix = "check the name; accept the terms on its page; then `hf auth login`, or HF_TOKEN in the environment"
         raise CCDiffError(f"{name!r} {what}", where=source.where, fix=fix) from error
     except Exception as error:
-        raise CCDiffError(f"the hub does not tell of {name!r}: {_said(error)}", where=source.where, fix="try again, or copy it") from error
+        raise CCDiffError(
+            f"the hub does not tell of {name!r}: {said_by(error)}", where=source.where, fix="try again, or copy it"
+        ) from error
     return _Hub(name, revision or None, [entry.rfilename for entry in told.siblings or ()], source.name)
 
 
@@ -214,7 +217,7 @@ class Found:
                 root = self.place.fetch([*_small(self.place, self.source), *self.files])
                 return self.kind.from_pretrained(str(root), **subfolder, **options)
         except Exception as error:  # the libraries raise of nearly every kind
-            raise _error(self.source, self.place, f"cannot load a {self.kind.__name__}: {_said(error)}", "copy it again") from error
+            raise _error(self.source, self.place, f"cannot load a {self.kind.__name__}: {said_by(error)}", "copy it again") from error
 
 
 def read_settings(place: Place, name: str) -> dict[str, Any]:
@@ -279,7 +282,7 @@ def check_model(
     lists = (("missing", missing), ("surplus", surplus), ("of another shape", odd), ("no floats", kinds_of_number))
     if said := [f"{len(keys)} {title}, first {keys[0]}" for title, keys in lists if keys]:
         raise wrong(f"the {len(given)} tensors are not those of its {cls.__name__}: {'; '.join(said)}", f"copy it again, or give {fits}")
-    numbers_in = sum(_product(shape) for shape in given.values())
+    numbers_in = sum(math.prod(shape) for shape in given.values())
     return Found(source, cls, place, config, tuple(files), variant, numbers_in)
 
 
@@ -379,13 +382,6 @@ def _joined(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _product(shape: Sequence[int]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
-
-
 def _shown(source: Source, place: Place) -> str:
     return f"{place.shown}/{source.subfolder}" if source.subfolder else place.shown
 
@@ -401,10 +397,6 @@ def _listed(names: Sequence[str], folder: str) -> str:
     return f"; {f'{folder}/ holds' if folder else 'the folder holds'} {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
 
 
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 @contextmanager
 def _wrapped(wrong: Callable[..., CCDiffError]) -> Iterator[None]:
     """What reads a file may raise of nearly every kind."""
@@ -413,9 +405,9 @@ def _wrapped(wrong: Callable[..., CCDiffError]) -> Iterator[None]:
     except CCDiffError as error:
         raise wrong(f"{error.where}: {error.what}" if error.where else error.what, "copy it again") from error
     except SafetensorError as error:
-        raise wrong(f"not a whole safetensors file: {_said(error)}", "copy it again") from error
+        raise wrong(f"not a whole safetensors file: {said_by(error)}", "copy it again") from error
     except Exception as error:
-        raise wrong(_said(error), "copy it again") from error
+        raise wrong(said_by(error), "copy it again") from error
 
 
 @contextmanager

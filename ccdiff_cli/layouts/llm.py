@@ -35,7 +35,7 @@ try:
 except ImportError:  # Python 3.10
     import httpx  # type: ignore[no-redef]
 
-from ..errors import CCDiffError
+from ..errors import CCDiffError, said_by
 from ..files import cache_folder, content_key, read_json, sha256_file, write_json
 from ..formats.raw import read_text
 from ..geometry import corners_to_le90, fitted_corners, le90_to_corners, normalise_le90
@@ -282,9 +282,7 @@ class LocalModel:
             except ImportError as error:
                 raise CCDiffError(f"{error}", where=self.path, fix="pip install 'ccdiff[llm]'") from error
             except Exception as error:  # a damaged file can end in nearly any error of the libraries that read it
-                raise CCDiffError(
-                    f"the language model cannot be loaded: {' '.join(str(error).split())[:400] or type(error).__name__}", where=self.path
-                ) from error
+                raise CCDiffError(f"the language model cannot be loaded: {said_by(error, 400)}", where=self.path) from error
             self._loaded = tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         return self._loaded
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, PreTrainedModel
 
 from .. import __version__
-from ..errors import CCDiffError, os_errors, visible
+from ..errors import CCDiffError, os_errors, said_by, visible
 from ..files import TEMPORARY_PREFIX, content_key, write_json
 from ..generator import GENERATOR_FILE
 from ..pretrained import SPARE_OF_CLIP
@@ -97,8 +97,7 @@ def odd_sizes(what: str, where: str | Path, fix: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError, AssertionError) as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CCDiffError(f"not {what} (missing or odd: {visible(said)})", where=where, fix=fix) from error
+        raise CCDiffError(f"not {what} (missing or odd: {visible(said_by(error, 200))})", where=where, fix=fix) from error
 
 
 def numbered(weights: Mapping[str, Any], prefix: str) -> int:
@@ -141,7 +140,7 @@ def part(cls: Any, folder: Path, name: str = "", *, config_only: bool = False) -
         try:
             return cls.from_config(cls.load_config(str(where)))
         except Exception as error:  # the library raises of nearly every kind
-            raise CCDiffError(f"cannot read its configuration: {' '.join(str(error).split())[:300]}", where=where, fix=fits) from error
+            raise CCDiffError(f"cannot read its configuration: {said_by(error)}", where=where, fix=fits) from error
     source = Source(str(where))
     if not issubclass(cls, nn.Module):
         return check_files(cls, source, ((),), fits=fits).load()

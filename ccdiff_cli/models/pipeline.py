@@ -35,7 +35,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 from typing_extensions import Self
 
-from ..errors import CCDiffError
+from ..errors import CCDiffError, said_by
 from ..files import parse_json, read_bytes, read_json, write_json, write_text
 from ..generator import INDEX, check_index
 from ..scene import Scene
@@ -189,7 +189,7 @@ class ScenePipeline(DiffusionPipeline):
             return super().from_pretrained(path, **kwargs)
         except Exception as error:  # the libraries raise of nearly every kind
             raise CCDiffError(
-                f"cannot load the generator: {' '.join(str(error).split())[:500]}",
+                f"cannot load the generator: {said_by(error, 500)}",
                 where=path,
                 fix="give a folder written by `ccdiff train` or `ccdiff import-checkpoint`",
             ) from error

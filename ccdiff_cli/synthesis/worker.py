@@ -38,7 +38,7 @@ from PIL import Image
 
 from ..console import guard_streams
 from ..dataset import IMAGES, read_set
-from ..errors import CCDiffError, EditedSet
+from ..errors import CCDiffError, EditedSet, said_by
 from ..failures import as_ccdiff_error, short_of_memory
 from ..files import write_bytes, write_json
 from ..references import Reference, ReferenceBank, SceneReferences
@@ -67,7 +67,7 @@ def load_pipeline(checkpoint: str, device: str, precision: str) -> Any:
         raise
     except Exception as error:  # a damaged file can end in nearly any error of the libraries that read it
         raise CCDiffError(
-            f"the generator cannot be loaded: {' '.join(str(error).split())[:500] or type(error).__name__}",
+            f"the generator cannot be loaded: {said_by(error, 500)}",
             where=checkpoint,
             fix="train it again, or copy it again",
         ) from error
