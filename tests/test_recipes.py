@@ -81,15 +81,14 @@ def test_what_names_no_recipe(name: str) -> None:
 def test_the_shipped_generator_and_class_lists_are_not_taken_from_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ccdiff_cli.cli.common import shipped
     from ccdiff_cli.formats.classes import CLASS_LISTS, read_class_file
-    from ccdiff_cli.generator import shipped_generator
+    from ccdiff_cli.generator import generator_folder, shipped_generator
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
     for name in ("dior", "car=ship", "a=b.txt"):
         (tmp_path / name).write_text("submarine\n")
-    assert shipped("tiny") == shipped_generator() and shipped("./tiny") == Path("tiny")
+    assert generator_folder("tiny") == shipped_generator() and generator_folder("./tiny") == Path("tiny")
     assert list(read_class_file("dior").classes) == list(CLASS_LISTS["dior"])
     assert list(read_class_file("car=ship").classes) == ["ship"]
     assert list(read_class_file("./dior").classes) == list(read_class_file("a=b.txt").classes) == ["submarine"]
