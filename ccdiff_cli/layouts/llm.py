@@ -278,11 +278,14 @@ class LocalModel:
             folder = str(self.path.parent if self.path.is_file() else self.path)
             try:
                 tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **gguf)
-                model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **({"use_safetensors": True} | gguf))
+                form = {"use_safetensors": True, "output_loading_info": True} | gguf
+                model, told = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **form)
             except ImportError as error:
                 raise CCDiffError(f"{error}", where=self.path, fix="pip install 'ccdiff[llm]'") from error
             except Exception as error:  # a damaged file can end in nearly any error of the libraries that read it
                 raise CCDiffError(f"the language model cannot be loaded: {said_by(error, 400)}", where=self.path) from error
+            if lacking := sorted(told["missing_keys"]):
+                raise CCDiffError(f"its weights lack {len(lacking)} tensors, first {lacking[0]}", where=self.path, fix="copy it again")
             self._loaded = tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         return self._loaded
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..detectors import DetectorConfig, Progress
 from ..detectors.backbones import EfficientNetLite0, find_weights, load_weights, read_weights, torch_device
-from ..errors import CCDiffError
+from ..errors import CCDiffError, said_by
 from ..files import content_key, read_bytes, sha256_file, write_bytes
 from ..pictures import read_rgb
 from ..scene import Scene
@@ -270,16 +270,19 @@ def _transformers(folder: Path, device: torch.device) -> Extractor:
     from transformers import AutoImageProcessor, AutoModel
 
     try:
-        model = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model, told = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False, output_loading_info=True)
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for a folder it cannot use
-        raise CCDiffError(f"cannot load the encoder: {str(error).splitlines()[0]}", where=folder, fix=hint) from error
+        raise CCDiffError(f"cannot load the encoder: {said_by(error)}", where=folder, fix=hint) from error
+    lacking = sorted(told["missing_keys"])
+    if others := [key for key in lacking if not key.startswith("pooler.")]:
+        raise CCDiffError(f"the weights lack {len(others)} tensors, first {others[0]}", where=folder, fix=f"copy it again, or {hint}")
     model = getattr(model, "vision_model", model).to(device).eval()
 
     @torch.no_grad()
     def encode(pictures: Sequence[Image.Image]) -> np.ndarray:
         output = model(**processor(images=list(pictures), return_tensors="pt").to(device))
-        pooled = getattr(output, "pooler_output", None)
+        pooled = getattr(output, "pooler_output", None) if not lacking else None  # a pooler without weights would be random
         pooled = output.last_hidden_state.mean(1) if pooled is None else pooled
         return pooled.flatten(1).float().cpu().numpy()
 

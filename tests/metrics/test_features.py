@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError
@@ -85,6 +85,27 @@ def test_transformers_folders(tmp_path):
     assert judge.name == "transformers:dino" and judge.encode(pictures(2)).shape == (2, 32)
     with pytest.raises(CCDiffError, match=r"no config\.json"):
         find_extractor(f"transformers:{tmp_path}", "cpu")
+
+
+def test_weights_that_a_transformers_folder_lacks(tmp_path):
+    """They would be random: refused, but for a pooler, whose place the mean of the tokens takes."""
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    torch.manual_seed(0)
+    folder, file = tmp_path / "vit", tmp_path / "vit" / "model.safetensors"
+    ViTModel(ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32)).save_pretrained(
+        folder
+    )
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    whole = load_file(file)
+    pooled = find_extractor(f"transformers:{folder}", "cpu").encode(pictures(2))
+    save_file({k: v for k, v in whole.items() if not k.startswith("pooler.")}, file, {"format": "pt"})
+    twice = [find_extractor(f"transformers:{folder}", "cpu").encode(pictures(2)) for _ in range(2)]
+    assert np.array_equal(*twice) and not np.allclose(twice[0], pooled)
+    lacking = next(k for k in whole if k.endswith("layernorm_after.weight"))
+    save_file({k: v for k, v in whole.items() if k != lacking}, file, {"format": "pt"})
+    with pytest.raises(CCDiffError, match=r"the weights lack 1 tensors, first .*layernorm_after\.weight"):
+        find_extractor(f"transformers:{folder}", "cpu")
 
 
 class Runs:
