@@ -10,12 +10,13 @@ NOTE: a scene never gets a reference of its own ``source``: a picture must not b
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +39,10 @@ WORDS = "words"
 """Backgrounds are found by the words of captions; the other ways stand in ``retrieval``."""
 LARGEST = 200
 """Instances are drawn from so many largest crops of their class (CC-Diff)."""
+SCANNED, TREE_WORDS = 20_000, 256
+"""Banks of more backgrounds are searched by a tree, where captions know at most so many words: in many dimensions a tree finds nothing."""
+ALIKE, TIE = 1e-3, 1e-6
+"""Below this score nothing is alike; scores nearer to each other than this are told apart by the draw."""
 
 
 @dataclass(frozen=True)
@@ -172,26 +177,63 @@ class CaptionSimilarity:
     """
 
     def __init__(self, captions: Sequence[str]) -> None:
-        bags = [_words(c) for c in captions]
-        vocabulary = sorted({w for bag in bags for w in bag})
-        self._column = {w: k for k, w in enumerate(vocabulary)}
-        counts = np.zeros((len(bags), len(vocabulary)), np.float32)
+        self._captions = list(captions)
+
+    @functools.cached_property
+    def _table(self) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
+        """Word -> column, the weight of each, and the captions' vectors (number of captions, words) of unit length."""
+        bags = [_words(c) for c in self._captions]
+        column = {w: k for k, w in enumerate(sorted({w for bag in bags for w in bag}))}
+        counts = np.zeros((len(bags), len(column)), np.float32)
         for row, bag in enumerate(bags):
             for word in bag:
-                counts[row, self._column[word]] += 1
-        self._weight = np.log(max(1, len(bags)) / np.maximum(1, (counts > 0).sum(0))).astype(np.float32)
-        vectors = counts * self._weight
+                counts[row, column[word]] += 1
+        weight = np.log(max(1, len(bags)) / np.maximum(1, (counts > 0).sum(0))).astype(np.float32)
+        vectors = counts * weight
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        self._vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+        return column, weight, np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+
+    @functools.cached_property
+    def _tree(self) -> tuple[Any, list[np.ndarray]]:
+        """A tree of the different vectors, and where in the bank each stands."""
+        from scipy.spatial import cKDTree  # slow to import
+
+        vectors, place = np.unique(self._table[2], axis=0, return_inverse=True)
+        order = np.argsort(place.ravel(), kind="stable")
+        return cKDTree(vectors.astype(np.float64)), np.split(order, np.cumsum(np.bincount(place.ravel()))[:-1])
+
+    def _vector(self, caption: str) -> np.ndarray:
+        column, weight, _ = self._table
+        vector = np.zeros(len(column), np.float32)
+        for word in _words(caption):
+            if word in column:
+                vector[column[word]] += 1
+        vector *= weight
+        norm = float(np.linalg.norm(vector))
+        return vector / norm if norm > 0 else vector
 
     def scores(self, scene: Scene) -> np.ndarray:
-        vector = np.zeros(len(self._column), np.float32)
-        for word in _words(scene.caption):
-            if word in self._column:
-                vector[self._column[word]] += 1
-        vector *= self._weight
-        norm = float(np.linalg.norm(vector))
-        return self._vectors @ (vector / norm if norm > 0 else vector)
+        return self._table[2] @ self._vector(scene.caption)
+
+    def ranked(self, scene: Scene) -> Iterator[tuple[float, np.ndarray]]:
+        """Scores and the backgrounds that have them, best first, found in a tree: of large banks with few words, while anything is alike.
+
+        Else, and where nothing more is alike, nothing comes: :meth:`scores` says all.
+        """
+        if len(self._captions) <= SCANNED or len(self._table[0]) > TREE_WORDS:
+            return
+        vector = self._vector(scene.caption).astype(np.float64)
+        tree, places = self._tree
+        told, count = 0, 4
+        while vector.any() and told < len(places):
+            count = min(count * 4, len(places))
+            distances, found = tree.query(vector, k=count)
+            for distance, row in zip(np.atleast_1d(distances)[told:].tolist(), np.atleast_1d(found)[told:].tolist(), strict=True):
+                score = 1 - distance**2 / 2  # of unit vectors
+                if score < ALIKE:
+                    return
+                yield round(score, 7), places[row]
+            told = count
 
 
 def _words(caption: str) -> list[str]:
@@ -216,10 +258,8 @@ class ReferenceBank:
         ordered = sorted(instances, key=lambda r: (-r.width * r.height, r.path))
         self.instances = {name: tuple(r for r in ordered if r.category == name) for name in classes}
         self._ratios = {name: np.array([r.width / r.height for r in refs]) for name, refs in self.instances.items()}
-        self._sources = {name: np.array([r.source for r in refs], dtype=object) for name, refs in self.instances.items()}
-        self._background_sources = np.array([r.source for r in self.backgrounds], dtype=object)
-        self._spectra = {name: np.array([r.spectrum for r in refs], dtype=object) for name, refs in self.instances.items()}
-        self._background_spectra = np.array([r.spectrum for r in self.backgrounds], dtype=object)
+        self._crops = {name: _Pool(refs) for name, refs in self.instances.items()}
+        self._pictures = _Pool(self.backgrounds)
 
     @classmethod
     def read(cls, root: str | Path) -> ReferenceBank:
@@ -294,7 +334,7 @@ class ReferenceBank:
         """Places of the largest crops of a class that are not of the source."""
         if not self.instances.get(category):
             return np.zeros(0, np.int64)
-        return _of_spectrum(np.flatnonzero(self._sources[category] != source), self._spectra[category], spectrum)[:LARGEST]
+        return self._crops[category].allowed(source, spectrum, LARGEST)
 
     def _instance(self, instance: Instance, rng: np.random.Generator, top_k: int, allowed: np.ndarray) -> Reference | None:
         if not len(allowed):
@@ -306,9 +346,12 @@ class ReferenceBank:
         return self.instances[instance.category][int(allowed[nearest[int(rng.integers(len(nearest)))]])]
 
     def _background(self, scene: Scene, rng: np.random.Generator, top_k: int, source: str) -> Reference | None:
-        allowed = _of_spectrum(
-            np.flatnonzero(self._background_sources != source), self._background_spectra, scene.provenance.get("spectrum", "")
-        )
+        spectrum = str(scene.provenance.get("spectrum", ""))
+        ranked = getattr(self.similarity, "ranked", None)
+        place = self._by_tree(ranked(scene), rng, top_k, source, spectrum) if ranked is not None else None
+        if place is not None:
+            return self.backgrounds[place]
+        allowed = self._pictures.allowed(source, spectrum)
         if not len(allowed):
             return None
         scores = np.asarray(self.similarity.scores(scene), np.float64)
@@ -316,15 +359,90 @@ class ReferenceBank:
             raise CCDiffError(f"{len(scores)} scores for {len(self.backgrounds)} backgrounds: the index is of another set")
         scores = scores[allowed]
         if top_k > 1:  # pictures with the same caption tie: without this the first files would always win
-            scores = scores + rng.random(len(scores)) * 1e-6
+            scores = scores + rng.random(len(scores)) * TIE
+        if len(scores) > 8 * top_k:  # sorting them all takes longer than all else
+            near = np.flatnonzero(scores >= np.partition(scores, len(scores) - top_k)[len(scores) - top_k])
+            allowed, scores = allowed[near], scores[near]
         best = np.argsort(-scores, kind="stable")[:top_k]
         return self.backgrounds[int(allowed[best[int(rng.integers(len(best)))]])]
 
+    def _by_tree(
+        self, ranked: Iterator[tuple[float, np.ndarray]], rng: np.random.Generator, top_k: int, source: str, spectrum: str
+    ) -> int | None:
+        """The place of the background that looking at all of them would draw, from the best ones alone; None where these are too few."""
+        places: list[int] = []
+        scores: list[float] = []
+        last = -math.inf
+        for score, group in ranked:
+            if score < last - TIE:
+                break
+            mine = [p for p in group.tolist() if self._pictures.has(p, source, spectrum)]
+            places += mine
+            scores += [score] * len(mine)
+            if last == -math.inf and len(places) >= top_k:
+                last = score
+        else:
+            return None
+        order = np.argsort(places)
+        chosen, values = np.array(places)[order], np.array(scores)[order]
+        if top_k > 1:
+            ranks, count = self._pictures.ranks(chosen, source, spectrum)
+            values = values + _numbers(rng, ranks, count) * TIE
+        best = np.argsort(-values, kind="stable")[:top_k]
+        return int(chosen[best[int(rng.integers(len(best)))]])
 
-def _of_spectrum(allowed: np.ndarray, spectra: np.ndarray, spectrum: str) -> np.ndarray:
-    """Those of the allowed places whose reference has the spectrum; all of them where none has."""
-    same = allowed[spectra[allowed] == spectrum]
-    return same if len(same) else allowed
+
+class _Pool:
+    """References by spectrum and source: those of a scene are not of its source, and of its spectrum where any such are left."""
+
+    def __init__(self, references: Sequence[Reference]) -> None:
+        self._sources, self._spectra = [r.source for r in references], [r.spectrum for r in references]
+        by_spectrum: dict[str, list[int]] = {}
+        by_source: dict[str, list[int]] = {}
+        for place, reference in enumerate(references):
+            by_spectrum.setdefault(reference.spectrum, []).append(place)
+            by_source.setdefault(reference.source, []).append(place)
+        self._all = np.arange(len(references))
+        self._by_spectrum = {name: np.array(places) for name, places in by_spectrum.items()}
+        self._by_source = {name: np.array(places) for name, places in by_source.items()}
+
+    def _own(self, source: str, spectrum: str) -> tuple[np.ndarray, np.ndarray]:
+        """The places of the scene's spectrum, and those among them that are of its source; all places where nothing else is left."""
+        own = self._by_source.get(source, self._all[:0])
+        pool = self._by_spectrum.get(spectrum, self._all[:0])
+        if len(pool) < len(self._all):
+            of_both = own[[self._spectra[p] == spectrum for p in own.tolist()]] if len(own) else own
+            return (pool, of_both) if len(pool) > len(of_both) else (self._all, own)
+        return pool, own
+
+    def allowed(self, source: str, spectrum: str, most: int | None = None) -> np.ndarray:
+        """The places of a scene's references, in order, at most so many."""
+        pool, own = self._own(source, spectrum)
+        if most is not None:
+            pool = pool[: most + len(own)]
+        return pool[~np.isin(pool, own)][:most] if len(own) else pool[:most]
+
+    def has(self, place: int, source: str, spectrum: str) -> bool:
+        """Whether a place is among :meth:`allowed`."""
+        return self._sources[place] != source and (self._spectra[place] == spectrum or self._own(source, spectrum)[0] is self._all)
+
+    def ranks(self, places: np.ndarray, source: str, spectrum: str) -> tuple[np.ndarray, int]:
+        """Where allowed places stand among :meth:`allowed`, and how many these are."""
+        pool, own = self._own(source, spectrum)
+        return np.searchsorted(pool, places) - np.searchsorted(own, places), len(pool) - len(own)
+
+
+def _numbers(rng: np.random.Generator, ranks: np.ndarray, count: int) -> np.ndarray:
+    """``rng.random(count)[ranks]``, ranks ascending; of few ranks, without drawing the others."""
+    if 500 * len(ranks) > count:
+        return rng.random(count)[ranks]
+    found, at = [], 0
+    for rank in ranks.tolist():
+        rng.bit_generator.advance(rank - at)  # type: ignore[attr-defined]
+        found.append(rng.random())
+        at = rank + 1
+    rng.bit_generator.advance(count - at)  # type: ignore[attr-defined]
+    return np.array(found)
 
 
 def reference_window(instance: Instance, width: int, height: int) -> tuple[int, int, int, int]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ccdiff_cli import references
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.prepare import prepare_dataset
 from ccdiff_cli.references import LARGEST, CaptionSimilarity, Reference, ReferenceBank
@@ -75,6 +76,39 @@ def test_backgrounds_by_caption():
     similar = CaptionSimilarity(captions).scores(scene(caption=captions[0]))
     assert similar[0] == pytest.approx(1, abs=1e-6) and similar[1] == pytest.approx(0, abs=1e-6)  # the common head weighs nothing
     assert (CaptionSimilarity(captions).scores(scene(caption="")) == 0).all()
+
+
+@pytest.mark.parametrize("spectra", [("",), ("", "infrared"), ("infrared",)])
+def test_a_large_bank_is_searched_by_a_tree_that_finds_what_looking_at_all_finds(monkeypatch, spectra):
+    rng = np.random.default_rng(0)
+    words = ["ships", "vehicles", "bridges", "left", "right", "center", "top", "tennis", "court", "dam"]
+
+    def said():
+        return "An image of " + " ".join(rng.choice(words, rng.integers(1, 6)))
+
+    backgrounds = [Reference(f"{k}.png", "", 64, 64, f"s{k // 3}", "background", f"b{k}", spectra[k % len(spectra)]) for k in range(1500)]
+    captions = [said() for _ in backgrounds]
+    asked = [scene(source=f"s{k}", caption=said() if k % 9 else ("An image" if k else captions[0])) for k in range(120)]
+    asked += [s.replace(provenance={"spectrum": "infrared"}) for s in asked[:40]]
+
+    def drawn():
+        similarity = CaptionSimilarity(captions)
+
+        def exact(s):  # the tree adds up in float64
+            calls.append(s)
+            return np.round(similarity._table[2].astype(np.float64) @ similarity._vector(s.caption), 7)
+
+        monkeypatch.setattr(similarity, "scores", exact)
+        b = ReferenceBank(CLASSES, [], backgrounds, similarity)
+        return [b.choose(s, seed=k, top_k=top).background.key for k, s in enumerate(asked) for top in (1, 3, 8, 50)]
+
+    calls = []
+    all_of_them = drawn()
+    assert len(calls) == len(all_of_them) and len(set(all_of_them)) > 100
+    calls.clear()
+    monkeypatch.setattr(references, "SCANNED", 100)
+    assert drawn() == all_of_them
+    assert 0 < len(calls) < len(all_of_them) / 4, "words that no background knows are the only ones that all are asked for"
 
 
 def test_another_similarity_can_take_its_place():
