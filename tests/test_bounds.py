@@ -119,6 +119,7 @@ ODD = ("-1", "1" + "0" * 20, "9" * 5000, "nan", "inf", "-inf", "1e400", "x" * 10
 SETS = ["--real", "no", "--synthetic", "no", "--out", "o"]
 NUMBERS = {
     "prepare": (["no", "--out", "o"], ("--tile", "--overlap", "--size", "--keep-share", "--difficult-share", "--processes")),
+    "misses": (["--real", "no", "--out", "o"], ("--folds", "--seed", "--processes")),
     "layout": (["no"], ("--n", "--seed")),
     "synthesize": (
         ["--n", "2", "-c", "tiny", "-l", "no", "--out", "o"],

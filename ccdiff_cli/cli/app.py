@@ -29,6 +29,7 @@ VERBS = {
     "status": "project",
     "prepare": "prepare",
     "train": "train",
+    "misses": "misses",
     "layout": "layout",
     "synthesize": "synthesize",
     "export": "export",

@@ -47,8 +47,10 @@ def layout(
         )
         return
     llm = [f"language model: {', '.join(f'{k} {v}' for k, v in made['llm'].items() if k != 'reasons')}"] if made["llm"] else []
+    balance = f"--balance {options.balance} " if options.balance != "none" else ""
+    balance += f"--misses {options.misses} " if options.misses else ""
     follow = (
-        f"next: ccdiff synthesize --n 1000 --checkpoint runs/generator --layouts {data} --layout-source {made['source']} "
+        f"next: ccdiff synthesize --n 1000 --checkpoint runs/generator --layouts {data} --layout-source {made['source']} {balance}"
         "--out runs/synthetic"
     )
     finish(made, as_json=as_json, lines=[statistics_table(made), *llm, f"layouts: {made['sheet']}", follow])

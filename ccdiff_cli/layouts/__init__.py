@@ -8,8 +8,8 @@ them, or a language model.
 * NOTE: outlines (``Instance.mask``) and what the data set said of an object (``Instance.extra``) are true of the real object only; they
   do not enter a planned layout.
 
-``planning`` makes them, ``augment``, ``sampler``, ``diffusion`` and ``llm`` are the sources, ``repair`` what they share, ``show`` and
-``statistics`` hold them beside real ones.
+``planning`` makes them, by balance "misses" as often as ``misses`` reads; ``augment``, ``sampler``, ``diffusion`` and ``llm`` are the
+sources, ``repair`` what they share, ``show`` and ``statistics`` hold them beside real ones.
 """
 
 from typing import TYPE_CHECKING

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ..options import Option, Options
+from ..options import Option, Options, Unfit
 
 Source = Literal["set", "augmented", "mixed", "sampled", "diffusion", "llm"]
-Balance = Literal["none", "rare", "classes"]
+Balance = Literal["none", "rare", "classes", "misses"]
 
 
 class LayoutOptions(Options):
@@ -23,8 +23,11 @@ class LayoutOptions(Options):
         "augmented unless given (set, for a generator trained on stored captions).",
     )
     balance: Balance = Field(
-        "none", description="none; rare: pictures with rare classes more often; classes: every class as often as every other."
+        "none",
+        description="none; rare: pictures with rare classes more often; classes: every class as often as every other; misses: pictures in "
+        "which a detector misses objects or sees what is not there more often (any source).",
     )
+    misses: Path | None = Field(None, description="Of balance misses: the file misses.json that `ccdiff misses` wrote for this set.")
     split: str = Field("train", min_length=1, description="The split that layouts come from.")
     llm_url: str | None = Field(
         None, description="Of source llm: an OpenAI-compatible endpoint; its key is read from the environment (CCDIFF_LLM_KEY)."
@@ -35,3 +38,11 @@ class LayoutOptions(Options):
     llm_captions: Path | None = Field(
         None, description="Of source llm: a text file of captions, one a line; those of the set unless given."
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> LayoutOptions:
+        if self.balance == "misses" and self.misses is None:
+            raise Unfit("balance misses needs what a detector misses", key="balance", fix="run `ccdiff misses`, and give --misses FILE")
+        if self.misses is not None and self.balance != "misses":
+            raise Unfit("misses are used by balance misses alone", key="misses", fix="--balance misses, or leave the option out")
+        return self

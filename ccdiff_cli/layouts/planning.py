@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..quantities import GSD, METADATA, quantities_of
 from ..scene import Instance, Scene
 from .augment import augmented_layouts, mixed_layouts
 from .llm import Writer, written_layouts
+from .misses import misses_of, times_of
 from .options import LayoutOptions
 from .sampler import Sampler
 
@@ -98,7 +99,7 @@ def plan_layouts(
         writer: the language model, for source "llm".
 
     Raises:
-        CCDiffError: a split without objects, stored captions for changed layouts; of "llm": see there.
+        CCDiffError: a split without objects, stored captions for changed layouts, misses of another set; of "llm": see there.
     """
     source = options.source or "augmented"
     if caption_style == "stored" and source != "set":
@@ -107,11 +108,12 @@ def plan_layouts(
             fix="use the layouts as they are: --layout-source set",
         )
     pool = layouts_of_set(pictures, options.split)
+    order = _order(pool, seed, options, pictures)
     make = SOURCES[source](pool, writer, progress)
     planned = []
     block = TOGETHER.get(source, 1)
     first, last = start - start % block, start + n + -(start + n) % block
-    places = islice(_order(pool, seed, options.balance), first, None)
+    places = islice(order, first, None)
     for here in range(first, last, block):
         originals = [pool[place] for place in islice(places, block)]
         layouts = make(originals, [np.random.default_rng((seed, CHANGE, k)) for k in range(here, here + block)])
@@ -130,30 +132,39 @@ def plan_layouts(
     return planned
 
 
-def _order(pool: Sequence[Scene], seed: int, balance: str) -> Iterator[int]:
+def _order(pool: Sequence[Scene], seed: int, options: LayoutOptions, pictures: PictureSet) -> Iterator[int]:
     """Places in the pool, without end."""
-    turn = 0
-    if balance == "classes":
-        members: dict[str, list[int]] = {}
-        for place, scene in enumerate(pool):
-            for name in set(scene.categories()):
-                members.setdefault(name, []).append(place)
-        names = sorted(members)
-        while True:
-            for j in np.random.default_rng((seed, ORDER, turn)).permutation(len(names)).tolist():
-                mine = members[names[j]]
-                again, place = divmod(turn, len(mine))
-                yield mine[int(np.random.default_rng((seed, ORDER, again, j)).permutation(len(mine))[place])]
-            turn += 1
-    times = _repeats(pool) if balance == "rare" else np.ones(len(pool))
-    while True:
+    if options.balance == "classes":
+        return _class_by_class(pool, seed)
+    times = _repeats(pool) if options.balance == "rare" else None
+    if options.misses is not None:
+        times = times_of(pool, misses_of(options.misses, pictures, options.split))
+    return _round_by_round(len(pool), seed, times)
+
+
+def _class_by_class(pool: Sequence[Scene], seed: int) -> Iterator[int]:
+    """A picture of every class in turn."""
+    members: dict[str, list[int]] = {}
+    for place, scene in enumerate(pool):
+        for name in set(scene.categories()):
+            members.setdefault(name, []).append(place)
+    names = sorted(members)
+    for turn in count():
+        for j in np.random.default_rng((seed, ORDER, turn)).permutation(len(names)).tolist():
+            mine = members[names[j]]
+            again, place = divmod(turn, len(mine))
+            yield mine[int(np.random.default_rng((seed, ORDER, again, j)).permutation(len(mine))[place])]
+
+
+def _round_by_round(pictures: int, seed: int, times: np.ndarray | None) -> Iterator[int]:
+    """Every picture once a round, or ``times`` (N,), each at least 1, on average."""
+    for turn in count():
         rng = np.random.default_rng((seed, ORDER, turn))
-        order = rng.permutation(len(pool))
-        if balance == "rare":
-            whole = np.floor(times + rng.random(len(pool))).astype(int)
+        order = rng.permutation(pictures)
+        if times is not None:
+            whole = np.floor(times + rng.random(pictures)).astype(int)
             order = rng.permutation(np.repeat(order, whole[order]))
         yield from order.tolist()
-        turn += 1
 
 
 def _repeats(pool: Sequence[Scene]) -> np.ndarray:
@@ -161,9 +172,9 @@ def _repeats(pool: Sequence[Scene]) -> np.ndarray:
 
     The share of a class is that of the pictures that have it; the threshold is the mean share.
     """
-    count = Counter(name for scene in pool for name in set(scene.categories()))
-    mean = sum(count.values()) / len(count)
-    return np.array([max(1.0, *(math.sqrt(mean / count[name]) for name in set(scene.categories()))) for scene in pool])
+    having = Counter(name for scene in pool for name in set(scene.categories()))
+    mean = sum(having.values()) / len(having)
+    return np.array([max(1.0, *(math.sqrt(mean / having[name]) for name in set(scene.categories()))) for scene in pool])
 
 
 def _bare(scene: Scene) -> Scene:

@@ -52,6 +52,7 @@ def show_layouts(
         "set": str(data),
         "source": source,
         "balance": options.balance,
+        "misses": str(options.misses) if options.misses else None,
         "seed": seed,
         "layouts": Statistics(made, pictures.classes).summary(),
         "real": Statistics(layouts_of_set(pictures, options.split), pictures.classes).summary(),

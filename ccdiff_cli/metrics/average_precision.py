@@ -61,6 +61,29 @@ class Matches:
 
 
 @dataclass(frozen=True)
+class Outcomes:
+    """What became of each detection at IoU 0.5 by COCO's rule, over all pictures and classes, best first.
+
+    What a detection finds does not depend on those with lower scores: to leave them out is to look at the first ones alone.
+
+    Attributes:
+        picture, label: (N,) index of the picture and of the class.
+        score: (N,).
+        area: (N,) of the box, pixels.
+        hit: (N,) whether it found an object that counts; ``ignored``: (N,) whether it counts neither way.
+        found: (N,) index of that object in its picture; -1 without a hit.
+    """
+
+    picture: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    area: np.ndarray
+    hit: np.ndarray
+    ignored: np.ndarray
+    found: np.ndarray
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What one detector scored on one list of pictures.
 
@@ -104,7 +127,7 @@ def evaluate(scenes: Sequence[Scene], detections: Sequence[Detections], classes:
     some = pairs.only(kept[pairs.found])
     component = _components(some, len(found.label))
     everything = np.ones(len(truth.label), dtype=bool)
-    hit, ignored = _match_coco(some, component, len(found.label), truth.difficult, everything)
+    hit, ignored = _counted(_match_coco(some, component, len(found.label), truth.difficult, everything), ~truth.difficult)
     matches = {classes.names[k]: matches_of(k, hit, ignored, everything, kept) for k in evaluated}
 
     times = np.ones(len(scenes))
@@ -126,7 +149,8 @@ def evaluate(scenes: Sequence[Scene], detections: Sequence[Detections], classes:
             name = f"{literature} {size}"
             inside = (truth.area >= low**2) & (truth.area <= high**2)
             outside = (found.area < low**2) | (found.area > high**2)
-            hit, ignored = _match_coco(some, component, len(found.label), truth.difficult, inside)
+            taken = _match_coco(some, component, len(found.label), truth.difficult, inside)
+            hit, ignored = _counted(taken, inside & ~truth.difficult)
             ignored |= outside & ~hit
             rows = []
             for k in evaluated:
@@ -148,6 +172,26 @@ def evaluate(scenes: Sequence[Scene], detections: Sequence[Detections], classes:
     summary |= {"boxes": boxes, "pictures": len(scenes), "objects": int((~truth.difficult).sum()), "difficult_ignored": sum(difficult)}
     summary |= {"detections": len(found.label), "max_dets": [MAX_DETS]}
     return Evaluation(summary, {name: curve[0] for name, curve in curves.items()}, matches)
+
+
+def outcomes(scenes: Sequence[Scene], detections: Sequence[Detections], classes: ClassList, boxes: Boxes = "hbb") -> Outcomes:
+    """What became of each detection, where :func:`evaluate` counts; arguments and errors are the same.
+
+    At most :data:`MAX_DETS` detections of a class and picture are looked at, and none that is turned inside out.
+    """
+    if len(scenes) != len(detections):
+        raise ValueError(f"{len(scenes)} scenes but detections for {len(detections)}")
+    truth, found = _truth(scenes, classes, boxes), _found(detections, boxes)
+    kept = _first_of_each(found, len(classes), MAX_DETS) & (found.area >= 0)
+    pairs = _overlapping(truth, found, len(classes), boxes)
+    some = pairs.only(kept[pairs.found])
+    everything = np.ones(len(truth.label), dtype=bool)
+    taken = _match_coco(some, _components(some, len(found.label)), len(found.label), truth.difficult, everything)[0]
+    hit, ignored = _counted(taken, ~truth.difficult)
+    first = np.concatenate([[0], np.cumsum([len(scene.instances) for scene in scenes])])[found.picture]
+    place = np.where(hit, taken - first, -1)
+    score = -np.sort(-np.concatenate([np.zeros(0, np.float32), *(d.scores for d in detections)]), kind="stable")
+    return Outcomes(*(v[kept] for v in (found.picture, found.label, score, found.area, hit, ignored, place)))
 
 
 def precision_at_recall(matches: Matches, times: np.ndarray) -> np.ndarray:
@@ -316,19 +360,16 @@ def _components(pairs: _Pairs, detections: int) -> np.ndarray:
     return group[pairs.found]
 
 
-def _match_coco(
-    pairs: _Pairs, component: np.ndarray, detections: int, difficult: np.ndarray, inside: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """COCO's matching at every threshold: hit and ignored, (T, N) each.
+def _match_coco(pairs: _Pairs, component: np.ndarray, detections: int, difficult: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """COCO's matching at every threshold: the object that each detection takes, (T, N); -1: none.
 
-    Objects that are difficult, or not ``inside`` the size looked at, are ignored; a difficult one stays free for others.  Matched in
+    An object that is difficult, or not ``inside`` the size looked at, is taken last; a difficult one stays free for others.  Matched in
     rounds: the k-th best detection of every component at once, for what one component does never touches another.
     """
     thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
-    hit = np.zeros((len(thresholds), detections), bool)
-    ignored = np.zeros_like(hit)
+    result = np.full((len(thresholds), detections), -1, np.int32)
     if not len(pairs.iou):
-        return hit, ignored
+        return result
     counts = inside & ~difficult
     chosen, at = np.unique(pairs.found, return_inverse=True)
     group = np.zeros(len(chosen), np.int64)
@@ -349,9 +390,13 @@ def _match_coco(
         taken = best >= 0
         taken_truth = truth[best]
         used[taken_truth[taken], np.broadcast_to(columns, taken.shape)[taken]] = True
-        hit[:, who[first]] = (taken & counts[taken_truth]).T
-        ignored[:, who[first]] = (taken & ~counts[taken_truth]).T
-    return hit, ignored
+        result[:, who[first]] = np.where(taken, taken_truth, -1).T
+    return result
+
+
+def _counted(taken: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hit and ignored of detections that took these objects (-1: none), of which some count."""
+    return np.append(counts, False)[taken], np.append(~counts, False)[taken]
 
 
 def _match_voc(pairs: _Pairs, detections: int, difficult: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from ..dataset import PictureSet, count_scenes, read_set
 from ..errors import CCDiffError
 from ..files import content_key
 from ..layouts import LayoutOptions, Writer, layouts_of_set, plan_layouts
+from ..layouts.misses import misses_key
 from ..methods import Places
 from ..options import checked_options
 from ..references import WORDS, ReferenceBank
@@ -73,17 +74,19 @@ def identity_of(
         writer: the language model of source "llm".
 
     Raises:
-        CCDiffError: a class that the generator does not know, a wrong picture size.
+        CCDiffError: a class that the generator does not know, a wrong picture size, misses of another set.
     """
     recipe = generator.get("recipe") or {}
     chosen, sampling = options.layouts, options.sampling
     _check_fit(generator, layouts, chosen.split)
-    written = {"llm": writer.identity()} if chosen.source == "llm" and writer is not None else {}
+    drawn_by: dict[str, Any] = {"llm": writer.identity()} if chosen.source == "llm" and writer is not None else {}
+    if chosen.misses is not None:
+        drawn_by["misses"] = misses_key(chosen.misses, layouts, chosen.split)
     index = getattr(bank.similarity, "key", None) if bank is not None else None
     found_by = {} if options.retrieval == WORDS else {"retrieval": options.retrieval, "index": index}
     return {
         "generator": {"key": generator["key"], "recipe": recipe.get("name", "")},
-        "layouts": {"key": layouts.key(), "split": chosen.split, "source": chosen.source, "balance": chosen.balance, **written},
+        "layouts": {"key": layouts.key(), "split": chosen.split, "source": chosen.source, "balance": chosen.balance, **drawn_by},
         "captions": recipe.get("caption_style", "plain"),
         "references": None if bank is None else {"key": content_key(sorted(references_of(bank))), "top_k": options.top_k, **found_by},
         "options": {
@@ -134,6 +137,7 @@ def make_plan(
     bank: ReferenceBank | None,
     *,
     writer: Writer | None = None,
+    misses: Path | None = None,
     thresholds: Mapping[str, Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Plan:
@@ -142,6 +146,7 @@ def make_plan(
     Args:
         identity: of :func:`identity_of`, for these layouts and this bank.
         writer: the language model of source "llm".
+        misses: the file of balance "misses".
         thresholds: of ``filtering.calibrate``, where the set is filtered.
 
     Raises:
@@ -149,7 +154,7 @@ def make_plan(
     """
     options, split = identity["options"], identity["layouts"]["split"]
     n, seed = options["n"], options["seed"]
-    wanted = {name: identity["layouts"][name] for name in ("source", "split", "balance")}
+    wanted = {"misses": misses, **{name: identity["layouts"][name] for name in ("source", "split", "balance")}}
     planned = plan_layouts(
         layouts, n, seed, LayoutOptions.model_validate(wanted), caption_style=identity["captions"], writer=writer, progress=progress
     )

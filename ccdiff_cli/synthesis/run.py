@@ -145,7 +145,10 @@ class _Task:
         return judges_of(rules) if rules is not None else []
 
     def plan(self, progress: Progress | None, thresholds: Mapping[str, Any] | None = None) -> Plan:
-        made = make_plan(self.identity, self.layouts, self.bank, writer=self.writer, thresholds=thresholds, progress=progress)
+        made = make_plan(
+            self.identity, self.layouts, self.bank, writer=self.writer, misses=self.options.layouts.misses, thresholds=thresholds,
+            progress=progress,
+        )  # fmt: skip
         check_objects(made, self.method.places(Path(self.parts.checkpoint)), self.method.title, where=self.layouts.root)
         return made
 

@@ -1,4 +1,4 @@
-"""What ``eval-trainability`` prints: the plan of a dry run, the arms and the verdict, or the regimes of a calibration."""
+"""What ``eval-trainability`` prints (the plan of a dry run, the arms and the verdict, the regimes of a calibration), and ``misses``."""
 
 from __future__ import annotations
 
@@ -110,3 +110,38 @@ def _mean(value: Mapping[str, Any]) -> str:
     if value["mean"] is None:
         return "-"
     return f"{value['mean']:.1f}" + (f" ± {value['sd']:.1f}" if value["sd"] is not None else "")
+
+
+def misses_lines(made: Mapping[str, Any], real: Path, out: Path, file: Path) -> list[RenderableType]:
+    """What ``misses`` found, or would do."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    if "threshold" not in made:
+        for name in ("fold", "pictures", "trained on", "synthetic left out", "finished"):
+            table.add_column(name, justify="right")
+        for k, row in enumerate(made["folds"], start=1):
+            table.add_row(str(k), *(f"{row[n]:,}" for n in ("pictures", "trained_on", "left_out")), "yes" if row["finished"] else "no")
+        end = f"nothing was trained or written (--dry-run); the same command without it writes {out}"
+        return [table, f"{made['steps']:,} steps each; about {made['estimated minutes']:.0f} minutes", end]
+    table.add_column("")
+    for name in ("objects", "missed", "missed %", "false alarms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("classes", "sizes", "crowding"):
+        for row, found in made[name].items():
+            share = f"{100 * found['missed'] / found['objects']:.0f}" if found["objects"] else "-"
+            table.add_row(row, f"{found['objects']:,}", f"{found['missed']:,}", share, f"{found['false_alarms']:,}")
+        table.add_section()
+    pictures = made["pictures"]
+    clean = sum(not p["missed"] and not p["false_alarms"] for p in pictures)
+    left = "".join(
+        f"; left out of fold {k}, for their layouts: {n:,} of {sum(a['pictures'] for a in made['added']):,} synthetic pictures"
+        for k, n in enumerate(made["left_out"], start=1)
+        if made["added"]
+    )
+    return [
+        table,
+        f"score from {made['threshold']:.2f} on (best F1 over {made['folds']} folds of {len(pictures):,} training pictures); "
+        f"{clean:,} pictures without an error{left}",
+        f"misses: {file}",
+        f"next: ccdiff synthesize --n {len(pictures)} --checkpoint runs/generator --layouts {real} --balance misses --misses {file} "
+        "--out runs/aimed",
+    ]

@@ -71,3 +71,24 @@ class TrainabilityOptions(Options):
     allow_leaks: Annotated[bool, Option(panel="Sets")] = Field(
         False, description="Go on although test pictures leaked into training; the report says so."
     )
+
+
+class MissesOptions(Options):
+    """How ``ccdiff misses`` looks for what a detector gets wrong."""
+
+    folds: Annotated[int, Option(first=True)] = Field(
+        3, ge=2, le=100, description="Parts of the training sources; a detector is trained without each, and looks at it."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the folds and of the trainings.")
+    added: Annotated[tuple[Path, ...], Option(names=("--added",), first=True, metavar="SET")] = Field(
+        (),
+        max_length=100,
+        description="A synthetic set that is trained on, too (may be given again): the next round. Its pictures whose layouts come from "
+        "the fold left out are not.",
+    )
+    detector: Annotated[Path | None, Option(first=True)] = Field(
+        None, description="YAML file of detector settings, or of an experiment with them; a small Faster R-CNN unless given."
+    )
+    settings: Annotated[tuple[str, ...], Option(names=("--set",), first=True)] = Field(
+        (), description="Replace a setting of the detector (steps=800)."
+    )

@@ -77,7 +77,9 @@ def test_a_shell_completes_recipes_sets_and_generators(tmp_path: Path, monkeypat
 HEAVY = ("torch", "scipy", "diffusers", "transformers", "accelerate", "matplotlib", "cv2", "numpy")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["synthesize", "--help"], ["train", "--help"], ["layout", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["synthesize", "--help"], ["train", "--help"], ["layout", "--help"], ["misses", "--help"]]
+)
 def test_a_help_imports_no_heavy_library(arguments: list[str]) -> None:
     script = f"""import json, sys
 from ccdiff_cli.cli import main
@@ -104,6 +106,7 @@ def test_every_option_says_what_it_is() -> None:
     from ccdiff_cli.layouts import LayoutOptions
     from ccdiff_cli.options import group_of
     from ccdiff_cli.synthesis import SynthesisOptions, WorkOptions
+    from ccdiff_cli.trainability import MissesOptions
     from ccdiff_cli.training import TrainOptions
 
     def check(model: type[Options]) -> None:
@@ -115,5 +118,5 @@ def test_every_option_says_what_it_is() -> None:
                 assert field.description, f"{model.__name__}.{name}"
         assert model.model_json_schema()["properties"].keys() == model.model_fields.keys()
 
-    for model in (LayoutOptions, SynthesisOptions, WorkOptions, TrainOptions):
+    for model in (LayoutOptions, SynthesisOptions, WorkOptions, TrainOptions, MissesOptions):
         check(model)

@@ -26,6 +26,7 @@ _ROOMS = (
     "dataset",
     "stored",
     "generator",
+    "layouts.misses",
     "references",
     "synthesis.plan",
     "synthesis.accept",

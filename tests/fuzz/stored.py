@@ -24,7 +24,8 @@ from ccdiff_cli.export.receipt import damaged as damaged_files
 from ccdiff_cli.export.receipt import read_receipt
 from ccdiff_cli.files import sha256_file, write_json
 from ccdiff_cli.generator import INDEX, check_index, generator_key, read_generator
-from ccdiff_cli.layouts import LayoutOptions
+from ccdiff_cli.layouts import LayoutOptions, layouts_of_set
+from ccdiff_cli.layouts.misses import MISSES, VERSION, misses_of, times_of
 from ccdiff_cli.references import ReferenceBank
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from ccdiff_cli.stored import read_as
@@ -194,10 +195,30 @@ def read_a_detector(root: Path, _: Path) -> None:
     assert found is None or all(np.isfinite(d.boxes).all() and len(d.boxes) == len(d) == len(d.labels) for d in found)
 
 
+def some_misses(root: Path) -> list[str]:
+    """What a detector misses in a set."""
+    a_set(root)
+    tables: dict = {name: {"a": {"objects": 2, "missed": 1, "false_alarms": 0}} for name in ("classes", "sizes", "crowding")}
+    config = DetectorConfig().training_record()
+    said = {"version": VERSION, "set": read_set(root).key(), "detector": config, "boxes": "hbb", "folds": 3, "seed": 0, "threshold": 0.5}
+    write_json(root / MISSES, {**said, **tables, "pictures": [{"file_name": "0.png", "missed": [0], "false_alarms": 2}]})
+    return [MISSES]
+
+
+def read_some_misses(root: Path, path: Path) -> None:
+    """What layouts take of them."""
+    found = read_set(root)
+    pool = layouts_of_set(found)
+    with _refused_or_read():
+        times = times_of(pool, misses_of(path, found))
+        assert len(times) == len(pool) and np.isfinite(times).all() and times.min() >= 1 and times.sum() <= 2.01 * len(pool)
+
+
 STORED: dict[str, tuple[Callable[[Path], list[str]], Callable[[Path, Path], None]]] = {
     "our-set": (a_set, read_a_set),
     "synthesis": (a_synthesis, read_a_synthesis),
     "generator": (a_generator, read_a_generator),
     "detector": (a_detector, read_a_detector),
+    "misses": (some_misses, read_some_misses),
 }
 """What builds a sound folder and names its files, and what reads it after one of them (the second path) changed."""

@@ -12,6 +12,7 @@ PLACES = {
     "filter": ("filter", "mode"),
     "layout_source": ("layouts", "source"),
     "balance": ("layouts", "balance"),
+    "misses": ("layouts", "misses"),
     "split": ("layouts", "split"),
 }
 
