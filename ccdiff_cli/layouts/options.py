@@ -24,10 +24,10 @@ class LayoutOptions(Options):
     )
     balance: Balance = Field(
         "none",
-        description="none; rare: pictures with rare classes more often; classes: every class as often as every other; misses: pictures in "
-        "which a detector misses objects or sees what is not there more often (any source).",
+        description="none; rare: pictures with rare classes more often; classes: every class as often as every other; misses: what a "
+        "detector gets wrong more often, of any source.",
     )
-    misses: Path | None = Field(None, description="Of balance misses: the file misses.json that `ccdiff misses` wrote for this set.")
+    misses: Path | None = Field(None, description="Of balance misses: misses.json of `ccdiff misses`.")
     split: str = Field("train", min_length=1, description="The split that layouts come from.")
     llm_url: str | None = Field(
         None, description="Of source llm: an OpenAI-compatible endpoint; its key is read from the environment (CCDIFF_LLM_KEY)."
