@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ccdiff_cli.detectors import Detections
-from ccdiff_cli.metrics.average_precision import average_precision, evaluate
+from ccdiff_cli.metrics.average_precision import average_precision, evaluate, outcomes
 from ccdiff_cli.scene import ClassList, Instance, Scene
 
 CLASSES = ClassList(("ship", "plane"))
@@ -154,3 +154,23 @@ def test_more_than_a_hundred_objects_in_a_picture_are_all_counted():
 def test_it_prints_nothing(capsys):
     evaluate(*random_case(1), CLASSES)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_became_of_each_detection_is_what_is_counted(seed: int) -> None:
+    scenes, detections = random_case(seed)
+    scenes[0] = scene("0.png", *((i.category, i.hbb) for i in scenes[0].instances), difficult=(0,))
+    made, counted = outcomes(scenes, detections, CLASSES), evaluate(scenes, detections, CLASSES).matches
+    assert (np.diff(made.score) <= 0).all() and made.hit.any() and not made.hit.all()
+    for k, name in enumerate(CLASSES):
+        for mine, theirs in ((made.hit, counted[name].hit[0]), (made.ignored, counted[name].ignored[0])):
+            assert mine[made.label == k].tolist() == theirs.tolist()
+    taken = list(zip(made.picture[made.hit].tolist(), made.found[made.hit].tolist(), strict=True))
+    assert len(set(taken)) == len(taken) and (made.found[~made.hit] == -1).all(), "each object once"
+    for (i, j), label in zip(taken, made.label[made.hit].tolist(), strict=True):
+        assert scenes[i].instances[j].category == CLASSES.names[label] and not scenes[i].instances[j].difficult
+    sure = [Detections(*(v[d.scores >= 0.5] for v in (d.boxes, d.scores, d.labels))) for d in detections]
+    first = made.score >= 0.5
+    assert outcomes(scenes, sure, CLASSES).found.tolist() == made.found[first].tolist(), "lower scores change nothing"
+    nothing = outcomes(scenes, [found()] * len(scenes), CLASSES)
+    assert len(nothing.score) == len(nothing.hit) == 0
