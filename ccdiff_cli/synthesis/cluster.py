@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CCDiffError
+from ..errors import CCDiffError, said_by
 from ..startup import python_environment
 from .plan import Plan, read_plan
 from .worker import Parts, device_of, fixed_arithmetic, maker_of, save_block
@@ -48,7 +48,7 @@ def make_with_ray(
     """Make blocks by so many actors; ``done(b)`` is called for each that is on the disk.
 
     Raises:
-        CCDiffError: Ray is not installed; a block cannot be made.
+        CCDiffError: Ray is not installed, or failed; a block cannot be made.
     """
     import torch
 
@@ -81,6 +81,9 @@ def make_with_ray(
             done(int(row["block"]))
             if stop():
                 return
+    except ray.exceptions.RayError as error:  # of Ray's own: a machine or one of its services is gone
+        fix = "run the same command again: what is made stays; without --ray, processes of this machine make the rest"
+        raise CCDiffError(f"Ray cannot go on: {said_by(error)}", where="--ray", fix=fix) from error
     finally:
         if started:
             ray.shutdown()
