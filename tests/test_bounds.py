@@ -132,6 +132,7 @@ NUMBERS = {
     "eval-trainability": (SETS, ("--processes", "--fractions", "--seeds", "--arm=synthetic")),
     "inspect": (["no"], ("--samples",)),
     "merge-tiles": (["no", "--data", "no", "--out", "o"], ("--iou",)),
+    "repair": (["no", "--real", "no", "--out", "o"], ("--precision", "--recall")),
     "export": (["no", "--format", "coco", "--out", "o"], ("--quality",)),
 }  # fmt: skip
 

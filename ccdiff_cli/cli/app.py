@@ -32,6 +32,7 @@ VERBS = {
     "misses": "misses",
     "layout": "layout",
     "synthesize": "synthesize",
+    "repair": "repair",
     "export": "export",
     "eval-trainability": "trainability",
     "evaluate": "evaluate",

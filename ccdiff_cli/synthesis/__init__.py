@@ -13,23 +13,31 @@ Notable here:
 
 ``options`` says what can be asked for, ``run`` goes from the request to the set: ``planning`` makes the ``plan``, ``worker`` carries it
 out, ``workers`` shares it among processes and ``cluster`` among actors, ``records`` knows what is made, ``filtering`` judges it, ``finish``
-makes a set of it, ``verify`` proves it, ``accept`` takes changes by hand.
+makes a set of it, ``verify`` proves it, ``accept`` takes changes by hand, ``repair`` those of a detector.
 """
 
 from typing import TYPE_CHECKING
 
 from ..lazy import offered
-from .options import FilterOptions, SamplingOptions, SynthesisOptions, WorkOptions
+from .options import FilterOptions, RepairOptions, SamplingOptions, SynthesisOptions, WorkOptions
 
 if TYPE_CHECKING:
     from .accept import accept_set
     from .plan import PLAN, PLAN_LINES
+    from .repair import repair_set
     from .run import synthesize
     from .verify import CONTACT_SHEET, verify_set
 else:
-    __getattr__ = offered(__name__, accept="accept_set", plan="PLAN PLAN_LINES", run="synthesize", verify="CONTACT_SHEET verify_set")
+    __getattr__ = offered(
+        __name__,
+        accept="accept_set",
+        plan="PLAN PLAN_LINES",
+        repair="repair_set",
+        run="synthesize",
+        verify="CONTACT_SHEET verify_set",
+    )
 
 __all__ = [
-    "CONTACT_SHEET", "PLAN", "PLAN_LINES", "FilterOptions", "SamplingOptions", "SynthesisOptions", "WorkOptions", "accept_set",
-    "synthesize", "verify_set",
+    "CONTACT_SHEET", "PLAN", "PLAN_LINES", "FilterOptions", "RepairOptions", "SamplingOptions", "SynthesisOptions", "WorkOptions",
+    "accept_set", "repair_set", "synthesize", "verify_set",
 ]  # fmt: skip

@@ -176,3 +176,29 @@ class WorkOptions(Options):
     ray: int | None = Field(
         None, ge=1, le=MOST_PROCESSES, description="Make the pictures by so many Ray actors (one a GPU); see docs/cluster.md."
     )
+
+
+def _changes(value: Any) -> Any:
+    """Names with commas; all of them where none is said."""
+    return _listed(value) or get_args(Change)
+
+
+Change = Literal["shift", "drop", "add"]
+
+
+class RepairOptions(Options):
+    """What ``ccdiff repair`` may change, and who looks."""
+
+    detector: Annotated[Path | None, Option(first=True)] = Field(
+        None, description="Folder of a trained detector; one is trained on the real set and kept in ~/.cache/ccdiff unless given."
+    )
+    changes: Annotated[tuple[Change, ...], BeforeValidator(_changes), Option(first=True, kind=str | None)] = Field(
+        get_args(Change),
+        max_length=3,
+        description="With commas: shift (a label to where it is surely seen, nearby), drop (what is not seen), add (what is surely seen "
+        "and has no label); all unless said.",
+    )
+    precision: float = Field(
+        0.95, gt=0, le=1, description="Sure: the score from which on so many detections on real val pictures are right."
+    )
+    recall: float = Field(0.9, gt=0, lt=1, description="Not seen: a score below that of this share of the real val objects.")

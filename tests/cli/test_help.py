@@ -105,7 +105,7 @@ print(json.dumps([n for n in ("torch", "scipy", "diffusers", "transformers", "ma
 def test_every_option_says_what_it_is() -> None:
     from ccdiff_cli.layouts import LayoutOptions
     from ccdiff_cli.options import group_of
-    from ccdiff_cli.synthesis import SynthesisOptions, WorkOptions
+    from ccdiff_cli.synthesis import RepairOptions, SynthesisOptions, WorkOptions
     from ccdiff_cli.trainability import MissesOptions
     from ccdiff_cli.training import TrainOptions
 
@@ -118,5 +118,5 @@ def test_every_option_says_what_it_is() -> None:
                 assert field.description, f"{model.__name__}.{name}"
         assert model.model_json_schema()["properties"].keys() == model.model_fields.keys()
 
-    for model in (LayoutOptions, SynthesisOptions, WorkOptions, TrainOptions, MissesOptions):
+    for model in (LayoutOptions, SynthesisOptions, WorkOptions, TrainOptions, MissesOptions, RepairOptions):
         check(model)
