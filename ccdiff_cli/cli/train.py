@@ -38,7 +38,10 @@ def train(
         finish(described, as_json=as_json, lines=[f"{k}: {v}" for k, v in described.items()])
         return
     with progress_bars(quiet=as_json) as progress:
-        made = run(recipe, data, out, start=start, transplanted=options.transplant, progress=progress, say=to_stderr, cpu=options.cpu)
+        made = run(
+            recipe, data, out, start=start, transplanted=options.transplant, progress=progress, say=to_stderr,
+            cpu=options.cpu, threads=options.threads,
+        )  # fmt: skip
     lines = [
         f"generator: {out} ({made['steps']} steps, loss {made['final_loss']:.4f}); validation pictures in {out}/train/samples",
         follow(f"next: ccdiff synthesize --n 1000 --checkpoint {out} --layouts {data} --out runs/synthetic"),

@@ -30,7 +30,7 @@ from ..synthesis.options import FilterOptions, SynthesisOptions
 from ..trainability.config import TrainabilitySection, load_experiment
 from ..training.options import TrainOptions
 
-UNDECIDING = {"train": {"cpu"}, "evaluate": {"batch_size", "device"}, "trainability": {"allow_leaks"}}
+UNDECIDING = {"train": {"cpu", "threads"}, "evaluate": {"batch_size", "device"}, "trainability": {"allow_leaks"}}
 """Section -> options that say how the work is done, and nothing of what comes out."""
 
 

@@ -27,11 +27,11 @@ from ..references import WORDS
 from ..scene import SYMMETRIES, Scene, symmetric_pixels, symmetric_scene
 from .autoencoder import load_pixels, pixel_tensor
 from .cache import FeatureStore, build_store
-from .loop import Run, batch_indices, pass_of, run_stage, seed_of
+from .loop import BatchOf, batch_indices, pass_of, run_stage, seed_of
 from .parts import Work
 
-BatchOf = Callable[[int, int, int, int], dict[str, Any]]
-"""(step, micro, rank, world) -> the batch; a function of these and the recipe's seed alone."""
+AT_ONCE = 16
+"""Pictures that are encoded together."""
 
 
 @dataclass
@@ -97,6 +97,7 @@ def cache_features(work: Work, pipe: ScenePipeline, items: Sequence[TrainingItem
             work.folder / "cache", kind, names, made_from, encode, accelerator, batch_size=batch_size, progress=work.progress
         )
 
+    work.threads.choose("features", lambda: latents(list(range(min(AT_ONCE, len(keys))))))
     tokens = pooled = references = None
     if "text" in recipe.base():
         texts = sorted({item.caption for item in items} | set(classes) | {recipe.sampling.negative_prompt, ""})
@@ -109,7 +110,7 @@ def cache_features(work: Work, pipe: ScenePipeline, items: Sequence[TrainingItem
             "references", names, encoders_key, lambda part: pipe.encode_references([candidates[names[i]].image() for i in part]), 64
         )
     pictures = [autoencoder_key, work.prepared.key()]  # names say nothing of what pictures hold
-    return Features(store("latents", keys, pictures, latents, 16), tokens, pooled, references)
+    return Features(store("latents", keys, pictures, latents, AT_ONCE), tokens, pooled, references)
 
 
 def _pixels(scenes: dict[str, Scene], key: str) -> np.ndarray:
@@ -218,9 +219,8 @@ def train_stage(
     for parameter in stage.trains(pipe, recipe):
         parameter.requires_grad_(True)
     module = stage.loss(pipe, recipe).to(accelerator.device).train()
-    run = Run(work.folder / stage.name, accelerator, recipe.seed, key, work.progress, work.write)
     every = (recipe.denoiser.sample_every, *sample) if sample else None
-    losses = run_stage(stage.name, module, batch_of, stage.config(recipe), run, every=every)
+    losses = run_stage(stage.name, module, batch_of, stage.config(recipe), work.run(stage.name, key), every=every)
     for part in parts:
         part.eval().requires_grad_(False)
     return losses

@@ -28,9 +28,14 @@ from torch import nn
 from ..errors import CCDiffError
 from ..files import atomic_write, content_key, write_json
 from ..methods.recipe import StageConfig
+from .threads import Threads
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total): called after every unit of work."""
+
+
+BatchOf = Callable[[int, int, int, int], dict[str, Any]]
+"""(step, micro, rank, world) -> the batch; a function of these and the recipe's seed alone."""
 
 
 def seed_of(*parts: Any) -> int:
@@ -107,6 +112,7 @@ class Run:
         folder: of its checkpoints.
         key: anything JSON-able that determines the result (recipe part, data); a checkpoint of another key is refused.
         log: ``log(name, value, step)`` of a figure.
+        threads: chooses those of the stage; None: they stay as they are.
     """
 
     folder: Path
@@ -115,6 +121,7 @@ class Run:
     key: Any
     progress: Progress | None = None
     log: Callable[[str, float, int], None] | None = None
+    threads: Threads | None = None
 
 
 Every = tuple[int, Callable[[int], None], Callable[[int], bool]]
@@ -125,7 +132,7 @@ was killed between a checkpoint and the call makes up for it where ``made(step)`
 def run_stage(
     stage: str,
     module: nn.Module,
-    batch_of: Callable[[int, int, int, int], dict[str, Any]],
+    batch_of: BatchOf,
     config: StageConfig,
     run: Run,
     *,
@@ -140,7 +147,7 @@ def run_stage(
         module: ``module(**batch) -> scalar loss``; its parameters with ``requires_grad`` are trained.  Where it has ``parts(batch) ->
             [(share, piece), ...]``, pieces are worked off one after the other and their gradients added up; where it has ``figures() ->
             {name: number}``, these are logged.
-        batch_of: ``(step, micro, rank, world) -> batch`` on the CPU; must be a function of these and the seed alone.
+        batch_of: of batches on the CPU.
 
     Returns:
         the loss after each step, since the first.
@@ -150,6 +157,9 @@ def run_stage(
         SystemExit: SIGTERM arrived; everything up to the last step is saved.
     """
     descent = _Descent(stage, module, config, run, every)
+    if run.threads is not None:
+        run.threads.choose(stage, lambda: descent.rehearse(batch_of))
+    descent.make_up()
     with termination() as stop:
         while descent.step < config.steps:
             descent.advance(descent.accumulate(batch_of))
@@ -174,7 +184,7 @@ class _Descent:
     def __init__(self, stage: str, module: nn.Module, config: StageConfig, run: Run, every: Every | None) -> None:
         self.stage, self.module, self.config, self.run, self.every = stage, module, config, run, every
         self.names, self.parameters = zip(*[(n, p) for n, p in module.named_parameters() if p.requires_grad], strict=True)
-        self.step, self.losses, self.average = 0, [], None
+        self.step, self.losses, self.average, self.resumed = 0, [], None, False
         self.key = content_key(run.key)
         self.device = run.accelerator.device.type
         self.scaler = torch.amp.GradScaler(self.device, enabled=config.precision == "float16")
@@ -194,35 +204,33 @@ class _Descent:
             if state is not None and state["average"] is not None:
                 self.average.load_state_dict(state["average"])
             self.average.to(run.accelerator.device)
-        if state is not None and run.accelerator.is_main_process:  # what the run that saved it may not have come to
+        self.resumed = state is not None
+
+    def make_up(self) -> None:
+        """What the run that saved the checkpoint may not have come to."""
+        if self.resumed and self.run.accelerator.is_main_process:
             self._tidy()
-            if every is not None and not every[2](self.step):
+            if self.every is not None and not self.every[2](self.step):
                 self.call()
 
-    def accumulate(self, batch_of: Callable[[int, int, int, int], dict[str, Any]]) -> float:
+    def rehearse(self, batch_of: BatchOf) -> None:
+        """A forward and backward pass of which nothing stays."""
+        self._pass(batch_of, 0, last=True)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def accumulate(self, batch_of: BatchOf) -> float:
         """The loss of the next step, its gradient in the parameters.
 
         Raises:
             CCDiffError: it is not finite.
         """
-        config, accelerator = self.config, self.run.accelerator
-        rank, world = accelerator.process_index, accelerator.num_processes
-        divide: Callable[[dict[str, Any]], list[tuple[float, dict[str, Any]]]] | None = getattr(self.module, "parts", None)
+        accelerator, passes, total = self.run.accelerator, self.config.accumulation, 0.0
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.step, config)
-        total = 0.0
-        for micro in range(config.accumulation):
-            batch = _to_device(batch_of(self.step, micro, rank, world), accelerator.device)
-            torch.manual_seed(seed_of(self.run.seed, self.stage, self.step, *pass_of(micro, rank, world)))
-            pieces = divide(batch) if divide is not None else [(1.0, batch)]
-            for k, (share, piece) in enumerate(pieces):
-                last = micro == config.accumulation - 1 and k == len(pieces) - 1
-                with nullcontext() if last else accelerator.no_sync(self.trained):
-                    with arithmetic(self.device, config.precision):
-                        loss = self.trained(**piece)
-                    accelerator.backward(self.scaler.scale(loss * (share / config.accumulation)))
-                total += float(loss.detach()) * share / config.accumulation
-        if world > 1:  # of all pictures of the step; the same in all processes, so that none goes on alone
+            group["lr"] = learning_rate_at(self.step, self.config)
+        for micro in range(passes):
+            for loss in self._pass(batch_of, micro, last=micro == passes - 1):
+                total += loss
+        if accelerator.num_processes > 1:  # of all pictures of the step; the same in all processes, so that none goes on alone
             total = float(accelerator.reduce(torch.tensor(total, device=accelerator.device), "mean"))
         if not math.isfinite(total):
             raise CCDiffError(
@@ -231,6 +239,23 @@ class _Descent:
                 fix="lower the stage's learning_rate (or raise warmup_steps) in the recipe and train into a new folder",
             )
         return total
+
+    def _pass(self, batch_of: BatchOf, micro: int, *, last: bool) -> list[float]:
+        """One batch forward and backward, its gradient added to the parameters': what its pieces add to the loss of the step."""
+        config, accelerator = self.config, self.run.accelerator
+        rank, world = accelerator.process_index, accelerator.num_processes
+        divide: Callable[[dict[str, Any]], list[tuple[float, dict[str, Any]]]] | None = getattr(self.module, "parts", None)
+        batch = _to_device(batch_of(self.step, micro, rank, world), accelerator.device)
+        torch.manual_seed(seed_of(self.run.seed, self.stage, self.step, *pass_of(micro, rank, world)))
+        pieces = divide(batch) if divide is not None else [(1.0, batch)]
+        losses = []
+        for k, (share, piece) in enumerate(pieces):
+            with nullcontext() if last and k == len(pieces) - 1 else accelerator.no_sync(self.trained):
+                with arithmetic(self.device, config.precision):
+                    loss = self.trained(**piece)
+                accelerator.backward(self.scaler.scale(loss * (share / config.accumulation)))
+            losses.append(float(loss.detach()) * share / config.accumulation)
+        return losses
 
     def advance(self, loss: float) -> None:
         """One optimizer step along the gradient, said to whoever listens."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from ..options import Option, Options, Unfit
+from ..options import MOST_PROCESSES, Option, Options, Unfit
 from ..settings import overrides
 
 
@@ -39,6 +39,13 @@ class TrainOptions(Options):
         dict[str, JsonValue], BeforeValidator(_overrides), Option(names=("--set",), panel="What", first=True, kind=list[str] | None)
     ] = Field({}, description="Replace a key of the recipe: denoiser.train.steps=2000.")
     cpu: Annotated[bool, Option(panel="Work")] = Field(False, description="Do not use a GPU.")
+    threads: Annotated[int | None, Option(panel="Work")] = Field(
+        None,
+        ge=1,
+        le=MOST_PROCESSES,
+        description="Processor threads; on a CPU every stage tries one, half and all at its start unless given (or OMP_NUM_THREADS is "
+        "set), and a training that goes on takes those it was begun with.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> TrainOptions:

@@ -33,6 +33,7 @@ from .autoencoder import load_pixels, normalise_latents, train_autoencoder
 from .encoders import resize_pixels, train_encoders
 from .loop import Progress, Run, seed_of
 from .sources import Sources
+from .threads import Threads
 from .transplant import transplant
 from .vocabulary import extend_vocabulary, is_word_level, known_words, words_of
 
@@ -45,6 +46,7 @@ class Work:
         scenes: of the train split; ``folder``: where the state of the training lies.
         sources: of the parts that are loaded.
         write: ``write(name, value, step)`` of a figure, for TensorBoard.
+        threads: of the stages.
     """
 
     recipe: Any
@@ -57,6 +59,11 @@ class Work:
     accelerator: Accelerator
     progress: Progress | None
     write: Callable[[str, float, int], None]
+    threads: Threads
+
+    def run(self, stage: str, key: Any) -> Run:
+        """Where and as what a stage runs."""
+        return Run(self.folder / stage, self.accelerator, self.recipe.seed, key, self.progress, self.write, self.threads)
 
 
 def build(work: Work, given: ScenePipeline | None = None) -> tuple[ScenePipeline, str, str]:
@@ -102,8 +109,7 @@ def _autoencoder(work: Work) -> tuple[Any, str]:
         return _load_autoencoder(work.sources["vae"], auto, device, shown), key
     teacher = _teacher(work.sources["teacher"], auto, device, work.scenes) if auto.teacher else None
     held_out = [scene for scene in prepared.scenes if scene.split != "train"]
-    run = Run(work.folder / "autoencoder", work.accelerator, recipe.seed, key, work.progress, work.write)
-    vae = train_autoencoder(work.scenes, auto, run, teacher=teacher, held_out=held_out)
+    vae = train_autoencoder(work.scenes, auto, work.run("autoencoder", key), teacher=teacher, held_out=held_out)
     return vae, key
 
 
@@ -224,8 +230,7 @@ def _own_encoders(work: Work, key: str) -> tuple[Any, CLIPTextModel, BitImagePro
     if not crops:
         raise CCDiffError("the set's reference bank has no object crops to train the encoders on", where=prepared.root)
     pictures = [resize_pixels(load_pixels(scene), enc.image_size) for scene in scenes]
-    run = Run(work.folder / "encoders", work.accelerator, recipe.seed, key, work.progress, work.write)
     return train_encoders(
-        enc, run, crops=crops, pictures=pictures, captions=captions, class_names=list(prepared.classes),
+        enc, work.run("encoders", key), crops=crops, pictures=pictures, captions=captions, class_names=list(prepared.classes),
         texts=[*captions, *texts, *prepared.classes, recipe.sampling.negative_prompt, *known_words()],
     )  # fmt: skip

@@ -47,11 +47,13 @@ from .loop import Progress, seed_of
 from .parts import Work, build, learn_words, transplanted
 from .resting import Resting
 from .sources import check_sources
+from .threads import Threads, restored
 
 log = logging.getLogger(__name__)
 
 
 @locked("train")
+# wide: the options of the verb
 def train(
     recipe: Recipe,
     data: str | Path,
@@ -62,6 +64,7 @@ def train(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
     cpu: bool = False,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Train a generator, or finish one that was interrupted.
 
@@ -72,8 +75,9 @@ def train(
         start: a generator folder to go on from: its VAE and encoders are kept, its denoiser is trained further.
         transplanted: of ``start`` only the encoders, the resampler and the inner levels of the UNet are taken (see ``transplant``);
             autoencoder and UNet are the recipe's, whose latents and widths may be others.
-        say: is told by how many processes, how much, and in how much memory is trained.
+        say: is told by how many processes and threads, how much, and in how much memory is trained.
         cpu: do not use a GPU.
+        threads: of the processor; None: as OMP_NUM_THREADS says, else measured (see ``threads.Threads``).
 
     Returns:
         what ``out/ccdiff.json`` holds.
@@ -116,8 +120,12 @@ def train(
         say(f"memory: {memory}")
     set_seed(recipe.seed)
     method, bank = method_named(recipe.method), ReferenceBank.read(prepared.root)
-    with _tensorboard(folder / "logs", accelerator) as write:
-        work = Work(recipe, method, sources, prepared, scenes, bank, folder, accelerator, progress, write)
+    with _tensorboard(folder / "logs", accelerator) as write, restored():
+        chosen = Threads(
+            folder / "threads.json", device=accelerator.device.type, processes=processes, asked=threads,
+            say=say if accelerator.is_main_process else None,
+        )  # fmt: skip
+        work = Work(recipe, method, sources, prepared, scenes, bank, folder, accelerator, progress, write, chosen)
         if REFERENCES in method.takes and recipe.retrieval not in (WORDS, OWN):  # before hours of training: it may not be there
             bank.similarity = _similarity(work)
         given = load_pipeline(str(start)) if start else None
