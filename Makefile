@@ -66,7 +66,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/.made
 
 $(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "Installing into $(VENV): the first time this fetches PyTorch and may take some minutes."
-	$(INSTALL) --editable '.[cpu-detector,evaluate,fuzz,mmrotate,raster,dev]'
+	$(INSTALL) --editable '.[cpu-detector,evaluate,fuzz,mmrotate,raster,lora,8bit,dev]'
 	@touch $(VENV)/.ready $@
 
 $(VENV)/.ready-docs: $(VENV)/.ready-dev

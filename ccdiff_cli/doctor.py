@@ -48,6 +48,8 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
         ("ray",),
         "without it no `synthesize --ray`; processes, several GPUs and several machines work without it",
     ),
+    "lora": (("peft",), "without it no adapters on a frozen UNet (recipe key unet.lora)"),
+    "8bit": (("bitsandbytes",), "without it no AdamW with moments of 8 bits (recipe key optimizer: adamw8bit)"),
     "mmrotate": (
         ("mmcv-lite", "mmdet", "mmengine", "mmrotate"),
         "without it no Oriented R-CNN, Rotated Faster R-CNN and RTMDet-R, and no Faster R-CNN of mmdetection; it compiles nothing",

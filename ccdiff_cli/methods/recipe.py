@@ -43,7 +43,7 @@ VARIANT = "of the weights' files: fp16 for those with .fp16. in their names; non
 class StageConfig(Grown):
     """One stage of gradient descent (AdamW, betas 0.9 / 0.999), as long as ``steps`` or ``epochs`` say."""
 
-    LATER = ("epochs",)
+    LATER = ("epochs", "optimizer")
 
     steps: int = Field(0, ge=0, le=MOST_STEPS, description="optimizer steps; or give `epochs`")
     epochs: float = Field(
@@ -55,6 +55,9 @@ class StageConfig(Grown):
     warmup_steps: int = Field(0, ge=0, le=MOST_STEPS, description="steps of linear warm-up from 0")
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="after warm-up: constant, cosine to a twentieth, or constant and linear to 0 over the last 30 %"
+    )
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        "adamw", description="adamw8bit: AdamW with moments of 8 bits, a quarter of its memory (extra `8bit`: bitsandbytes)"
     )
     weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW weight decay")
     gradient_clip: float = Field(1.0, gt=0, le=1e9, description="largest norm of the gradient")
@@ -128,7 +131,7 @@ class EncodersConfig(Grown):
 class UNetConfig(Grown):
     """The denoiser (diffusers ``UNet2DConditionModel``)."""
 
-    LATER = ("variant",)
+    LATER = ("variant", "lora")
 
     source: str | None = Field(None, description="folder or hub name; none: our own, trained from scratch")
     subfolder: str | None = Field(None, description="sub-folder of the source")
@@ -138,6 +141,12 @@ class UNetConfig(Grown):
     layers_per_block: int = Field(1, gt=0, le=32, description="residual blocks per resolution")
     heads: int = Field(4, gt=0, le=256, description="attention heads")
     train_all: bool = Field(True, description="train the whole UNet; false: only the conditioning, as published")
+    lora: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="rank of adapters on the attentions of a UNet that is frozen otherwise; 0: none (extra `lora`: peft)",
+    )
 
 
 class DropoutConfig(Section):
@@ -243,6 +252,8 @@ class Recipe(Section):
                 raise ValueError("encoders: give both sources, or `train` to train our own")
         if unet is not None and unet.source is None and not unet.train_all:
             raise ValueError("unet.train_all: an own UNet has random weights, it must be trained: set it to true")
+        if unet is not None and unet.lora and (unet.train_all or "unet" not in base):
+            raise ValueError("unet.lora: adapters are for a UNet that is frozen (unet.train_all: false): set it to 0")
         if unet is not None and unet.attention is not None and len(unet.attention) != len(unet.channels):
             raise ValueError(f"unet.attention: {len(unet.attention)} values for {len(unet.channels)} resolutions")
         if self.caption_style == "stored" and self.denoiser.symmetries > 1:

@@ -27,13 +27,14 @@ from ..generator import SHIPPED, shipped_generator
 from ..methods import Base, Stage, method_named
 from ..recipes import Recipe
 from ..scene import Scene
+from .adapters import numbers
 from .parts import own_unet
 
 PROGRAM = 800e6
 """Bytes of the interpreter and its libraries."""
 MORE = 1.4
-_UNTRAINED, _TRAINED = 4, 16
-"""Bytes of a parameter: its value; with gradient and both moments of AdamW."""
+_UNTRAINED, _TRAINED = 4, 8
+"""Bytes of a parameter: its value; with its gradient, but without the moments of AdamW."""
 
 
 def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Path | None = None) -> dict[str, Any]:
@@ -56,8 +57,12 @@ def _of_stage(recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], f
     every = sum(map(_count, parts.values()))
     changed = {id(p): p.numel() for p in stage.trains(SimpleNamespace(**parts), recipe)}
     trained = sum(changed.values())
+    if recipe.unet is not None and recipe.unet.lora and "unet" in parts:
+        more = numbers(parts["unet"], stage.trains(SimpleNamespace(**parts), recipe), recipe.unet.lora)
+        trained, every = trained + more, every + more
     ema = 4 if train.ema_decay else 0
-    weights = trained * (_TRAINED + ema) + (every - trained) * _UNTRAINED + frozen
+    moments = 2 if train.optimizer == "adamw8bit" else 8
+    weights = trained * (_TRAINED + moments + ema) + (every - trained) * _UNTRAINED + frozen
     width = 4 if train.precision == "float32" else 2
     picture = kept * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0)
     objects = [len(scene.instances) for scene in scenes] if stage.sees == "features" else []
@@ -68,7 +73,7 @@ def _of_stage(recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], f
         "objects": MORE * crowd * method.numbers_of_object(recipe, parts) * width if crowd else 0.0,
         "crowd": crowd,
         "batch": train.batch_size,
-        "checkpoint": trained * (12 + ema),
+        "checkpoint": trained * (4 + moments + ema),
     }
 
 

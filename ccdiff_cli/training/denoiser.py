@@ -25,6 +25,7 @@ from ..prepare.captions import caption_of
 from ..recipes import Recipe
 from ..references import WORDS
 from ..scene import SYMMETRIES, Scene, symmetric_pixels, symmetric_scene
+from .adapters import adapt, merge
 from .autoencoder import load_pixels, pixel_tensor
 from .cache import FeatureStore, build_store
 from .loop import BatchOf, batch_indices, pass_of, run_stage, seed_of
@@ -216,11 +217,17 @@ def train_stage(
         if recipe.denoiser.gradient_checkpointing:
             with contextlib.suppress(AttributeError, ValueError):  # a part that has no such mode
                 part.enable_gradient_checkpointing()
-    for parameter in stage.trains(pipe, recipe):
+    trained = list(stage.trains(pipe, recipe))
+    adapted = pipe.unet if stage.sees == "features" and recipe.unet is not None and recipe.unet.lora else None
+    if adapted is not None:
+        adapt(adapted, trained, recipe.unet.lora, seed_of(recipe.seed, stage.name, "lora"))
+    for parameter in trained:
         parameter.requires_grad_(True)
     module = stage.loss(pipe, recipe).to(accelerator.device).train()
     every = (recipe.denoiser.sample_every, *sample) if sample else None
     losses = run_stage(stage.name, module, batch_of, stage.config(recipe), work.run(stage.name, key), every=every)
+    if adapted is not None:
+        merge(adapted)
     for part in parts:
         part.eval().requires_grad_(False)
     return losses

@@ -40,6 +40,7 @@ from ..references import WORDS, ReferenceBank
 from ..retrieval import OWN, EmbeddingSimilarity, open_similarity
 from ..scene import Scene
 from ..stored import checked
+from .adapters import check_extras
 from .autoencoder import load_pixels
 from .costs import check_training
 from .denoiser import batch_source, cache_features, pixel_source, train_stage, training_items
@@ -100,6 +101,7 @@ def train(
     made_from = content_key(identity)
     if (done := _finished(out, made_from, prepared)) is not None:
         return done
+    check_extras(recipe)
     sources = check_sources(recipe, start=start, transplanted=transplanted)
     memory = check_training(recipe, scenes, where=prepared.root, start=None if transplanted else start)
     folder = out / "train"
@@ -287,6 +289,7 @@ def plan(recipe: Recipe, data: str | Path, *, start: str | Path | None = None, t
     if recipe.encoders is not None and needs & {"text", "image"} and not start:
         stages["encoders"] = recipe.encoders.train
     stages |= {stage.name: stage.config(recipe) for stage in method_named(recipe.method).stages}
+    check_extras(recipe)
     sources = check_sources(recipe, start=start, transplanted=transplanted)
     memory = check_training(recipe, scenes, where=prepared.root, start=None if transplanted else start)
     described: dict[str, Any] = {"recipe": recipe.name, "training pictures": len(scenes), "classes": ", ".join(prepared.classes)}

@@ -248,11 +248,13 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "half"), [("sd14", False), ("sd21", True)])
+@pytest.mark.parametrize(("name", "half", "rank"), [("sd14", False, 0), ("sd21", True, 0), ("sd14", False, 2)])
 def test_generators_of_both_versions_train(
-    models: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, half: bool
+    models: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, half: bool, rank: int
 ) -> None:
-    """Stable Diffusion 1 and 2 in one key; 2 in the half precision of an fp16 folder, predicting velocities."""
+    """Stable Diffusion 1 and 2 in one key; 2 in the half precision of an fp16 folder, predicting velocities; 1 with adapters."""
+    if rank:
+        pytest.importorskip("peft")
     folder = Path(shutil.copytree(models / name, tmp_path / "sd"))
     if half:
         for part in ("unet", "vae", "text_encoder"):
@@ -260,6 +262,7 @@ def test_generators_of_both_versions_train(
             save_file({k: v.half() for k, v in load_file(path).items()}, path.with_suffix(".fp16.safetensors"), {"format": "pt"})
             path.unlink()
     changes = {**SMALL, "encoders.image_source": str(models / "dino")} | ({"denoiser.prediction": "v_prediction"} if half else {})
+    changes |= {"unet.lora": rank, "denoiser.train.learning_rate": 0.1}
     recipe = load_recipe("ccdiffpp-sd14-dior", changes, base=str(folder))
     lines, resting = list[str](), list[bool]()
 
@@ -274,7 +277,8 @@ def test_generators_of_both_versions_train(
     assert resting == [True] and list((tmp_path / "g" / "train" / "samples").iterdir())  # the encoders came back to draw, and to be saved
     own = load_file(tmp_path / "g" / "unet" / "diffusion_pytorch_model.safetensors")
     given = load_file(weights_of(folder / "unet"))
-    assert all(torch.equal(own[key], value.half()) for key, value in given.items())  # frozen
+    changed = {key for key, value in given.items() if not torch.equal(own[key], value.half())}  # the others are frozen
+    assert changed == ({key for key in given if key.split(".")[-2] in ("to_q", "to_k", "to_v")} if rank else set())
 
 
 HUB = """
