@@ -14,6 +14,7 @@ import signal
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ Progress = Callable[[str, int, int], None]
 
 
 BatchOf = Callable[[int, int, int, int], dict[str, Any]]
-"""(step, micro, rank, world) -> the batch; a function of these and the recipe's seed alone."""
+"""(step, micro, rank, world) -> the batch; a function of these and the recipe's seed alone, called by one thread at a time."""
 
 
 def seed_of(*parts: Any) -> int:
@@ -100,6 +101,26 @@ def optimizer_of(parameters: Sequence[nn.Parameter], config: StageConfig) -> tor
         from bitsandbytes.optim import AdamW8bit as kind
     optimizer: torch.optim.Optimizer = kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     return optimizer
+
+
+@contextmanager
+def made_ahead(batch_of: BatchOf, config: StageConfig) -> Iterator[BatchOf]:
+    """The same batches, each made by a thread while the one before it is worked on."""
+    with ThreadPoolExecutor(1, "batches") as maker:
+        waiting: dict[tuple[int, int], Future[dict[str, Any]]] = {}
+
+        def batch(step: int, micro: int, rank: int, world: int) -> dict[str, Any]:
+            made = waiting.pop((step, micro), None) or maker.submit(batch_of, step, micro, rank, world)
+            found = made.result()
+            more, first = divmod(micro + 1, config.accumulation)
+            if step + more < config.steps:
+                waiting[step + more, first] = maker.submit(batch_of, step + more, first, rank, world)
+            return found
+
+        try:
+            yield batch
+        finally:
+            maker.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -172,9 +193,9 @@ def run_stage(
     if run.threads is not None:
         run.threads.choose(stage, lambda: descent.rehearse(batch_of))
     descent.make_up()
-    with termination() as stop:
+    with termination() as stop, made_ahead(batch_of, config) as batches:
         while descent.step < config.steps:
-            descent.advance(descent.accumulate(batch_of))
+            descent.advance(descent.accumulate(batches))
             if descent.step % config.checkpoint_every == 0 or descent.step == config.steps or stop.is_set():
                 descent.save()
             descent.call()

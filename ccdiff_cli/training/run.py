@@ -27,7 +27,7 @@ from .. import __version__
 from ..dataset import PictureSet, read_set, versions
 from ..drawing import contact_sheet, draw_scene
 from ..errors import CCDiffError, os_errors
-from ..files import atomic_write, clear_partials, content_key, write_json
+from ..files import atomic_write, clear_partials, content_key, read_json, write_json
 from ..generator import GENERATOR_FILE, Generator, changed_files, generator_key, part_hashes, read_generator
 from ..locks import locked
 from ..methods import load_pipeline, method_named, method_of
@@ -115,18 +115,16 @@ def train(
     asked, recipe = recipe, in_steps(recipe, len(scenes), processes)
     if recipe is not asked:  # its steps are of so many processes
         identity = {**identity, "processes": processes}
+    _check_processes(folder, processes, fixed=recipe is not asked, accelerator=accelerator)
     if not accelerator.is_main_process:
-        progress = None
-    elif say is not None:
+        progress = say = None
+    if say is not None:
         say(processes_note(recipe, len(scenes), accelerator))
         say(f"memory: {memory}")
     set_seed(recipe.seed)
     method, bank = method_named(recipe.method), ReferenceBank.read(prepared.root)
     with _tensorboard(folder / "logs", accelerator) as write, restored():
-        chosen = Threads(
-            folder / "threads.json", device=accelerator.device.type, processes=processes, asked=threads,
-            say=say if accelerator.is_main_process else None,
-        )  # fmt: skip
+        chosen = Threads(folder / "threads.json", device=accelerator.device.type, processes=processes, asked=threads, say=say)
         work = Work(recipe, method, sources, prepared, scenes, bank, folder, accelerator, progress, write, chosen)
         if REFERENCES in method.takes and recipe.retrieval not in (WORDS, OWN):  # before hours of training: it may not be there
             bank.similarity = _similarity(work)
@@ -249,6 +247,40 @@ def _check_start(start: str | Path, recipe: Recipe, as_transplant: bool) -> None
         )
 
 
+def _check_processes(folder: Path, processes: int, *, fixed: bool, accelerator: Accelerator) -> None:
+    """Whether a training may go on by so many processes; kept in the folder is how many went on last.
+
+    Args:
+        fixed: it is counted in epochs: its steps are of the number of processes that it was begun by.
+
+    Raises:
+        CCDiffError: it is, and was begun by another number.
+    """
+    path = folder / "processes.json"
+    before = read_json(path) if path.is_file() else None
+    count = before["processes"] if isinstance(before, dict) and type(before.get("processes")) is int else processes
+    begun = count != processes and any(folder.glob("*/checkpoint-*.pt"))
+    if begun and fixed:
+        raise CCDiffError(
+            f"this training was begun by {_processes(count)} and is to go on by {processes}; its length is in epochs, so its steps, and "
+            "the pictures of each, are of the former number",
+            where=folder.parent,
+            fix=f"start {_processes(count)} again, or train into a new folder",
+        )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and (before is None or count != processes):
+        if begun:
+            log.warning(
+                "%s: begun by %s, goes on by %d: a step that is left sees %.3g times as many pictures as one before",
+                folder.parent, _processes(count), processes, processes / count,
+            )  # fmt: skip
+        write_json(path, {"processes": processes})
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'' if count == 1 else 'es'}"
+
+
 def _finished(out: Path, identity: str, prepared: PictureSet) -> dict[str, Any] | None:
     """The generator where it is finished and whole; None where it is still to be trained, or to be made whole again.
 
@@ -313,7 +345,7 @@ def processes_note(recipe: Recipe, pictures: int, accelerator: Accelerator) -> s
     would meet at and without the number of them.
     """
     stage = method_named(recipe.method).stages[-1]
-    note = f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''} on {accelerator.device.type}"
+    note = f"{_processes(accelerator.num_processes)} on {accelerator.device.type}"
     note = f"{note}; {stage.name}: {length_note(stage.config(recipe), pictures, accelerator.num_processes)}"
     if accelerator.num_processes == 1 and {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         note += (

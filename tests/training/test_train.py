@@ -1,6 +1,8 @@
 """``train`` from end to end: what it writes, that a killed run resumes to the same bytes, what it refuses."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.generator import read_generator
 from ccdiff_cli.methods.ccdiff.pipeline import CCDiffPipeline
 from ccdiff_cli.models.autoencoder import TinyAutoencoder
-from ccdiff_cli.recipes import Recipe, load_recipe
+from ccdiff_cli.recipes import Recipe, load_recipe, recipe_of
 from ccdiff_cli.references import ReferenceBank
 from ccdiff_cli.training import plan, train
 from ccdiff_cli.training.autoencoder import load_pixels, pixel_tensor
@@ -52,7 +54,6 @@ def test_training_moved_every_part_of_the_denoiser(generator: Path, recipe: Reci
     values = recipe.model_dump(mode="json")
     values["denoiser"]["train"]["steps"] = 1
     values["denoiser"]["train"]["learning_rate"] = 1e-12
-    from ccdiff_cli.recipes import recipe_of
 
     train(recipe_of(values, where="test"), prepared, tmp_path / "still", cpu=True)
     still, moved = weights(tmp_path / "still"), weights(generator)
@@ -104,6 +105,25 @@ def test_killed_and_started_again_equals_uninterrupted(
     assert done.returncode == 0, done.stderr
     one, other = weights(out), weights(uninterrupted)
     assert one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
+
+
+def test_a_training_that_goes_on_by_another_number_of_processes(
+    generator: Path, recipe: Recipe, prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By epochs its steps are of that number, and it is refused; by steps it goes on, and says what changes."""
+    cut = Path(shutil.copytree(generator, tmp_path / "g"))
+    (cut / "ccdiff.json").unlink()
+    kept = cut / "train" / "processes.json"
+    assert json.loads(kept.read_text()) == {"processes": 1}
+    kept.write_text('{"processes": 2}')
+    values = recipe.model_dump(mode="json")
+    values["denoiser"]["train"] |= {"steps": 0, "epochs": 1.0}
+    with pytest.raises(CCDiffError, match="begun by 2 processes and is to go on by 1; its length is in epochs") as caught:
+        train(recipe_of(values, where="test"), prepared, cut, cpu=True)
+    assert "start 2 processes again" in str(caught.value) and json.loads(kept.read_text()) == {"processes": 2}
+    train(recipe, prepared, cut, cpu=True)
+    assert "begun by 2 processes, goes on by 1: a step that is left sees 0.5 times as many pictures" in caplog.text
+    assert json.loads(kept.read_text()) == {"processes": 1}
 
 
 @pytest.mark.slow
@@ -198,8 +218,6 @@ def test_a_transplant_takes_inner_levels_into_other_latents_and_says_so(
 def test_other_classes_are_learned_from_a_generator_that_did_not_know_them(
     generator: Path, recipe: Recipe, prepared: Path, tmp_path: Path
 ) -> None:
-    import json
-    import shutil
 
     data = tmp_path / "set"
     shutil.copytree(prepared, data)
