@@ -7,6 +7,7 @@
       annotations.json         COCO; annotations carry the OBB (see below); images carry split, source, caption, provenance
       manifest.json            class list, kind, counts, what was skipped and why, recipe, seed, versions, hashes
       references/              prepared sets only: the reference bank (see ``references.py``)
+      shards/00000/ ...        very large synthetic sets only, in place of images and labels: each a set by itself, named in the manifest
 
 An annotation has ``bbox`` (HBB, x y w h, inside the picture), ``segmentation`` ([[x1 y1 x2 y2 x3 y3 x4 y4]], the OBB, which may reach
 beyond the picture, see ``geometry``), ``area`` (of the OBB's part in the picture), ``iscrowd`` (0), ``oriented`` and ``difficult`` (0 or
@@ -50,6 +51,7 @@ SPLITS = ("train", "val", "test")
 ANNOTATIONS = "annotations.json"
 MANIFEST = "manifest.json"
 IMAGES = "images"
+SHARDS = "shards"
 
 
 class Manifest(Stored):
@@ -72,7 +74,15 @@ class Manifest(Stored):
     notes: dict[str, Count] | None = None
     cutting: dict[str, Count] | None = None
     left_out: dict[str, Count] | None = None
+    shards: list[Shard] = Field(default_factory=list)
     made_in_smaller_batches: dict[str, Count] = Field(default_factory=dict)
+
+
+class Shard(Stored):
+    """One of the sets that a very large set is made of."""
+
+    name: Annotated[str, Field(strict=True, pattern=r"\A[0-9]{5,9}\z")]
+    content: Text
 
 
 class Edit(Stored):
@@ -365,6 +375,21 @@ def count_scenes(scenes: Sequence[Scene]) -> dict[str, Any]:
     }
 
 
+def sum_counts(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The counts of several sets (:func:`count_scenes`) as those of one."""
+    per_split: dict[str, dict[str, int]] = {}
+    per_class: dict[str, int] = {}
+    for found in counts:
+        for split, numbers in found["per_split"].items():
+            entry = per_split.setdefault(split, {"pictures": 0, "objects": 0})
+            for what, number in numbers.items():
+                entry[what] += number
+        for name, number in found["per_class"].items():
+            per_class[name] = per_class.get(name, 0) + number
+    total = {what: sum(found[what] for found in counts) for what in ("pictures", "objects")}
+    return {**total, "per_split": per_split, "per_class": dict(sorted(per_class.items()))}
+
+
 def versions() -> dict[str, str]:
     """Versions of this program, Python and the libraries that decide a result's bytes."""
     import importlib.metadata
@@ -432,6 +457,8 @@ def read_set(root: str | Path, *, to_look_at: bool = False) -> PictureSet:
     Raises:
         CCDiffError: no such folder, not a set, unfinished, broken labels, a picture that is missing or was changed, an empty set.
     """
+    if is_sharded(root):
+        return _read_shards(Path(root), to_look_at=to_look_at)
     with _without_collection():
         look = look_at_set(root)
         content = look.content
@@ -454,6 +481,49 @@ def read_set(root: str | Path, *, to_look_at: bool = False) -> PictureSet:
             stacklevel=2,
         )
     return made
+
+
+def is_sharded(root: str | Path) -> bool:
+    """Whether a folder holds a set, finished or not, that is made of shards."""
+    return (Path(root) / SHARDS).is_dir() and not (Path(root) / ANNOTATIONS).exists()
+
+
+def shards_of(root: str | Path) -> list[Path]:
+    """The folders of the shards of a finished set, in order.
+
+    Raises:
+        CCDiffError: it is unfinished, its manifest is broken, or says another key than that of its shards.
+    """
+    root = Path(root)
+    if not (root / MANIFEST).is_file():
+        raise CCDiffError(f"the set is unfinished: it has no {MANIFEST}", where=root, fix="run the command that makes it again: it resumes")
+    manifest = read_manifest(root)
+    shards = manifest.get("shards", [])
+    if not shards or manifest["content"] != key_of_shards(shards):
+        raise CCDiffError(
+            "shards: not those that the set was made of", where=root / MANIFEST, fix="run the command that made the set again"
+        )
+    return [root / SHARDS / shard["name"] for shard in shards]
+
+
+def key_of_shards(shards: Sequence[Mapping[str, Any]]) -> str:
+    """The content key of a set of these shards (``name`` and ``content`` of each)."""
+    return content_key([[shard["name"], shard["content"]] for shard in shards])
+
+
+def _read_shards(root: Path, *, to_look_at: bool) -> PictureSet:
+    """The pictures of all shards as one set, in memory."""
+    sets = [read_set(folder, to_look_at=to_look_at) for folder in shards_of(root)]
+    manifest = read_manifest(root)
+    if any(list(part.classes) != manifest["classes"] for part in sets):
+        raise CCDiffError("the class list of a shard is not the set's", where=root, fix="run the command that made the set again")
+    scenes = tuple(scene for part in sets for scene in part.scenes)
+    names = Counter(scene.file_name for scene in scenes)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise CCDiffError(f"the picture {twice[0]} stands in two shards", where=root, fix="run the command that made the set again")
+    hashes = {name: digest for part in sets for name, digest in part.hashes.items()}
+    content = key_of_shards([{"name": part.root.name, "content": part.content} for part in sets])
+    return PictureSet(root, sets[0].classes, scenes, manifest, content, hashes)
 
 
 LARGE = 20_000_000

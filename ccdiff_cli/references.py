@@ -420,7 +420,12 @@ class _Pool:
         pool, own = self._own(source, spectrum)
         if most is not None:
             pool = pool[: most + len(own)]
-        return pool[~np.isin(pool, own)][:most] if len(own) else pool[:most]
+        if len(own) > 8:
+            pool = pool[~np.isin(pool, own)]
+        else:  # which is slow on small arrays
+            for place in own.tolist():
+                pool = pool[pool != place]
+        return pool[:most]
 
     def has(self, place: int, source: str, spectrum: str) -> bool:
         """Whether a place is among :meth:`allowed`."""

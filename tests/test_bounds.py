@@ -95,7 +95,10 @@ def test_more_pictures_than_memory_holds_are_refused_before_the_first_is_planned
     said = refusal(
         ["synthesize", "--n", "10000000000000", "--checkpoint", str(TINY), "--layouts", str(prepared), "--out", str(out), *more], capsys
     )
-    assert "--n" in said and "fit here" in said and not out.exists()
+    assert "--n" in said and " of disk; " in said and not out.exists()
+    many = ["--n", "10000000000000", "--shard-size", "1000000"]
+    said = refusal(["synthesize", *many, "-c", str(TINY), "-l", str(prepared), "-o", str(out), *more], capsys)
+    assert "--n" in said and not out.exists()
 
 
 def test_other_numbers_without_bound(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +128,7 @@ NUMBERS = {
         ["--n", "2", "-c", "tiny", "-l", "no", "--out", "o"],
         (
             "--n", "--filter-recall", "--filter-retries", "--steps", "--guidance-scale", "--top-k", "--val-share", "--batch-size",
-            "--num-processes", "--ray", "--seed", "--part",
+            "--num-processes", "--ray", "--seed", "--part", "--shard-size",
         ),
     ),
     "evaluate": (SETS, ("--bootstrap", "--batch-size")),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..dataset import SPLITS, PictureSet, read_set
+from ..dataset import SPLITS, PictureSet, is_sharded, read_manifest, read_set, shards_of
 from ..errors import CCDiffError, os_errors
 from ..files import inside, read_json, take_up, write_json
 from ..locks import LOCK, locked
@@ -81,6 +81,8 @@ def export_set(
             format cannot spell, a folder that holds something else, a full disk.
     """
     _check_options(options)
+    if not isinstance(source, PictureSet) and is_sharded(source):
+        return _export_shards(Path(source), Path(out), options, splits, progress)
     data = source if isinstance(source, PictureSet) else read_set(source)
     out, writer = Path(out), WRITERS[options.format]
     scenes = [s for s in data.scenes if s.split in splits]
@@ -118,6 +120,29 @@ def export_set(
     with os_errors(out, "finish the export"):
         (out / _PLAN).unlink(missing_ok=True)
     return Export(out, options.format, **{**kept, "said": [*job.said, *news]}, entry=out / entry)
+
+
+def _export_shards(root: Path, out: Path, options: ExportOptions, splits: Sequence[str], progress: Progress | None) -> Export:
+    """A very large set, shard by shard: for each a folder of the format, which is an export by itself."""
+    folders = [f for f in shards_of(root) if set(splits) & set(read_manifest(f)["counts"]["per_split"])]
+    if not folders:
+        raise CCDiffError(f"the set has no pictures in the splits {', '.join(splits)}", where=root)
+    names = {folder.name for folder in folders}
+    if out.is_dir() and (foreign := sorted(p.name for p in out.iterdir() if p.name != LOCK and p.name not in names)):
+        raise CCDiffError(f"the output folder is not empty ({foreign[0]})", where=out, fix="choose another folder, or empty this one")
+    made = [export_set(folder, out / folder.name, options, splits=splits, progress=progress) for folder in folders]
+    said = [f"the set is made of {len(made)} shards: each has a folder of its own, {made[0].root.name} to {made[-1].root.name}"]
+    return Export(
+        out,
+        options.format,
+        pictures=sum(one.pictures for one in made),
+        objects=sum(one.objects for one in made),
+        lost=dict(sorted(sum((Counter(one.lost) for one in made), Counter()).items())),
+        apart=dict(sorted(sum((Counter(one.apart) for one in made), Counter()).items())),
+        said=[*said, *dict.fromkeys(text for one in made for text in one.said)],
+        entry=out,
+        resumed=all(one.resumed for one in made),
+    )
 
 
 def _check_options(options: ExportOptions) -> None:

@@ -10,7 +10,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, Look, count_scenes, label_digest, look_at_set, said_of_edit, write_manifest
+from ..dataset import (
+    ANNOTATIONS,
+    IMAGES,
+    MANIFEST,
+    Look,
+    count_scenes,
+    is_sharded,
+    key_of_shards,
+    label_digest,
+    look_at_set,
+    read_manifest,
+    said_of_edit,
+    shards_of,
+    sum_counts,
+    write_manifest,
+)
 from ..errors import CCDiffError, os_errors
 from ..files import inside, write_json
 from ..references import REFERENCES, crops_without_picture, drop_crops
@@ -33,6 +48,8 @@ def accept_set(root: str | Path) -> dict[str, Any]:
         CCDiffError: labels that cannot be read, that leave their picture or have no area; a picture without labels, of another size than
             they say, or that does not open; nothing is left. Nothing is written then.
     """
+    if is_sharded(root):
+        return _accept_shards(Path(root))
     look = look_at_set(root, full=True)
     root = look.root
     kept = [scene for scene in look.scenes if scene.file_name not in set(look.missing)]
@@ -70,6 +87,25 @@ def accept_set(root: str | Path) -> dict[str, Any]:
     lines += [f"labels left out with pictures that are gone: {dropped} objects of {len(lost)} pictures"] if dropped else []
     lines += [f"crops left out of the reference bank: {len(crops)}"] if crops else []
     return {**record, "crops": len(crops), "lines": lines}
+
+
+def _accept_shards(root: Path) -> dict[str, Any]:
+    """Every shard by itself, then the manifest above them."""
+    folders = shards_of(root)
+    edits = [accept_set(folder) for folder in folders]
+    manifests = [read_manifest(folder) for folder in folders]
+    shards = [{"name": f.name, "content": m["content"]} for f, m in zip(folders, manifests, strict=True)]
+    counts = sum_counts([m["counts"] for m in manifests])
+    write_manifest(root, {**read_manifest(root), "counts": counts, "content": key_of_shards(shards), "shards": shards})
+    lists = ("pictures_changed", "taken_out", "added")
+    changed = [(f, e) for f, e in zip(folders, edits, strict=True) if e["before"] != read_manifest(f)["content"]]
+    return {
+        "labels_changed": sum(e["labels_changed"] for e in edits),
+        **{name: [picture for e in edits for picture in e[name]] for name in lists},
+        "objects": [sum(e["objects"][k] or 0 for e in edits) for k in (0, 1)],
+        "crops": 0,
+        "lines": [f"{f.name}: {line}" for f, e in changed for line in e["lines"]] or ["nothing was changed since the set was made"],
+    }
 
 
 def _check(look: Look, kept: list[Scene]) -> None:

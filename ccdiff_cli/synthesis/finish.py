@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -86,6 +87,8 @@ def finish(out: Path, plan: Plan, generator: Mapping[str, Any], machine: Mapping
             "result": account([job.scene for job in plan.jobs], ordered, rules["mode"], plan.header["filter"]["thresholds"]),
         }
     write_text(out / CARD, card(scenes, plan, details))
+    if hasattr(os, "sync"):
+        os.sync()  # the manifest, which says that all is there, must not reach the disk before the pictures
     made = write_set(
         out,
         scenes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -136,12 +137,26 @@ class SynthesisOptions(Options):
     batch_size: Annotated[int, Option(panel="Work")] = Field(
         8, ge=1, le=65_536, description="Pictures per forward pass; another number changes pictures by rounding, now and then."
     )
+    shard_size: Annotated[int, Option(panel="Work")] = Field(
+        20_000,
+        ge=1,
+        le=1_000_000,
+        description="A set of more pictures is written as shards of so many (of whole batches), each a set by itself.",
+    )
     threads: Annotated[int, Option(panel="Work")] = Field(
         1,
         ge=1,
         le=10_000,
         description="Processor threads of each process; pictures depend on it by rounding, as on batches.",
     )
+
+    def at_once(self) -> int:
+        """Pictures of a shard, which ends where a batch ends; of the whole set where it has no shards."""
+        return max(self.batch_size, self.shard_size - self.shard_size % self.batch_size) if self.n > self.shard_size else self.n
+
+    def shards(self) -> Iterator[tuple[int, int]]:
+        """Number of the first picture and number of pictures of every shard."""
+        return ((first, min(self.at_once(), self.n - first)) for first in range(0, self.n, self.at_once()))
 
     @model_validator(mode="after")
     def _fits(self) -> SynthesisOptions:

@@ -64,6 +64,12 @@ class _Identity(Stored):
     options: _Options
     generator: Free
     layouts: Free
+    shard: _Shard | None = None
+
+
+class _Shard(Stored):
+    first: Count
+    of: Count
 
 
 class Header(Stored):
@@ -138,6 +144,11 @@ class Plan:
         return ClassList(tuple(self.header["classes"]))
 
     @property
+    def first(self) -> int:
+        """The number of the first picture: of a shard not 0."""
+        return first_of(self.header["identity"])
+
+    @property
     def blocks(self) -> int:
         """The number of blocks."""
         return -(-len(self.jobs) // self.options["batch_size"])
@@ -146,6 +157,11 @@ class Plan:
         """The pictures of one block."""
         size = self.options["batch_size"]
         return self.jobs[b * size : (b + 1) * size]
+
+
+def first_of(identity: Mapping[str, Any]) -> int:
+    """The number of the first picture of what is planned: of a shard not 0."""
+    return int((identity.get("shard") or {}).get("first", 0))
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -189,7 +205,7 @@ def read_plan(out: str | Path) -> Plan:
     for number, job in enumerate(jobs, start=1):
         where = f"{path}:{number}"
         inside(out, job.scene.file_name, where=where)
-        if job.drawn_from >= len(jobs):
+        if not first_of(header["identity"]) <= job.drawn_from < first_of(header["identity"]) + len(jobs):
             raise CCDiffError(f"drawn_from: there is no picture {job.drawn_from}", where=where, fix=fix)
         if job.references is not None and len(job.references["instances"]) != len(job.scene.instances):
             raise CCDiffError("references: expected one an object", where=where, fix=fix)

@@ -19,7 +19,7 @@ from ..methods import Places
 from ..options import checked_options
 from ..references import WORDS, ReferenceBank
 from .options import SynthesisOptions
-from .plan import FORMAT, Job, Plan, lines_of, references_of
+from .plan import FORMAT, Job, Plan, first_of, lines_of, references_of
 
 SAMPLING: dict[str, Any] = {
     "steps": 20, "guidance_scale": 7.5, "negative_prompt": "", "precision": "float32", "channels_last": False, "compile": False,
@@ -109,25 +109,27 @@ def identity_of(
     }
 
 
-def needs(layouts: PictureSet, split: str, n: int, picture_size: int, format: str) -> dict[str, float]:
-    """About how many bytes a plan of n pictures takes: ``memory`` (in every process) and ``disk``."""
+def needs(layouts: PictureSet, split: str, n: int, picture_size: int, format: str, at_once: int) -> dict[str, float]:
+    """About how many bytes a plan of n pictures takes: ``memory`` (in every process, of ``at_once`` pictures) and ``disk``."""
     scenes = layouts.split(split)
     objects = sum(len(scene.instances) for scene in scenes) / len(scenes)
-    return {"memory": n * (BYTES_OF_JOB + BYTES_OF_OBJECT * objects), "disk": n * picture_size**2 * BYTES_OF_PIXEL[format]}
+    return {"memory": at_once * (BYTES_OF_JOB + BYTES_OF_OBJECT * objects), "disk": n * picture_size**2 * BYTES_OF_PIXEL[format]}
 
 
-def check_needs(out: str | Path, layouts: PictureSet, split: str, n: int, picture_size: int, format: str) -> dict[str, str]:
+def check_needs(out: str | Path, layouts: PictureSet, options: SynthesisOptions, picture_size: int) -> dict[str, str]:
     """What :func:`needs` says, for people.
 
     Raises:
         CCDiffError: more than this machine has, before the first layout is drawn; or a picture too crowded to be drawn.
     """
+    n, split = options.n, options.layouts.split
     check_crowded(layouts.split(split), where=layouts.root)
-    found = needs(layouts, split, n, picture_size, format)
-    fits = int(n * min((free_memory() or found["memory"]) / found["memory"], 1.0)) or 1
-    fix = f"ask for fewer: about {fits:,} fit here (--n {fits}); more sets with other seeds (--seed) add up"
-    check_memory(found["memory"], f"a plan of {n:,} pictures", where="--n", fix=fix)
-    check_disk(out, found["disk"], f"a set of {n:,} pictures", fix="ask for fewer pictures (--n), or choose a larger disk (--out)")
+    at_once = options.at_once()
+    found = needs(layouts, split, n, picture_size, options.format, at_once)
+    fits = int(at_once * min((free_memory() or found["memory"]) / found["memory"], 1.0)) or 1
+    fix = f"write smaller shards: about {fits:,} pictures fit here at once (--shard-size {fits})"
+    check_memory(found["memory"], f"a plan of {at_once:,} pictures", where="--n", fix=fix)
+    check_disk(out, found["disk"], f"a set of {n:,} pictures", fix="ask for fewer pictures (--n N), or choose a larger disk (--out)")
     return {"memory_of_the_plan": amount(found["memory"]), "disk": amount(found["disk"])}
 
 
@@ -153,23 +155,30 @@ def make_plan(
         CCDiffError: no layouts in the split, or none of this source.
     """
     options, split = identity["options"], identity["layouts"]["split"]
-    n, seed = options["n"], options["seed"]
+    n, seed, first = options["n"], options["seed"], first_of(identity)
     wanted = {"misses": misses, **{name: identity["layouts"][name] for name in ("source", "split", "balance")}}
     planned = plan_layouts(
-        layouts, n, seed, LayoutOptions.model_validate(wanted), caption_style=identity["captions"], writer=writer, progress=progress
+        layouts,
+        n,
+        seed,
+        LayoutOptions.model_validate(wanted),
+        caption_style=identity["captions"],
+        writer=writer,
+        start=first,
+        progress=progress,
     )
     planned = [
         scene.replace(split=split_of(scene.source, options["val_share"], seed), file_name=f"{k:08d}{EXTENSIONS[options['format']]}")
-        for k, scene in enumerate(planned)
+        for k, scene in enumerate(planned, start=first)
     ]
     jobs = []
-    for k, scene in enumerate(planned):
+    for k, scene in enumerate(planned, start=first):
         chosen = None
         if bank is not None:
             found = bank.choose(scene, seed=_number(seed, CHOICE, k, 31), top_k=identity["references"]["top_k"])
             keys = [reference.key if reference else None for reference in found.instances]
             chosen = {"instances": keys, "background": found.background.key if found.background else None}
-        drawn_from = (k + 1) % n if options["shuffle_layouts"] else k  # the order of layouts is random already
+        drawn_from = first + (k + 1 - first) % n if options["shuffle_layouts"] else k  # the order of layouts is random already
         jobs.append(Job(k, scene, chosen, _number(seed, NOISE, k, 63), drawn_from))
     used, changes = layouts_of_set(layouts, split), [job.scene.provenance["layout"] for job in jobs]
     header = {

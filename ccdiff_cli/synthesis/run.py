@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..dataset import IMAGES, MANIFEST, PictureSet, read_manifest, read_set
 from ..errors import CCDiffError, os_errors
-from ..files import TEMPORARY_PREFIX
+from ..files import TEMPORARY_PREFIX, content_key
 from ..generator import generator_key, read_generator
 from ..layouts.llm import Writer, writer_of
 from ..locks import LOCK, hold
@@ -25,6 +27,7 @@ from .options import SynthesisOptions, WorkOptions
 from .plan import Plan, environment, holds_plan, read_plan, write_plan
 from .planning import check_needs, check_objects, identity_of, make_plan, open_layouts, resolved
 from .records import RECORDS, missing_blocks
+from .shards import begin, finish_shards, identity_of_all, identity_of_shard, is_sharded_run, left_of, make_shards, wait_for_shards
 from .worker import PIPELINE, Parts, device_of, fixed_arithmetic, maker_of, memory_of, pipeline_from
 from .workers import (
     Counter,
@@ -82,24 +85,73 @@ def synthesize(
     out = Path(out)
     task = _decide(checkpoint, layouts, out, options, pipeline, progress)
     if dry_run:
+        if options.n > options.shard_size:  # the first shard speaks for all
+            task = replace(task, identity=identity_of_shard(identity_of_all(task.identity, options), 0, options.at_once()))
         plan = task.plan(progress)
-        return {**_summary(out, plan), **task.cost, **_estimate(plan, task.parts, work.num_processes)}
+        all_of_it = {"pictures": options.n, "shards": sum(1 for _ in options.shards())} if options.n > options.shard_size else {}
+        return {**_summary(out, plan), **all_of_it, **task.cost, **_estimate(plan, task.parts, work.num_processes, options.n)}
     machine = environment(device_of(0).partition(":")[0])
+    with stop_signal() as stop:
+        make = _make_in_shards if is_sharded_run(out, options) else _make_set
+        return make(task, machine, work, stop, progress)
+
+
+def _make_in_shards(
+    task: _Task, machine: dict[str, Any], work: WorkOptions, stop: Callable[[], bool], progress: Progress | None
+) -> dict[str, Any]:
+    """Make, or finish, a set of very many pictures; see ``shards``."""
+    out, options, (rank, world) = task.out, task.options, place()
+    identity = identity_of_all(task.identity, options)
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(stop_signal())
-        rank, _ = place()
         if rank == 0:
             with os_errors(out, "make the folder"):
                 out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(out, work.part))
-        parts = _plan_folder(task, machine, work, progress if rank == 0 else None)
+            with _planning(out, work.part):
+                begin(out, identity, machine)
+            if work.part is None:
+                _clean(out)
+        wait_for_start(world)
+        alone = work.model_copy(update={"part": None} | ({"num_processes": 1} if world > 1 else {}))
+
+        def make(folder: Path, wanted: Mapping[str, Any], report: Progress | None) -> dict[str, Any]:
+            return _make_set(replace(task, out=folder, identity=dict(wanted)), machine, alone, stop, report, by=(0, 1))
+
+        share = work.part or (rank, world)
+        done = make_shards(out, identity, machine, options, share, make, stop=stop, progress=progress if rank == 0 else None)
+        said = {"out": str(out), "layouts": identity["layouts"], "options": identity["options"], "plan": content_key(identity), **done}
+        if work.part is not None or rank > 0:
+            left = sum(left_of(out, identity, options))
+            return {**said, "part": f"{share[0]}/{share[1]}", "left_to_other_parts": left}
+        wait_for_shards(out, identity, options, stop)
+        manifest = finish_shards(out, identity, options)
+        counts = {name: manifest["counts"][name] for name in ("pictures", "objects", "per_class")}
+        return {**said, **counts, "shards": len(manifest["shards"]), "content": manifest["content"]}
+
+
+def _make_set(
+    task: _Task,
+    machine: dict[str, Any],
+    work: WorkOptions,
+    stop: Callable[[], bool],
+    progress: Progress | None,
+    by: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Make, or finish, a set in one folder, as one of ``by[1]`` processes that were started from outside."""
+    out, rank = task.out, (by or place())[0]
+    with contextlib.ExitStack() as stack:
+        if rank == 0:
+            with os_errors(out, "make the folder"):
+                out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(out, work.part))
+        parts = _plan_folder(task, machine, work, progress if rank == 0 else None, by or place())
         plan = read_plan(out)  # the written one counts, also for those who could make it again
         by_hand = changed_by_hand(out, plan)
         missing = [] if by_hand and read_manifest(out).get("edits") else missing_blocks(out, plan)
         kept = len(plan.jobs) - sum(len(plan.block(b)) for b in missing)
         report = Counter(plan, kept, progress if rank == 0 else None)
         start = time.monotonic()
-        mine = _make(Work(out, plan, parts, stop), missing, work, report)
+        mine = _make(Work(out, plan, parts, stop), missing, work, report, by or place())
         if rank > 0:
             return _summary(out, plan)
         done = {**_summary(out, plan), **_account(plan, mine, kept, time.monotonic() - start, report)}
@@ -126,6 +178,7 @@ class _Task:
     Attributes:
         parts: what workers need; the filter's detector is found, or trained, when the folder is ours.
         cost: memory and disk, for people.
+        found: what was found out once for all shards: ``thresholds`` of the filter.
     """
 
     out: Path
@@ -138,6 +191,7 @@ class _Task:
     identity: dict[str, Any]
     parts: Parts
     cost: dict[str, str]
+    found: dict[str, Any] = field(default_factory=dict)
 
     @property
     def judges(self) -> list[str]:
@@ -166,13 +220,14 @@ def _decide(
     llm = options.layouts
     writer = writer_of(llm.llm_url, llm.llm_model, llm.llm_captions)
     source = open_layouts(layouts, llm.split)
-    cost = check_needs(out, source, llm.split, options.n, int(generator["picture_size"]), options.format)
+    cost = check_needs(out, source, options, int(generator["picture_size"]))
     if options.references is not None and REFERENCES not in method.takes:
         raise CCDiffError("the generator's method takes no reference pictures", where="--references", fix="leave the option out")
     bank_folder = _bank_folder(options.references, source.root) if REFERENCES in method.takes else None
     bank = ReferenceBank.read(bank_folder) if bank_folder is not None else None
     rules = filter_identity(source, options.filter)
-    if bank is not None and bank_folder is not None and options.retrieval not in (None, WORDS) and place()[0] == 0:
+    plans = place()[0] == 0 or is_sharded_run(Path(out), options)
+    if bank is not None and bank_folder is not None and options.retrieval not in (None, WORDS) and plans:
         bank.similarity = _similarity(str(options.retrieval), bank_folder, str(checkpoint), generator, pipeline, progress)
     identity = identity_of(generator, source, bank, options, rules=rules, writer=writer)
     crops = str(source.root) if rules is not None and "crops" in judges_of(rules) else ""
@@ -199,20 +254,20 @@ def _bank_folder(references: str | Path | None, layouts: Path) -> Path | None:
 # ---- the plan in its folder ----
 
 
-def _plan_folder(task: _Task, machine: Mapping[str, Any], work: WorkOptions, progress: Progress | None) -> Parts:
+def _plan_folder(task: _Task, machine: Mapping[str, Any], work: WorkOptions, progress: Progress | None, by: tuple[int, int]) -> Parts:
     """See that the folder holds this plan, made by the first process, and say where workers find what they need."""
     out, parts, detector = task.out, task.parts, task.options.filter.detector
-    rank, world = place()
+    rank, world = by
     if rank == 0:
         with _planning(out, work.part):
             if "detector" in task.judges:
                 parts = replace(parts, detector=str(prepare_filter(task.layouts, detector, progress)))
             if not holds_plan(out, task.identity, machine):
-                thresholds = None
-                if task.judges:
+                thresholds = task.found.get("thresholds")
+                if task.judges and thresholds is None:
                     known = task.layouts if parts.crops else None
                     judge = Judge(parts.detector or None, parts.clip or None, crops=known, progress=progress)
-                    thresholds = calibrate(judge, task.layouts, task.options.filter.recall, progress)
+                    thresholds = task.found["thresholds"] = calibrate(judge, task.layouts, task.options.filter.recall, progress)
                 write_plan(out, task.plan(progress, thresholds), machine)
         if work.part is None:
             _clean(out)  # of other parts, unfinished files may still be written
@@ -253,9 +308,9 @@ def _clean(out: Path) -> None:
 # ---- blocks ----
 
 
-def _make(work: Work, missing: list[int], options: WorkOptions, report: Counter) -> list[int]:
+def _make(work: Work, missing: list[int], options: WorkOptions, report: Counter, by: tuple[int, int]) -> list[int]:
     """Make the missing blocks, or this part's or process's share of them; returns the numbers of those that were to be made here."""
-    part, (rank, world) = options.part, place()
+    part, (rank, world) = options.part, by
     mine = missing if part is None else [b for b in missing if b % part[1] == part[0]]
     if world > 1:
         one_of_several(work, missing, rank, world, report)
@@ -269,7 +324,7 @@ def _make(work: Work, missing: list[int], options: WorkOptions, report: Counter)
     elif mine:
         count = process_count(options.num_processes, len(mine), work.plan.options["threads"])
         if count == 1:
-            work.make(mine, 0, report)
+            work.make(mine, int(os.environ.get("LOCAL_RANK", 0)) if place()[1] > 1 else 0, report)
         else:
             start_workers(work, mine, count, report)
     return mine
@@ -305,7 +360,7 @@ def _summary(out: Path, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _estimate(plan: Plan, parts: Parts, num_processes: int | None) -> dict[str, Any]:
+def _estimate(plan: Plan, parts: Parts, num_processes: int | None, n: int) -> dict[str, Any]:
     """What a batch costs on this machine: the first one is drawn with one step and with three, and nothing is kept of it."""
     count = process_count(num_processes, plan.blocks, plan.options["threads"])
     taken = []
@@ -319,12 +374,13 @@ def _estimate(plan: Plan, parts: Parts, num_processes: int | None) -> dict[str, 
             taken.append(time.perf_counter() - start)
     per_step = max(0.0, taken[2] - taken[1]) / 2
     batch = max(0.0, taken[1] - per_step) + per_step * plan.options["steps"]
+    seconds = batch * math.ceil(n / plan.options["batch_size"]) / count
     return {
         "memory_mib_per_process": memory_of(device_of(0)),
         "seconds_per_batch": round(batch, 3),
         "processes": count,
-        "estimated_seconds": round(batch * plan.blocks / count, 1),
-        "estimated": _duration(batch * plan.blocks / count) + (", filter not counted" if plan.options["filter"] else ""),
+        "estimated_seconds": round(seconds, 1),
+        "estimated": _duration(seconds) + (", filter not counted" if plan.options["filter"] else ""),
     }
 
 

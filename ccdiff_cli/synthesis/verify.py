@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, look_at_set, said_of_edit
+from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, SHARDS, is_sharded, look_at_set, read_manifest, said_of_edit, shards_of
 from ..errors import CCDiffError
 from ..files import TEMPORARY_PREFIX, inside, sha256_file
 from ..geometry import area_inside, corners_inside
@@ -34,6 +34,8 @@ def verify_set(root: str | Path) -> dict[str, Any]:
         CCDiffError: there is no finished set to look at.
     """
     root = Path(root)
+    if is_sharded(root):
+        return _verify_shards(root)
     for name in (MANIFEST, ANNOTATIONS):
         if (root / MANIFEST).exists() and not (root / name).is_file():
             return _unreadable(f"{name}: missing")
@@ -78,6 +80,45 @@ def verify_set(root: str | Path) -> dict[str, Any]:
         "objects": sum(len(scene.instances) for scene in look.scenes),
         "content": look.content,
     }
+
+
+def _verify_shards(root: Path) -> dict[str, Any]:
+    """One shard after the other."""
+    if not (root / MANIFEST).is_file():
+        shards_of(root)  # says so
+    try:
+        problems, found = _problems_of_shards(root)
+    except CCDiffError as error:
+        return _unreadable(str(error).partition("\n")[0])
+    return {
+        "ok": not problems,
+        "problems": problems,
+        "fix": f"{REPAIR}; edits of a shard are taken as its own by ccdiff verify --accept {root}" if problems else "",
+        "kind": read_manifest(root)["kind"],
+        "pictures": sum(one["pictures"] for one in found),
+        "objects": sum(one["objects"] for one in found),
+        "content": read_manifest(root)["content"],
+    }
+
+
+def _problems_of_shards(root: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """What is wrong with the shards of a set, and what was found of each."""
+    folders = shards_of(root)
+    found = []
+    problems = []
+    for folder, shard in zip(folders, read_manifest(root)["shards"], strict=True):
+        place = f"{SHARDS}/{folder.name}"
+        if not (folder / MANIFEST).is_file():
+            problems.append(f"{place}: missing, or unfinished")
+            continue
+        one = verify_set(folder)
+        problems += [f"{place}/{text}" for text in one["problems"]]
+        if one["ok"] and one["content"] != shard["content"]:
+            problems.append(f"{place}: another shard than the set was made of")
+        found.append(one)
+    known = {folder.name for folder in folders}
+    problems += [f"{SHARDS}/{p.name}: does not belong to the set" for p in sorted((root / SHARDS).iterdir()) if p.name not in known]
+    return problems, found
 
 
 REPAIR = "run the command that made the set again (it makes again what is lost), or restore its files"

@@ -200,7 +200,7 @@ class Maker:
         return files
 
     def _draw(self, jobs: Sequence[Job], seeds: Sequence[int]) -> np.ndarray:
-        options, sources = self.plan.options, [self.plan.jobs[job.drawn_from] for job in jobs]
+        options, sources = self.plan.options, [self.plan.jobs[job.drawn_from - self.plan.first] for job in jobs]
         return self.pipe(
             scenes=[source.scene for source in sources],
             references=[_references_of(source, self.references) for source in sources],
@@ -226,7 +226,7 @@ def save_block(out: Path, b: int, plan: Plan, made: Sequence[tuple[dict[str, Any
     for entry, data in made:
         path = out / IMAGES / entry["file_name"]
         if data is not None:
-            write_bytes(path, data)
+            write_bytes(path, data, durable=False)  # a picture that a power cut took is missed by its hash
         else:
             path.unlink(missing_ok=True)
     if record_path(out, b).is_dir():  # damage of an odd kind

@@ -177,11 +177,11 @@ def test_kill_between_two_pictures_of_a_block(generator, layouts, tmp_path, refe
     written = []
     real = room.worker.write_bytes
 
-    def stop_after_six(path, data):
+    def stop_after_six(path, data, **options):
         if len(written) == 6:
             raise KeyboardInterrupt
         written.append(path)
-        real(path, data)
+        real(path, data, **options)
 
     monkeypatch.setattr(room.worker, "write_bytes", stop_after_six)
     with pytest.raises(KeyboardInterrupt):
