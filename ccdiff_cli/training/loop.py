@@ -98,7 +98,9 @@ def optimizer_of(parameters: Sequence[nn.Parameter], config: StageConfig) -> tor
     """
     kind: Any = torch.optim.AdamW
     if config.optimizer == "adamw8bit":
-        from bitsandbytes.optim import AdamW8bit as kind
+        from bitsandbytes.optim import AdamW8bit
+
+        kind = AdamW8bit
     optimizer: torch.optim.Optimizer = kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     return optimizer
 
