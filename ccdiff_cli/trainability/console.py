@@ -127,6 +127,8 @@ def misses_lines(made: Mapping[str, Any], real: Path, out: Path, file: Path) -> 
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("classes", "sizes", "crowding"):
         for row, found in made[name].items():
+            if not any(found.values()):
+                continue
             share = f"{100 * found['missed'] / found['objects']:.0f}" if found["objects"] else "-"
             table.add_row(row, f"{found['objects']:,}", f"{found['missed']:,}", share, f"{found['false_alarms']:,}")
         table.add_section()
