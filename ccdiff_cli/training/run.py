@@ -52,6 +52,13 @@ from .threads import Threads, restored
 
 log = logging.getLogger(__name__)
 
+SHARDING = (
+    ("ACCELERATE_USE_FSDP", "FSDP", "--use_fsdp"),
+    ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed", "--use_deepspeed"),
+    ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM", "--use_megatron_lm"),
+)
+"""Variables that ``accelerate launch`` sets, what they ask for, and the option that set them."""
+
 
 @locked("train")
 # wide: the options of the verb
@@ -101,6 +108,7 @@ def train(
     made_from = content_key(identity)
     if (done := _finished(out, made_from, prepared)) is not None:
         return done
+    _check_launcher()
     check_extras(recipe)
     sources = check_sources(recipe, start=start, transplanted=transplanted)
     memory = check_training(recipe, scenes, where=prepared.root, start=None if transplanted else start)
@@ -245,6 +253,21 @@ def _check_start(start: str | Path, recipe: Recipe, as_transplant: bool) -> None
             where=start,
             fix="take a recipe of the generator's method, or --transplant what the two share",
         )
+
+
+def _check_launcher() -> None:
+    """Whether ``accelerate launch`` asks for what this training does not do: every process holds all that is trained (DDP).
+
+    Raises:
+        CCDiffError: weights are to be divided among the processes; checkpoints and validation pictures need them whole in one.
+    """
+    for variable, name, option in SHARDING:
+        if os.environ.get(variable, "").lower() in ("true", "1", "yes"):
+            raise CCDiffError(
+                f"the weights are to be divided among the processes by {name}, which training cannot do",
+                where=f"accelerate launch ({variable})",
+                fix=f"leave out {option}: every process holds all weights (DDP); where memory is short, see docs/full-size.md",
+            )
 
 
 def _check_processes(folder: Path, processes: int, *, fixed: bool, accelerator: Accelerator) -> None:

@@ -126,6 +126,15 @@ def test_a_training_that_goes_on_by_another_number_of_processes(
     assert json.loads(kept.read_text()) == {"processes": 1}
 
 
+def test_weights_that_a_launcher_would_divide_are_refused(
+    recipe: Recipe, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(CCDiffError, match="by FSDP, which training cannot do") as caught:
+        train(recipe, prepared, tmp_path / "g", cpu=True)
+    assert "leave out --use_fsdp" in str(caught.value) and not (tmp_path / "g" / "train").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_train_what_one_does_with_accumulated_passes(tmp_path: Path, prepared: Path) -> None:
     """Data, draws and gradients of a step are the same; sums of floats are not in the same order."""
