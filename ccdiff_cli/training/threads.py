@@ -42,7 +42,7 @@ class Threads:
     def __init__(
         self, path: Path, *, device: str, processes: int = 1, asked: int | None = None, say: Callable[[str], None] | None = None
     ) -> None:
-        self.path, self.known = path, _read(path)
+        self.path, self.known, self.most = path, _read(path), torch.get_num_threads()
         self.say = say or (lambda text: None)
         self.measures = device == "cpu" and processes == 1
         self.fixed, self.by = asked, "--threads"
@@ -72,8 +72,7 @@ class Threads:
             count = before
             self.say(f"{stage}: {_threads(count)}, with which it was begun")
         else:
-            most = torch.get_num_threads()
-            taken = seconds_by_threads(step, most) if most > 1 else {1: 0.0}
+            taken = seconds_by_threads(step, self.most) if self.most > 1 else {1: 0.0}
             count = best(taken)
             if len(taken) > 1:
                 tried = ", ".join(f"{seconds:.2g} s with {n}" for n, seconds in taken.items())

@@ -78,6 +78,19 @@ def test_what_was_chosen_is_written_and_taken_again_whatever_is_fast_by_then(tmp
     assert count == 1 and said == ["denoiser: 1 thread, with which it was begun"]
 
 
+def test_a_stage_is_not_bound_by_what_the_one_before_chose(tmp_path: Path, clock: list[float]) -> None:
+    seconds = {1: 1.0, 4: 2.0, 8: 3.0}
+
+    def step() -> None:
+        clock[0] += seconds[torch.get_num_threads()]
+
+    threads = Threads(tmp_path / "threads.json", device="cpu")
+    threads.choose("features", step)
+    seconds.update({4: 0.5, 8: 0.2})
+    threads.choose("denoiser", step)
+    assert torch.get_num_threads() == 8 and json.loads((tmp_path / "threads.json").read_text()) == {"features": 1, "denoiser": 8}
+
+
 def test_what_the_user_says_is_taken_without_a_pass_and_said(tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "threads.json"
     assert chosen(path, clock, {}, asked=2) == (2, ["2 threads by --threads"])
