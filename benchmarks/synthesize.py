@@ -9,6 +9,7 @@ pass makes the same pictures again, so every text and reference is remembered by
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from ccdiff_cli.generator import generator_key, read_generator
+from ccdiff_cli.models.pipeline import ScenePipeline
 from ccdiff_cli.references import ReferenceBank
 from ccdiff_cli.synthesis.options import SynthesisOptions
 from ccdiff_cli.synthesis.plan import Plan
@@ -46,11 +48,15 @@ def main() -> None:
     parser.add_argument("--layouts", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, help="denoising steps; the generator's own unless given")
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--ask-device", action="store_true", help="let diffusers look for the device each time, as before it was kept")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: processor time, on a machine shared with others")
     options = parser.parse_args()
+    if options.ask_device:
+        ScenePipeline._in_place = lambda self: contextlib.nullcontext()  # type: ignore[method-assign]
     device = device_of(0)
 
     def now() -> float:
@@ -61,7 +67,7 @@ def main() -> None:
     generator = {**read_generator(options.checkpoint), "key": generator_key(options.checkpoint)}
     source, bank = open_layouts(options.layouts, "train"), ReferenceBank.read(options.layouts)
     threads, source_of = torch.get_num_threads(), {"source": "sampled"}
-    sampling = {"precision": options.precision, "channels_last": options.channels_last, "compile": options.compile}
+    sampling = {"steps": options.steps, "precision": options.precision, "channels_last": options.channels_last, "compile": options.compile}
     wanted = {
         "n": options.pictures,
         "batch_size": options.batch,

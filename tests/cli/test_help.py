@@ -102,6 +102,16 @@ print(json.dumps([n for n in ("torch", "scipy", "diffusers", "transformers", "ma
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
+def test_a_worker_imports_of_the_large_libraries_torch_alone() -> None:
+    """What a generator needs comes with the generator, which a stand-in does without."""
+    script = """import json, sys
+import ccdiff_cli.synthesis.worker
+heavy = ("scipy", "diffusers", "transformers", "accelerate", "matplotlib", "torchvision", "pyarrow", "typer")
+print(json.dumps([n for n in heavy if n in sys.modules]))"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
 def test_every_option_says_what_it_is() -> None:
     from ccdiff_cli.layouts import LayoutOptions
     from ccdiff_cli.options import group_of
