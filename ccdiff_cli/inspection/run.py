@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..dataset import ANNOTATIONS, MANIFEST, read_set
+from ..dataset import ANNOTATIONS, MANIFEST, is_sharded, read_set
 from ..duplicates import look_at_all
 from ..errors import CCDiffError
 from ..files import write_json, write_text
@@ -92,7 +92,8 @@ def inspect_set(
 
 def _read(source: Path, options: InspectOptions, progress: Progress | None) -> tuple[str, ClassList, list[Scene], dict[str, Any]]:
     """Kind, classes, scenes, and what the reader (or ``prepare``) left out and corrected."""
-    if options.format is None and (source / ANNOTATIONS).is_file() and (source / MANIFEST).is_file():
+    ours = (source / MANIFEST).is_file() and ((source / ANNOTATIONS).is_file() or is_sharded(source))
+    if options.format is None and ours:
         if (pattern := options.source_pattern) is not None:
             fix = "leave it out, or inspect the raw set"
             raise CCDiffError("a set of ours knows the source of each picture", where=f"--source-pattern {pattern}", fix=fix)

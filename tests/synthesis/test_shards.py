@@ -14,6 +14,7 @@ from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.files import read_json, sha256_file, write_json
+from ccdiff_cli.inspection import InspectOptions, inspect_set
 from ccdiff_cli.synthesis import accept_set, verify_set
 from ccdiff_cli.synthesis import shards as room
 from tests.synthesis.test_synthesis import ROOT, files_of, make, write_script
@@ -141,6 +142,11 @@ def test_an_export_has_a_folder_a_shard(whole, tmp_path):
     (tmp_path / "coco" / "notes.txt").write_text("mine")
     with pytest.raises(CCDiffError, match=r"not empty \(notes.txt\)"):
         export_set(whole, tmp_path / "coco", ExportOptions(format="coco"))
+
+
+def test_inspect_looks_at_the_whole(whole, tmp_path):
+    facts = inspect_set(whole, tmp_path / "page", InspectOptions(samples=2))
+    assert sum(part["pictures"] for part in facts["per_split"].values()) == 10
 
 
 def test_torchrun_makes_the_same_shards(generator, layouts, tmp_path, whole):
