@@ -75,7 +75,7 @@ class Threads:
             taken = seconds_by_threads(step, self.most) if self.most > 1 else {1: 0.0}
             count = best(taken)
             if len(taken) > 1:
-                tried = ", ".join(f"{seconds:.2g} s with {n}" for n, seconds in taken.items())
+                tried = ", ".join(f"{seconds:.3g} s with {n}" for n, seconds in taken.items())
                 self.say(f"{stage}: {_threads(count)} (a pass takes {tried}; --threads fixes the number)")
         torch.set_num_threads(count)
         if before != count:
