@@ -60,6 +60,14 @@ def leave_current_folder() -> None:
     if not os.environ.get("COLUMNS", "80").strip("0 "):
         del os.environ["COLUMNS"]  # a terminal without width shows nothing
     shield_matplotlib()
+    hush_libraries()
+
+
+def hush_libraries() -> None:
+    """bitsandbytes (extra ``8bit``), which diffusers imports where it is there, warns of a kernel that nobody asked for."""
+    import logging
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 class _FromElsewhere:
