@@ -19,7 +19,7 @@ from PIL import Image
 from ccdiff_cli.dataset import IMAGES, read_set, write_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import atomic_write, sha256_file
-from ccdiff_cli.generator import SHIPPED, shipped_generator
+from ccdiff_cli.generator import SHIPPED, generator_folder
 from ccdiff_cli.methods import load_pipeline
 
 BATCH = 16
@@ -45,7 +45,7 @@ def decoded_set(real: Path, leave_out: Path | None, checkpoint: str, out: Path) 
     pictures = read_set(real)
     gone = {scene.source for scene in read_set(leave_out).split("train")} if leave_out is not None else set()
     scenes = [scene for scene in pictures.split("train") if scene.source not in gone]
-    pipe = load_pipeline(str(shipped_generator() if checkpoint == SHIPPED else checkpoint), torch_dtype=torch.float32)
+    pipe = load_pipeline(str(generator_folder(checkpoint)), torch_dtype=torch.float32)
     hashes: dict[str, str] = {}
     for start in range(0, len(scenes), BATCH):
         part = scenes[start : start + BATCH]

@@ -82,6 +82,12 @@ class Outcomes:
     ignored: np.ndarray
     found: np.ndarray
 
+    def cuts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The different scores, falling, and how many detections are right and wrong from each on; equal scores are cut together."""
+        last = np.flatnonzero(np.append(np.diff(self.score) != 0, True)[: len(self.score)])
+        right, wrong = np.cumsum(self.hit), np.cumsum(~(self.hit | self.ignored))
+        return self.score[last], right[last], wrong[last]
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -109,10 +115,7 @@ def evaluate(scenes: Sequence[Scene], detections: Sequence[Detections], classes:
         ValueError: another number of detections than of scenes.
         CCDiffError: an unknown class; oriented boxes asked of detections that have none.
     """
-    if len(scenes) != len(detections):
-        raise ValueError(f"{len(scenes)} scenes but detections for {len(detections)}")
-    truth, found = _truth(scenes, classes, boxes), _found(detections, boxes)
-    pairs = _overlapping(truth, found, len(classes), boxes)
+    truth, found, pairs = _paired(scenes, detections, classes, boxes)
     counts = [(truth.label == k) & ~truth.difficult for k in range(len(classes))]
     difficult = [int(((truth.label == k) & truth.difficult).sum()) for k in range(len(classes))]
     evaluated = [k for k in range(len(classes)) if counts[k].any()]
@@ -122,10 +125,8 @@ def evaluate(scenes: Sequence[Scene], detections: Sequence[Detections], classes:
         objects = np.bincount(truth.picture[counts[k] & counted], minlength=len(scenes)).astype(np.float64)
         return Matches(found.picture[chosen], hit[:, chosen], ignored[:, chosen], objects)
 
-    proper = found.area >= 0  # pycocotools, too, leaves out a detection turned inside out
-    kept = _first_of_each(found, len(classes), MAX_DETS) & proper
-    some = pairs.only(kept[pairs.found])
-    component = _components(some, len(found.label))
+    proper = found.area >= 0
+    kept, some, component = _looked_at(found, pairs, len(classes))
     everything = np.ones(len(truth.label), dtype=bool)
     hit, ignored = _counted(_match_coco(some, component, len(found.label), truth.difficult, everything), ~truth.difficult)
     matches = {classes.names[k]: matches_of(k, hit, ignored, everything, kept) for k in evaluated}
@@ -179,14 +180,10 @@ def outcomes(scenes: Sequence[Scene], detections: Sequence[Detections], classes:
 
     At most :data:`MAX_DETS` detections of a class and picture are looked at, and none that is turned inside out.
     """
-    if len(scenes) != len(detections):
-        raise ValueError(f"{len(scenes)} scenes but detections for {len(detections)}")
-    truth, found = _truth(scenes, classes, boxes), _found(detections, boxes)
-    kept = _first_of_each(found, len(classes), MAX_DETS) & (found.area >= 0)
-    pairs = _overlapping(truth, found, len(classes), boxes)
-    some = pairs.only(kept[pairs.found])
+    truth, found, pairs = _paired(scenes, detections, classes, boxes)
+    kept, some, component = _looked_at(found, pairs, len(classes))
     everything = np.ones(len(truth.label), dtype=bool)
-    taken = _match_coco(some, _components(some, len(found.label)), len(found.label), truth.difficult, everything)[0]
+    taken = _match_coco(some, component, len(found.label), truth.difficult, everything)[0]
     hit, ignored = _counted(taken, ~truth.difficult)
     first = np.concatenate([[0], np.cumsum([len(scene.instances) for scene in scenes])])[found.picture]
     place = np.where(hit, taken - first, -1)
@@ -254,6 +251,23 @@ class _Pairs:
 
     def only(self, chosen: np.ndarray) -> _Pairs:
         return _Pairs(self.found[chosen], self.truth[chosen], self.iou[chosen])
+
+
+def _paired(
+    scenes: Sequence[Scene], detections: Sequence[Detections], classes: ClassList, boxes: Boxes
+) -> tuple[_Labelled, _Labelled, _Pairs]:
+    """Objects, detections, and which of them overlap."""
+    if len(scenes) != len(detections):
+        raise ValueError(f"{len(scenes)} scenes but detections for {len(detections)}")
+    truth, found = _truth(scenes, classes, boxes), _found(detections, boxes)
+    return truth, found, _overlapping(truth, found, len(classes), boxes)
+
+
+def _looked_at(found: _Labelled, pairs: _Pairs, classes: int) -> tuple[np.ndarray, _Pairs, np.ndarray]:
+    """Which detections COCO looks at, (N,); their pairs, and the component of each pair."""
+    kept = _first_of_each(found, classes, MAX_DETS) & (found.area >= 0)  # pycocotools, too, leaves out one turned inside out
+    some = pairs.only(kept[pairs.found])
+    return kept, some, _components(some, len(found.label))
 
 
 def _truth(scenes: Sequence[Scene], classes: ClassList, boxes: Boxes) -> _Labelled:

@@ -92,11 +92,9 @@ def repair_set(
 def sure_score(detector: Detector, real: PictureSet, precision: float) -> float | None:
     """The lowest score from which on this share of the detections on real validation pictures is right (IoU 0.5); None: there is none."""
     scenes = real.split("val")
-    matched = outcomes(scenes, detector.predict(scenes), detector.classes)
-    right, wrong = np.cumsum(matched.hit), np.cumsum(~(matched.hit | matched.ignored))
-    whole = np.r_[np.diff(matched.score) != 0, True][: len(matched.score)]  # equal scores are above a threshold together
-    good = np.flatnonzero(whole & (right > 0) & (right >= precision * (right + wrong)))
-    return float(matched.score[good[-1]]) if len(good) else None
+    score, right, wrong = outcomes(scenes, detector.predict(scenes), detector.classes).cuts()
+    good = np.flatnonzero((right > 0) & (right >= precision * (right + wrong)))
+    return float(score[good[-1]]) if len(good) else None
 
 
 def repair_scene(

@@ -137,9 +137,8 @@ def best_threshold(matched: Outcomes, objects: int) -> float | None:
     """The score from which on detections have the best F1, the highest of equal ones; None where none finds an object."""
     if not matched.hit.any():
         return None
-    right, wrong = np.cumsum(matched.hit), np.cumsum(~(matched.hit | matched.ignored))
-    whole = np.r_[np.diff(matched.score) != 0, True]  # equal scores are above a threshold together
-    return float(matched.score[int(np.argmax(np.where(whole, 2 * right / (right + wrong + objects), -1.0)))])
+    score, right, wrong = matched.cuts()
+    return float(score[int(np.argmax(2 * right / (right + wrong + objects)))])
 
 
 def _folds(real: PictureSet, added: dict[str, PictureSet], config: DetectorConfig, options: MissesOptions) -> list[_Fold]:
