@@ -202,10 +202,11 @@ def read_plan(out: str | Path) -> Plan:
     jobs = tuple(Job(row["k"], scene_from_record(row["layout"]), row["references"], row["seed"], row["drawn_from"]) for row in rows)
     if not jobs or len({job.scene.file_name for job in jobs}) != len(jobs):
         raise CCDiffError("expected a picture a line, each with a name of its own", where=path, fix=fix)
+    first = first_of(header["identity"])
     for number, job in enumerate(jobs, start=1):
         where = f"{path}:{number}"
         inside(out, job.scene.file_name, where=where)
-        if not first_of(header["identity"]) <= job.drawn_from < first_of(header["identity"]) + len(jobs):
+        if not first <= job.drawn_from < first + len(jobs):
             raise CCDiffError(f"drawn_from: there is no picture {job.drawn_from}", where=where, fix=fix)
         if job.references is not None and len(job.references["instances"]) != len(job.scene.instances):
             raise CCDiffError("references: expected one an object", where=where, fix=fix)

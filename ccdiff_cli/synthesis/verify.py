@@ -90,14 +90,15 @@ def _verify_shards(root: Path) -> dict[str, Any]:
         problems, found = _problems_of_shards(root)
     except CCDiffError as error:
         return _unreadable(str(error).partition("\n")[0])
+    manifest = read_manifest(root)
     return {
         "ok": not problems,
         "problems": problems,
         "fix": f"{REPAIR}; edits of a shard are taken as its own by ccdiff verify --accept {root}" if problems else "",
-        "kind": read_manifest(root)["kind"],
+        "kind": manifest["kind"],
         "pictures": sum(one["pictures"] for one in found),
         "objects": sum(one["objects"] for one in found),
-        "content": read_manifest(root)["content"],
+        "content": manifest["content"],
     }
 
 
