@@ -44,7 +44,7 @@ from .errors import CCDiffError, EditedSet
 from .files import content_key, inside, parse_json, read_bytes, write_json
 from .geometry import area_inside, corners_inside
 from .scene import ClassList, Instance, Scene
-from .stored import Bit, Caption, ClassName, Coordinate, Count, Digest, FileName, Flag, Free, Pixels, Stored, Text, checked, read_as
+from .stored import Bit, Caption, ClassName, Coordinate, Count, Digest, FileName, Flag, Free, Pixels, Seed, Stored, Text, checked, read_as
 from .unchanged import hashes_of, listed, remember
 
 SPLITS = ("train", "val", "test")
@@ -76,6 +76,24 @@ class Manifest(Stored):
     left_out: dict[str, Count] | None = None
     shards: list[Shard] = Field(default_factory=list)
     made_in_smaller_batches: dict[str, Count] = Field(default_factory=dict)
+    colours: Colours | None = None
+
+
+class Redrawn(TypedDict):
+    """Of a synthetic picture that was drawn again, how often, by which seed, and whether it is colour-infrared all the same."""
+
+    seed: Seed
+    redrawn: Count
+    infrared: NotRequired[Flag]
+
+
+class Colours(Stored):
+    """Synthetic pictures that were drawn again because they came out colour-infrared and nobody had asked for it."""
+
+    redrawn: Count
+    infrared: Count
+    """Those that are so all the same."""
+    pictures: dict[FileName, Redrawn] = Field(default_factory=dict)
 
 
 class Shard(Stored):

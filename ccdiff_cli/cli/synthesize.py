@@ -85,6 +85,9 @@ def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bo
             ),
             f"kept: {kept}",
         ]
+    if again := made.get("colours", {}).get("redrawn"):
+        still = made["colours"]["infrared"]
+        shown.append(f"colours: {again} pictures came out colour-infrared and were drawn again, {still} are so all the same")
     if dry_run:
         per_class = ", ".join(f"{name} {count}" for name, count in made["per_class"].items())
         return [*shown, f"objects: {per_class}", "nothing was written (--dry-run)"]

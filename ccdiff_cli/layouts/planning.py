@@ -15,6 +15,7 @@ from ..dataset import PictureSet
 from ..errors import CCDiffError
 from ..geometry import clip, clip_hbb, corners_inside, hbb_corners, polygon
 from ..prepare.captions import caption_of
+from ..prepare.spectra import usual_spectrum
 from ..quantities import GSD, METADATA, quantities_of
 from ..scene import Instance, Scene
 from .augment import augmented_layouts, mixed_layouts
@@ -91,7 +92,7 @@ def plan_layouts(
     """Layouts ``start`` to ``start + n - 1``, named ``00000000.png``, ``00000001.png``, ...
 
     The pictures of the split are gone through in a random order, a new one each time round, so none is used twice before all were
-    used once.
+    used once.  All layouts are of the spectrum (see ``prepare.spectra``) of most of these pictures: others are drawn where a caption asks.
 
     Args:
         options: source, balance and split.
@@ -110,6 +111,7 @@ def plan_layouts(
     pool = layouts_of_set(pictures, options.split)
     order = _order(pool, seed, options, pictures)
     make = SOURCES[source](pool, writer, progress)
+    spectrum = usual_spectrum(pictures.split(options.split))
     planned = []
     block = TOGETHER.get(source, 1)
     first, last = start - start % block, start + n + -(start + n) % block
@@ -121,7 +123,7 @@ def plan_layouts(
             if not start <= k < start + n:
                 continue
             changes = layout.provenance.get("layout", {})
-            said = _said(layout)
+            said = _said(layout) | ({"spectrum": spectrum} if spectrum else {})
             if GSD in said:  # of a layout that was scaled as a whole, pixels are smaller or larger on the ground
                 said[GSD] /= changes.get("scale", 1.0)
             layout = layout.replace(provenance={**said, "layout": {"source": source, "picture": original.file_name, **changes}})

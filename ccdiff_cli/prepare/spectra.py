@@ -9,10 +9,13 @@ NOTE: the limits were read off NWPU VHR-10, whose infrared pictures they tell ap
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+
+from ..scene import Scene
 
 COLOUR_INFRARED = "colour-infrared"
 PANCHROMATIC = "panchromatic"
@@ -48,3 +51,14 @@ def spectrum_of(counts: Sequence[int] | np.ndarray) -> str:
         return PANCHROMATIC
     in_red = (infrared_red >= 0.01 * total and cyan >= 0.05 * total) or infrared_red >= 0.3 * total
     return COLOUR_INFRARED if in_red or infrared_green >= 0.02 * total else ""
+
+
+def usual_spectrum(scenes: Sequence[Scene]) -> str:
+    """What more than half of the pictures are by their ``provenance["spectrum"]``; "" where that is natural colour, or nothing."""
+    [(name, count)] = Counter(str(scene.provenance.get("spectrum", "")) for scene in scenes).most_common(1) or [("", 0)]
+    return name if 2 * count > len(scenes) else ""
+
+
+def asks_for_infrared(scene: Scene) -> bool:
+    """Whether a picture of this scene is to be colour-infrared: its provenance or its caption says so."""
+    return scene.provenance.get("spectrum") == COLOUR_INFRARED or "infrared" in scene.caption.casefold()

@@ -61,6 +61,7 @@ def card(scenes: Sequence[Scene], plan: Plan, details: Mapping[str, Any]) -> str
         + "; the labels are the layouts that the pictures were drawn from.",
         f"* Looks: {'no reference pictures' if identity['references'] is None else 'reference crops and backgrounds of the same set'}.",
         f"* Filter: {_filter(details)}",
+        *_colours(details),
         f"* Plan `{plan.key}`, seed {options['seed']}; `plan.jsonl` holds layout, caption, references and seed of every picture.",
     ]
     limits = [
@@ -91,6 +92,13 @@ def card(scenes: Sequence[Scene], plan: Plan, details: Mapping[str, Any]) -> str
         f"The generator learned from a labelled set{named}, and its pictures take their looks from that set's crops: the terms of that set "
         "hold for this one too. Check them before you pass it on.\n\n## Limits\n\n" + "\n".join(limits) + "\n"
     )
+
+
+def _colours(details: Mapping[str, Any]) -> list[str]:
+    if not (found := details.get("colours")):
+        return []
+    redrawn, still = found["redrawn"], found["infrared"]
+    return [f"* Colours: {redrawn:,} pictures came out colour-infrared and were drawn again; {still:,} are so all the same."]
 
 
 def _filter(details: Mapping[str, Any]) -> str:

@@ -28,6 +28,8 @@ from .plan import Job, Plan
 from .records import RECORDS, VERDICTS, known_pictures, read_record
 from .verify import CARD, CONTACT_SHEET
 
+REDRAWN = ("seed", "redrawn", "infrared")
+"""What the manifest says of a picture that was drawn again for its colours."""
 SHEET_PICTURES = 40
 SHEET_COLUMNS = 8
 SHEET_CELL = 192
@@ -78,6 +80,9 @@ def finish(out: Path, plan: Plan, generator: Mapping[str, Any], machine: Mapping
     }
     if smaller := _smaller_batches(out, plan):
         details["made_in_smaller_batches"] = smaller
+    if "redraws" in plan.options:
+        again = {entry["file_name"]: {key: entry[key] for key in REDRAWN if key in entry} for entry in ordered if "redrawn" in entry}
+        details["colours"] = {"redrawn": len(again), "infrared": sum("infrared" in said for said in again.values()), "pictures": again}
     if rules is not None:
         write_text(out / VERDICTS, "".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n" for entry in ordered))
         details["filter"] = {

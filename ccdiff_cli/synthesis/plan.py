@@ -50,6 +50,7 @@ class _Options(Stored):
     format: Literal["png", "jpeg", "webp"]
     shuffle_layouts: Flag = False
     filter: Filter | None = None
+    redraws: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
 
 
 class Filter(Stored):

@@ -17,6 +17,7 @@ from ..layouts import LayoutOptions, Writer, layouts_of_set, plan_layouts
 from ..layouts.misses import misses_key
 from ..methods import Places
 from ..options import checked_options
+from ..prepare.spectra import COLOUR_INFRARED
 from ..references import WORDS, ReferenceBank
 from .options import SynthesisOptions
 from .plan import FORMAT, Job, Plan, first_of, lines_of, references_of
@@ -30,6 +31,8 @@ BYTES_OF_JOB, BYTES_OF_OBJECT = 14_000, 1_000
 BYTES_OF_PIXEL = {"png": 1.9, "jpeg": 0.8, "webp": 1.4}
 """Of generated pictures on disk."""
 EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+REDRAWS = 4
+"""How often a picture is drawn again that comes out colour-infrared and should not."""
 NOISE, CHOICE = 3, 4
 """What a random stream is for; see ``layouts.ORDER``."""
 
@@ -82,6 +85,7 @@ def identity_of(
     drawn_by: dict[str, Any] = {"llm": writer.identity()} if chosen.source == "llm" and writer is not None else {}
     if chosen.misses is not None:
         drawn_by["misses"] = misses_key(chosen.misses, layouts, chosen.split)
+    mixed = any(scene.provenance.get("spectrum") == COLOUR_INFRARED for scene in layouts.split(chosen.split))
     index = getattr(bank.similarity, "key", None) if bank is not None else None
     found_by = {} if options.retrieval == WORDS else {"retrieval": options.retrieval, "index": index}
     return {
@@ -105,6 +109,7 @@ def identity_of(
             "val_share": options.val_share,
             "shuffle_layouts": options.shuffle_layouts,
             "filter": dict(rules) if rules is not None else None,
+            **({"redraws": REDRAWS} if mixed else {}),  # of other sets nobody learns to draw infrared
         },
     }
 

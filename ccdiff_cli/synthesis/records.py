@@ -38,6 +38,8 @@ class _Entry(TypedDict):
     passed: NotRequired[list[Flag]]
     accepted: NotRequired[Flag]
     dropped: NotRequired[Flag]
+    redrawn: NotRequired[Count]
+    infrared: NotRequired[Flag]
 
 
 class _Record(TypedDict):
@@ -83,7 +85,8 @@ def known_pictures(out: Path, plan: Plan) -> dict[str, dict[str, Any]]:
         with contextlib.suppress(CCDiffError):
             manifest = read_manifest(out)
             if manifest.get("plan") == plan.key and plan.options["filter"] is None:
-                found.update({name: {"file_name": name, "sha256": digest} for name, digest in manifest["pictures"].items()})
+                other = (manifest.get("colours") or {}).get("pictures", {})
+                found.update({k: {"file_name": k, "sha256": digest, **other.get(k, {})} for k, digest in manifest["pictures"].items()})
             elif manifest.get("plan") == plan.key and sha256_file(out / VERDICTS) == (manifest.get("filter") or {}).get("verdicts"):
                 jobs = {job.scene.file_name: job for job in plan.jobs}
                 entries = [e for e in read_verdicts(out) if e["file_name"] in jobs]

@@ -74,8 +74,8 @@ def synthesize(
 
     Returns:
         A summary: ``out``, ``pictures``, ``objects``, ``per_class``, ``objects_per_picture``, ``layouts``, ``references``, ``made``,
-        ``kept``, ``seconds`` (of making pictures), ``pictures_per_second``, ``workers`` (pictures and memory of each) and ``content`` (the
-        key of the finished set).
+        ``kept``, ``seconds`` (of making pictures), ``pictures_per_second``, ``workers`` (pictures and memory of each), ``content`` (the key
+        of the finished set); ``filter`` and ``colours`` where they were looked at.
 
     Raises:
         CCDiffError: the generator, the layouts or the options are wrong or do not fit together; the folder belongs to another run, or
@@ -126,7 +126,7 @@ def _make_in_shards(
         wait_for_shards(out, identity, options, stop)
         manifest = finish_shards(out, identity, options)
         counts = {name: manifest["counts"][name] for name in ("pictures", "objects", "per_class")}
-        return {**said, **counts, "shards": len(manifest["shards"]), "content": manifest["content"]}
+        return {**said, **counts, **_colours(manifest), "shards": len(manifest["shards"]), "content": manifest["content"]}
 
 
 def _make_set(
@@ -165,7 +165,7 @@ def _make_set(
             finish(out, plan, task.generator, machine, progress)
         manifest = read_manifest(out)
         filtered = {"filter": manifest["filter"]["result"]} if plan.options["filter"] is not None else {}
-        return {**done, **filtered, "content": manifest["content"]}
+        return {**done, **filtered, **_colours(manifest), "content": manifest["content"]}
 
 
 # ---- what is decided before anything is planned ----
@@ -342,6 +342,11 @@ def _account(plan: Plan, mine: list[int], kept: int, seconds: float, report: Cou
         "pictures_per_second": round(made / seconds, 3) if made and seconds > 0 else None,
         "workers": report.summary(),
     }
+
+
+def _colours(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    found = manifest.get("colours")
+    return {"colours": {key: found[key] for key in ("redrawn", "infrared")}} if found else {}
 
 
 def _summary(out: Path, plan: Plan) -> dict[str, Any]:

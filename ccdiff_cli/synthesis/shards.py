@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,19 @@ from .workers import Progress
 
 MakeShard = Callable[[Path, Mapping[str, Any], "Progress | None"], dict[str, Any]]
 """Makes, or finishes, the set of an identity in a folder; what it returns is that of ``run.synthesize``."""
-OWN_KEYS = ("counts", "content", "plan", "shard", "pictures", "labels", "edits", "filter", "made_in_smaller_batches", "skipped_layouts")
+OWN_KEYS = (
+    "counts",
+    "content",
+    "plan",
+    "shard",
+    "pictures",
+    "labels",
+    "edits",
+    "filter",
+    "made_in_smaller_batches",
+    "colours",
+    "skipped_layouts",
+)
 """Of a shard's manifest: what does not hold for all."""
 
 
@@ -138,10 +151,12 @@ def wait_for_shards(out: Path, identity: Mapping[str, Any], options: SynthesisOp
 def finish_shards(out: Path, identity: Mapping[str, Any], options: SynthesisOptions) -> dict[str, Any]:
     """Write the manifest of a set whose shards are all made; returns it."""
     shards, counts, details = [], [], {}
+    colours: Counter[str] = Counter()
     for s, _ in enumerate(options.shards()):
         manifest = read_manifest(folder_of(out, s))
         shards.append({"name": f"{s:05d}", "content": manifest["content"]})
         counts.append(manifest["counts"])
+        colours.update({key: count for key, count in (manifest.get("colours") or {}).items() if key != "pictures"})
         if s == 0:
             details = {key: value for key, value in manifest.items() if key not in OWN_KEYS}
     made = {
@@ -152,6 +167,7 @@ def finish_shards(out: Path, identity: Mapping[str, Any], options: SynthesisOpti
         "options": identity["options"],
         "shards": shards,
         "pictures": {},
+        **({"colours": dict(colours)} if colours else {}),
     }
     if hasattr(os, "sync"):
         os.sync()

@@ -7,6 +7,8 @@ Notable here:
 * What is guaranteed: the same plan gives the same bytes on the same kind of device and the same versions.  Another batch size gives the
   same pictures up to rounding (one grey level now and then), for batched matrix products add up in another order; so does a device
   that runs out of memory, where a block is made in halves.  The records say so, and the manifest does.
+* Where some pictures of the set are colour-infrared and most are not, a generator now and then draws one that nobody asked for: its colours
+  tell, and it is drawn again.
 * ``run`` is one of several processes of one ``synthesize``: it reads block numbers from standard
   input, one a line, and answers on standard output, one JSON object a line.  It leaves at once when its standard input closes, so no
   worker outlives the process that started it, however that one ended.
@@ -41,6 +43,7 @@ from ..dataset import IMAGES, read_set
 from ..errors import CCDiffError, EditedSet, said_by
 from ..failures import as_ccdiff_error, short_of_memory
 from ..files import write_bytes, write_json
+from ..prepare.spectra import COLOUR_INFRARED, asks_for_infrared, colour_counts, spectrum_of
 from ..references import Reference, ReferenceBank, SceneReferences
 from .filtering import Judge
 from .plan import Job, Plan, read_plan, references_of
@@ -49,6 +52,8 @@ from .records import record_path
 PIPELINE = "ccdiff_cli.synthesis.worker:load_pipeline"
 SAVED: dict[str, dict[str, Any]] = {"png": {}, "jpeg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}
 """Picture format -> how Pillow saves it; only "jpeg" loses anything."""
+COLOURS = 1_000_000
+"""Attempts from here on are those for other colours; a filter's are fewer."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -135,8 +140,11 @@ class Maker:
         """
         jobs = self.plan.block(b)
         if self.judge is None:
-            files = self._files(jobs, [job.seed for job in jobs])
-            return [({"file_name": j.scene.file_name, "sha256": _sha256(data)}, data) for j, data in zip(jobs, files, strict=True)]
+            drawn = self._in_colour(jobs, [job.seed for job in jobs])
+            return [
+                ({"file_name": job.scene.file_name, "sha256": _sha256(data), **colours}, data)
+                for job, (data, colours) in zip(jobs, drawn, strict=True)
+            ]
         return self._judged(jobs, self.judge)
 
     def _judged(self, jobs: Sequence[Job], judge: Judge) -> list[tuple[dict[str, Any], bytes | None]]:
@@ -145,14 +153,16 @@ class Maker:
         todo = list(jobs)
         for attempt in range(rules["retries"] + 1):
             seeds = [job.seed if attempt == 0 else next_seed(job.seed, attempt) for job in todo]
-            files = self._files(todo, seeds)
-            for job, seed, data, scores in zip(todo, seeds, files, judge.look([j.scene for j in todo], files), strict=True):
+            drawn = self._in_colour(todo, seeds)
+            looked = judge.look([j.scene for j in todo], [data for data, _ in drawn])
+            for job, seed, (data, colours), scores in zip(todo, seeds, drawn, looked, strict=True):
                 passed = judge.passed(job.scene, scores)
                 entry: dict[str, Any] = {
                     "file_name": job.scene.file_name,
                     "sha256": _sha256(data),
                     "attempt": attempt,
                     "seed": seed,
+                    **colours,
                     "scores": scores,
                     "passed": passed,
                     "accepted": judge.accepts(job.scene, scores),
@@ -168,6 +178,24 @@ class Maker:
             gone = not entry["accepted"] and (rules["mode"] == "pictures" or not any(entry["passed"]))
             made.append(({**entry, "sha256": None, "dropped": True}, None) if gone else (entry, data))
         return made
+
+    def _in_colour(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[tuple[bytes, dict[str, Any]]]:
+        """The files of pictures, and what their records say of colours: of one that was drawn again how often, by which seed, and whether
+        it is colour-infrared all the same."""
+        files = self._files(jobs, seeds)
+        told: list[dict[str, Any]] = [{} for _ in jobs]
+        redraws = self.plan.options.get("redraws", 0)
+        wrong = [i for i, job in enumerate(jobs) if redraws and not asks_for_infrared(self._source(job).scene) and _is_infrared(files[i])]
+        for again in range(1, redraws + 1):
+            if not wrong:
+                break
+            other = [next_seed(seeds[i], COLOURS + again) for i in wrong]
+            for i, seed, data in zip(wrong, other, self._files([jobs[i] for i in wrong], other), strict=True):
+                files[i], told[i] = data, {"seed": seed, "redrawn": again}
+            wrong = [i for i in wrong if _is_infrared(files[i])]
+        for i in wrong:
+            told[i]["infrared"] = True
+        return list(zip(files, told, strict=True))
 
     def _files(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[bytes]:
         """The files of pictures drawn in one batch, or in as many as the device's memory asks for."""
@@ -200,7 +228,7 @@ class Maker:
         return files
 
     def _draw(self, jobs: Sequence[Job], seeds: Sequence[int]) -> np.ndarray:
-        options, sources = self.plan.options, [self.plan.jobs[job.drawn_from - self.plan.first] for job in jobs]
+        options, sources = self.plan.options, [self._source(job) for job in jobs]
         return self.pipe(
             scenes=[source.scene for source in sources],
             references=[_references_of(source, self.references) for source in sources],
@@ -210,6 +238,10 @@ class Maker:
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type="np",
         ).images
+
+    def _source(self, job: Job) -> Job:
+        """Whose layout the picture is drawn from: its own, but in a floor."""
+        return self.plan.jobs[job.drawn_from - self.plan.first]
 
 
 def next_seed(seed: int, attempt: int) -> int:
@@ -233,6 +265,11 @@ def save_block(out: Path, b: int, plan: Plan, made: Sequence[tuple[dict[str, Any
         shutil.rmtree(record_path(out, b))
     smaller = {"made_in_batches_of": most} if most < plan.options["batch_size"] else {}
     write_json(record_path(out, b), {"plan": plan.key, **smaller, "pictures": [entry for entry, _ in made]})
+
+
+def _is_infrared(file: bytes) -> bool:
+    with Image.open(io.BytesIO(file)) as image:
+        return spectrum_of(colour_counts(image)) == COLOUR_INFRARED
 
 
 def _sha256(data: bytes) -> str:

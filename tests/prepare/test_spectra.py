@@ -56,17 +56,22 @@ def test_the_caption_names_it() -> None:
     assert caption_of(scene, "short", place="a harbor").startswith("This is a colour-infrared aerial image of a harbor.")
 
 
-def test_prepare_notes_it_and_layouts_forget_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("infrared", [1, 4])
+def test_prepare_notes_it_and_layouts_are_of_what_most_pictures_are(tmp_path: Path, infrared: int) -> None:
     from ccdiff_cli.layouts import plan_layouts
 
     boxes = {f"{k:03d}": [("ship", (8, 8, 40, 30))] for k in range(1, 5)}
     raw = vhr10(tmp_path / "raw", boxes, splits={"train": ["001", "002"], "val": ["003"], "test": ["004"]})
-    for path in sorted(raw.rglob("*.jpg")):
+    for path in sorted(raw.rglob("*.jpg"))[:infrared]:
         with Image.open(path) as image:
             size = image.size
         picture((INFRARED_IN_GREEN, 0.4), (ROAD, 0.6), side=max(size)).resize(size, Image.Resampling.NEAREST).save(path, quality=95)
     made = prepare_dataset(raw, tmp_path / "set", PrepareOptions(size=64))
-    assert made.scenes and all(s.provenance["spectrum"] == "colour-infrared" and "colour-infrared" in s.caption for s in made.scenes)
-    assert made.manifest["notes"]["pictures that are colour-infrared"] == len({s.source for s in made.scenes})
-    planned = plan_layouts(made, 4, seed=0, caption_style="plain")
-    assert not any("infrared" in layout.caption or "spectrum" in layout.provenance for layout in planned)
+    known = [s.provenance.get("spectrum") == "colour-infrared" for s in made.scenes]
+    assert known == ["colour-infrared" in s.caption for s in made.scenes]
+    assert len({s.source for s, true in zip(made.scenes, known, strict=True) if true}) == infrared
+    assert made.manifest["notes"]["pictures that are colour-infrared"] == infrared
+    for style in ("plain", "short"):
+        planned = plan_layouts(made, 4, seed=0, caption_style=style)
+        asked = [("infrared" in layout.caption, layout.provenance.get("spectrum") == "colour-infrared") for layout in planned]
+        assert asked == [(infrared == 4, infrared == 4)] * 4
