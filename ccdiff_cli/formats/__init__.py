@@ -20,7 +20,7 @@ from .hrsc import is_hrsc, read_hrsc
 from .huggingface import is_huggingface, read_huggingface
 from .labelme import is_labelme, read_labelme
 from .metadata import is_metadata, read_metadata
-from .raw import Faults, RawSet, child, count_litter, files_below, listed, some
+from .raw import SPLIT_WORDS, Faults, RawSet, child, count_litter, files_below, listed, some
 from .rsvg import is_rsvg, read_rsvg
 from .sodaa import is_sodaa, read_sodaa
 from .sources import name_sources
@@ -74,6 +74,10 @@ RECOGNISE: dict[str, Callable[[Path], bool]] = {
 """Asked in this order; a folder may hold the labels of several formats, and those that say most come first."""
 
 
+_OF_SHARES = ("yolo", "yolo-obb", "metadata")
+"""Formats that give boxes as shares; those of a picture that does not open stay shares."""
+
+
 def detect_format(root: Path) -> str:
     """The format of a folder.
 
@@ -103,7 +107,7 @@ def detect_format(root: Path) -> str:
 
 def _nearly(root: Path) -> list[str]:
     """Formats whose files are there, although none is as it should be: their readers say what is wrong."""
-    inner = [p for name in ("annotations", "labels", "train", "valid", "val", "test", "images") for p in (child(root, name),) if p.is_dir()]
+    inner = [p for name in ("annotations", "labels", "images", *SPLIT_WORDS) for p in (child(root, name),) if p.is_dir()]
     if any(
         p.name.lower().startswith(("labeltxt", "annfiles")) for base in (root, *inner) for p in (base.iterdir() if base.is_dir() else ())
     ):
@@ -163,6 +167,7 @@ def read_raw(
         faults.check()  # where most is broken, that is the cause
         raise
     _leave_out_odd_names(raw, faults)
+    _leave_out_shares(raw, faults)
     _untangle(raw)
     faults.check()
     report(READING, 1, 1)
@@ -202,6 +207,25 @@ def _leave_out_odd_names(raw: RawSet, faults: Faults) -> None:
                     "the file name is not Unicode text",
                     where=visible(str(scene.path or scene.file_name)),
                     fix="rename it, for example by convmv -r -f latin1 -t utf8 --notest FOLDER",
+                )
+            raw.scenes.append(scene)
+
+
+def _leave_out_shares(raw: RawSet, faults: Faults) -> None:
+    """Pictures all of whose boxes lie in their first pixel, in a format that counts pixels: they are shares of its size."""
+    if raw.format in _OF_SHARES:
+        return
+    scenes, raw.scenes = raw.scenes, []
+    for scene in scenes:
+        with faults.leaving_out("pictures with objects"):
+            values = [v for i in scene.instances for v in i.hbb]
+            if values and min(values) >= -1 and max(values) <= 2 and any(v != int(v) for v in values):
+                faults.counts["objects of pictures whose boxes are shares of its size"] += len(scene.instances)
+                first = ", ".join(f"{v:g}" for v in scene.instances[0].hbb)
+                raise CCDiffError(
+                    f"the boxes are shares of the picture's size (0 to 1), where {raw.format} counts pixels (the first: {first})",
+                    where=str(scene.path or scene.file_name),
+                    fix="multiply them by the picture's width and height, or give the set as yolo, which has shares",
                 )
             raw.scenes.append(scene)
 

@@ -404,10 +404,10 @@ def _instance(annotation: Mapping[str, Any], category: str, image: Mapping[str, 
     else:
         raw.skipped["annotations without a box or a mask"] += 1
         return None
-    crowd, difficult = (flag(annotation.get(key), where=where, what=key) for key in ("iscrowd", "difficult"))
-    difficult |= crowd
-    if crowd:
-        raw.notes["groups (iscrowd) kept as difficult"] += 1
+    crowd, ignored, difficult = (flag(annotation.get(key), where=where, what=key) for key in ("iscrowd", "ignore", "difficult"))
+    difficult |= crowd or ignored
+    raw.notes["groups (iscrowd) kept as difficult"] += crowd
+    raw.notes["objects with the flag ignore kept as difficult"] += ignored and not crowd
     extra = _object_of(annotation, "extra", where=where)
     if turned := _rotation(annotation, corners, outlines, hbb, where=where):
         raw.changes["boxes turned by their attribute rotation"] += 1
@@ -423,8 +423,9 @@ def _rotation(
     annotation: Mapping[str, Any], corners: Sequence[float] | None, outlines: Sequence[Sequence[float]], hbb: HBB, *, where: str
 ) -> Corners | None:
     """The box as CVAT means it where it writes it before its turn; None where it is not turned, or the segmentation shows the turn."""
-    attributes = annotation.get("attributes")
-    said = attributes.get("rotation") if isinstance(attributes, Mapping) else annotation.get("rotation")
+    said = annotation.get("rotation")
+    if isinstance(attributes := annotation.get("attributes"), Mapping):
+        said = next((value for key, value in attributes.items() if str(key).strip().lower() == "rotation"), said)
     if said in (None, "", 0) or (outlines and corners is None):
         return None
     angle = number(said, where=where, what="rotation")

@@ -25,6 +25,7 @@ from ..pictures import SUFFIXES
 from ..scene import ClassList, Instance, Scene
 from .classes import CLASS_LISTS, ClassMap, clean_name, over, plain_name
 from .raw import (
+    SPLIT_WORDS,
     Faults,
     RawSet,
     child,
@@ -43,7 +44,6 @@ PICTURES = "images"
 CLASSES = "classes.txt"
 VERSIONS = {"1.0": "dota10", "1.5": "dota15", "2.0": "dota20"}
 """Version -> key of ``CLASS_LISTS``, each list the beginning of the next."""
-_SPLIT_FOLDERS = {"train": "train", "trainval": "train", "val": "val", "valid": "val", "test": "test"}
 _HEADER = re.compile(r"([A-Za-z][A-Za-z _]*):(.*)")
 _VERSION = re.compile(r"v(1\.0|1\.5|2\.0)(?!\d)", re.IGNORECASE)
 _FLAG = re.compile(r"[0-9]{1,3}|true|false|yes|no", re.IGNORECASE)
@@ -118,7 +118,7 @@ def tile_source(stem: str) -> str:
 
 def _bases(root: Path) -> list[tuple[Path, str]]:
     """The folders that may hold ``images/`` and labels, with their split."""
-    return [(root, ""), *((path, split) for name, split in _SPLIT_FOLDERS.items() if (path := child(root, name)).is_dir())]
+    return [(root, ""), *((path, split) for name, split in SPLIT_WORDS.items() if (path := child(root, name)).is_dir())]
 
 
 def _label_folders(base: Path) -> list[Path]:

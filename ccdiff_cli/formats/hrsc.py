@@ -22,7 +22,7 @@ from ..errors import CCDiffError
 from ..geometry import le90_to_corners
 from ..scene import Instance, Scene
 from .classes import HRSC_TREE, ClassMap, over
-from .raw import Faults, RawSet, child, find_pictures, flag, listed, missing_picture, number, read_split_lists
+from .raw import SPLIT_WORDS, Faults, RawSet, child, find_pictures, flag, listed, missing_picture, number, read_split_lists
 from .voc import begins_with_tag, parse_xml, unannotated
 
 ANNOTATIONS = "Annotations"
@@ -90,7 +90,7 @@ def _bases(root: Path) -> list[tuple[Path, str]]:
     for base in (child(root, "FullDataSet"), root):
         if child(base, ANNOTATIONS).is_dir():
             return [(base, "")]
-    folders = [(child(root, name), split) for name, split in (("Train", "train"), ("Test", "test"))]
+    folders = [(child(root, name), split) for name, split in SPLIT_WORDS.items()]
     return [(base, split) for base, split in folders if child(base, ANNOTATIONS).is_dir()]
 
 

@@ -23,13 +23,12 @@ from ..pictures import UnreadablePicture, labelled_size
 from ..scene import ClassList, Instance, Scene
 from .classes import ClassMap, clean_name, over, read_class_file
 from .dota import tile_source
-from .raw import Faults, RawSet, missing_picture, number, parse_json, read_head, read_text
+from .raw import SPLIT_WORDS, Faults, RawSet, child, missing_picture, number, parse_json, read_head, read_text
 
 METADATA = "metadata.jsonl"
 CLASSES = "classes.txt"
 REACH = (-1.0, 2.0)
 """Shares beyond this are pixels, or nonsense."""
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def is_metadata(root: Path) -> bool:
@@ -76,10 +75,10 @@ def read_metadata(root: Path, classes: ClassMap | None = None, faults: Faults | 
 def _files(root: Path) -> list[tuple[Path, str]]:
     """The metadata files with their split."""
     if is_file(root):
-        return [(root, _SPLIT_FOLDERS.get(root.resolve().parent.name, ""))] if root.suffix == ".jsonl" else []
+        return [(root, SPLIT_WORDS.get(root.resolve().parent.name.lower(), ""))] if root.suffix == ".jsonl" else []
     if is_file(root / METADATA):
-        return [(root / METADATA, _SPLIT_FOLDERS.get(root.resolve().name, ""))]
-    return [(root / name / METADATA, split) for name, split in _SPLIT_FOLDERS.items() if is_file(root / name / METADATA)]
+        return [(root / METADATA, SPLIT_WORDS.get(root.resolve().name.lower(), ""))]
+    return [(path, split) for name, split in SPLIT_WORDS.items() if is_file(path := child(root, name) / METADATA)]
 
 
 def _entries(path: Path, faults: Faults) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -98,7 +97,7 @@ def _entries(path: Path, faults: Faults) -> Iterator[tuple[str, Mapping[str, Any
 
 def _class_map(root: Path, entries: list[tuple[str, Path, str, Mapping[str, Any]]], faults: Faults) -> ClassMap:
     top = root.resolve() if root.is_dir() else root.resolve().parent
-    for folder in (top, top.parent) if top.name in _SPLIT_FOLDERS else (top,):
+    for folder in (top, top.parent) if top.name.lower() in SPLIT_WORDS else (top,):
         if is_file(folder / CLASSES):
             return read_class_file(folder / CLASSES)
     found: set[str] = set()

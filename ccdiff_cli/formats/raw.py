@@ -376,6 +376,14 @@ SPLIT_WORDS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 """Word in the name of a file, folder or subset, in lower case -> split."""
+UNION = "trainval"
+"""Those of train and val together, as VOC lists them beside the two; the training pictures where nothing else names them."""
+
+
+def split_words(there: Callable[[str], object]) -> dict[str, str]:
+    """The words of ``SPLIT_WORDS`` that something stands under -> split; ``UNION`` comes last, and does not count beside "train"."""
+    found = {word: split for word, split in SPLIT_WORDS.items() if word != UNION and there(word)}
+    return found if "train" in found.values() or not there(UNION) else {**found, UNION: SPLIT_WORDS[UNION]}
 
 
 def split_of_name(name: str) -> str:
@@ -516,10 +524,6 @@ def find_pictures(folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-SPLIT_LISTS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
-"""Name of a list -> split."""
-
-
 def read_split_lists(folder: Path, known: Iterable[str], faults: Faults | None = None) -> dict[str, str]:
     """Picture id -> split, from ``train.txt``, ``val.txt`` and ``test.txt`` of ``folder``; {} where it has none of them.
 
@@ -532,10 +536,8 @@ def read_split_lists(folder: Path, known: Iterable[str], faults: Faults | None =
     ids = set(known)
     alike = {same_name(name): name for name in sorted(ids, reverse=True)}
     split_of: dict[str, str] = {}
-    for name, split in SPLIT_LISTS.items():
+    for name, split in split_words(lambda word: child(folder, f"{word}.txt").is_file()).items():
         path = child(folder, f"{name}.txt")
-        if not path.is_file():
-            continue
         for line_number, line in enumerate(read_text(path).splitlines(), start=1):
             text = line.strip()
             if not text or is_litter(path_parts(text)[0][-1] if path_parts(text)[0] else text):
@@ -547,6 +549,8 @@ def read_split_lists(folder: Path, known: Iterable[str], faults: Faults | None =
                 if picture is None:
                     fix = "take the line out, or restore the picture and its labels"
                     raise MissingPicture(f"no picture is called {text!r:.200}", where=where, fix=fix)
+            if name == UNION and picture is not None and split_of.get(picture) == "val":
+                continue
             if picture is not None and split_of.setdefault(picture, split) != split:
                 raise CCDiffError(
                     f"{text!r} stands in two lists, {split_of[picture]} and {split}", where=where, fix="leave it in one of them"

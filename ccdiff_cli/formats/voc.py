@@ -34,6 +34,7 @@ from .classes import ClassMap, clean_name, over, read_class_file
 from .dota import tile_source
 from .raw import (
     LITTER_FOLDER,
+    SPLIT_WORDS,
     Faults,
     RawSet,
     child,
@@ -56,7 +57,6 @@ _LIKE_ANNOTATIONS = ("Annotation", "labels", "xml", "xmls", "label")
 CLASSES = "classes.txt"
 MAX_XML_BYTES = 64_000_000
 """An annotation of 100,000 objects is smaller."""
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _CORNERS = tuple(f"{axis}_{place}" for place in ("left_top", "right_top", "right_bottom", "left_bottom") for axis in "xy")
 _TURNED = ("cx", "cy", "w", "h", "angle")
@@ -93,9 +93,16 @@ def read_voc(root: Path, classes: ClassMap | None = None, faults: Faults | None 
     names = over(classes, lambda: _class_map(root, trees, faults))
     raw = RawSet("voc", names.classes, [])
     beginnings: dict[int | None, Counter[int]] = {None: Counter(), 0: Counter(), 1: Counter()}
+    pictures: dict[tuple[Path, ...], dict[str, Path]] = {}
     for part in parts:
-        for said, hbb in _read_part(part, trees, names, raw, faults, origin):
+        beside = {path.stem for path, other in files.items() if other.base == part.base}
+        if (folders := part.folders()) not in pictures:
+            pictures[folders] = find_pictures(folders)
+        for said, hbb in _read_part(part, pictures[folders], beside, trees, names, raw, faults, origin):
             beginnings[said][int(min(hbb[:2]))] += 1
+    raw.skipped["pictures without annotations"] += sum(map(len, pictures.values()))
+    others = [path for path in files_below(root, (".xml",)) if path not in files and b"<annotation" in read_head(path, 4096)]
+    raw.skipped["annotation files in other folders, not read"] += len(others)
     _say_origins(raw, beginnings, origin)
     make_names_differ(raw, root)
     raw.skipped, raw.notes, raw.changes = +raw.skipped, +raw.notes, +raw.changes
@@ -111,13 +118,12 @@ class _Part:
     pictures: tuple[Path, ...]
     split: str = ""
 
-    def found(self) -> dict[str, Path]:
-        """Stem -> picture; of a folder without any of the usual names, whatever pictures lie below it but masks."""
-        named = find_pictures(self.pictures)
-        if named:
-            return named
+    def folders(self) -> tuple[Path, ...]:
+        """Where its pictures lie; for a folder without any of the usual names, wherever below it pictures lie that are no masks."""
+        if any(listed(folder, *SUFFIXES) for folder in self.pictures):
+            return self.pictures
         folders = {p.parent for p in files_below(self.base, SUFFIXES)}
-        return find_pictures(sorted(f for f in folders if not re.search("segmentation|mask", f.name.lower())))
+        return tuple(sorted(f for f in folders if not re.search("segmentation|mask", f.name.lower())))
 
 
 def _parts(root: Path) -> list[_Part]:
@@ -135,17 +141,16 @@ def _parts(root: Path) -> list[_Part]:
 
 
 def _named_parts(base: Path) -> list[_Part]:
-    """``Annotations`` (by any of its names) whole or by split, else a folder a split."""
+    """``Annotations`` (by any of its names) and the folders in it, whose pictures lie in folders of the same name; else one a split."""
     annotations = [path for name in (ANNOTATIONS, *_LIKE_ANNOTATIONS) if (path := child(base, name)).is_dir()]
     whole = [p for p in annotations if listed(p, ".xml")]
-    if whole:
-        return [_Part(whole[0], base, (*(child(base, name) for name in PICTURES), whole[0]))]
     found = []
-    for folder in annotations:
-        for name, split in _SPLIT_FOLDERS.items():
-            if listed(inner := child(folder, name), ".xml"):
-                found.append(_Part(inner, base, (*(child(base, f"{p}/{inner.name}") for p in PICTURES), inner), split))
-    for name, split in _SPLIT_FOLDERS.items() if not found else ():
+    for folder in whole[:1] or annotations:
+        for inner in sorted({path.parent for path in files_below(folder, (".xml",))}):
+            place = inner.relative_to(folder)
+            split = next((SPLIT_WORDS[part.lower()] for part in place.parts if part.lower() in SPLIT_WORDS), "")
+            found.append(_Part(inner, base, (*(child(base, (p / place).as_posix()) for p in map(Path, PICTURES)), inner), split))
+    for name, split in SPLIT_WORDS.items() if not found else ():
         folder = child(base, name)
         beside = next((p for p in (folder, *(child(folder, a) for a in (ANNOTATIONS, *_LIKE_ANNOTATIONS))) if listed(p, ".xml")), None)
         if beside is not None:
@@ -154,12 +159,17 @@ def _named_parts(base: Path) -> list[_Part]:
 
 
 def _read_part(
-    part: _Part, trees: Mapping[Path, Element], names: ClassMap, raw: RawSet, faults: Faults, origin: int | None
-) -> list[tuple[int | None, HBB]]:
-    """Add the scenes of a part; what each box says that it counts from, and the box."""
-    found, files = part.found(), listed(part.folder, ".xml")
+    part: _Part, found: dict[str, Path], stems: Collection[str], trees: Mapping[Path, Element], names: ClassMap, raw: RawSet,
+    faults: Faults, origin: int | None,
+) -> list[tuple[int | None, HBB]]:  # fmt: skip
+    """Add the scenes of a part, whose pictures are taken out of ``found``; what each box says that it counts from, and the box.
+
+    Args:
+        found: stem -> picture.
+        stems: of all annotation files that split lists may name.
+    """
+    files = listed(part.folder, ".xml")
     boxes: list[tuple[int | None, HBB]] = []
-    stems = {path.stem for path in files}
     for path in files:
         if path not in trees:
             found.pop(path.stem, None)  # its labels are broken, which is counted already
@@ -182,9 +192,8 @@ def _read_part(
             boxes += [(said, i.hbb) for i in instances]
             width, height = declared_size(trees[path]) or (0, 0)
             raw.scenes.append(Scene(picture.name, width, height, instances, split, tile_source(picture.stem), path=str(picture)))
-    listed_alone = sorted(splits.keys() & found.keys() - stems)
+    listed_alone = sorted(splits.keys() & found.keys() - set(stems))
     raw.scenes += [unannotated(found.pop(stem), splits[stem], raw) for stem in listed_alone]
-    raw.skipped["pictures without annotations"] += len(found)
     return boxes
 
 
@@ -410,7 +419,7 @@ def _rotation(element: Element, where: str) -> float:
     """Degrees by which CVAT means the box turned, clockwise about its centre."""
     said = element.findtext("rotation")
     for attribute in element.iterfind("attributes/attribute"):
-        if (attribute.findtext("name") or "").strip() == "rotation":
+        if (attribute.findtext("name") or "").strip().lower() == "rotation":
             said = attribute.findtext("value")
     return number(said.strip(), where=where, what="rotation") % 360 if said and said.strip() else 0.0
 

@@ -34,9 +34,11 @@ from ..settings import parse_yaml
 from .classes import ClassMap, clean_name, over
 from .dota import tile_source
 from .raw import (
+    SPLIT_WORDS,
     Faults,
     PictureFinder,
     RawSet,
+    UnknownClass,
     below,
     child,
     files_below,
@@ -49,12 +51,11 @@ from .raw import (
     read_text,
     same_name,
     some,
+    split_words,
 )  # fmt: skip
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
-"""Key of ``data.yaml``, or name of a folder -> split."""
-_NOT_LABELS = ("classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt")
+_NOT_LABELS = ("classes.txt", *(f"{name}.txt" for name in SPLIT_WORDS))
 NAME_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "labels.txt")
 _LABEL_LINE = re.compile(rb"\d+(\.0*)?([ \t]+[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?){4,}")
 REACH = (-1.0, 2.0)
@@ -90,7 +91,7 @@ def _read(root: Path, classes: ClassMap | None, faults: Faults, format: str, ins
     source = _open(root)
     folder = source.folder
     spellings = _class_names(source, classes)
-    names = over(classes, lambda: ClassMap.of(ClassList(tuple(spellings))))
+    names = over(classes, lambda: ClassMap.of(ClassList(tuple(spellings.values()))))
     raw = RawSet(format, names.classes, [])
     split_of = _pictures(source, raw, faults)
     pictures = sorted(split_of)
@@ -105,7 +106,12 @@ def _read(root: Path, classes: ClassMap | None, faults: Faults, format: str, ins
         among = some(sorted({p.relative_to(folder).as_posix() for p in where_labels.values()}), 3)
         raise CCDiffError(f"none of the {len(pictures)} pictures has a label file in {among}/", where=folder, fix="put NAME.txt there")
 
+    points = _keypoint_fields(source)
+
     def read_line(size: tuple[int, int], fields: list[str], where: str) -> Instance:
+        if points and len(fields) == 5 + points:
+            raw.notes["keypoints of boxes, passed over"] += 1
+            fields = fields[:5]
         return instance_of(_line(fields, spellings, names, size, where), raw)
 
     for picture, file_name in zip(pictures, _file_names(folder, pictures), strict=True):
@@ -125,7 +131,7 @@ def _read(root: Path, classes: ClassMap | None, faults: Faults, format: str, ins
                 raw.notes["pictures without a label file, taken as without objects"] += 1
             split = lists.get(picture.stem, split_of[picture])
             raw.scenes.append(Scene(file_name, width, height, tuple(instances), split, _source(file_name), path=str(picture)))
-    _lonely_labels(folder, set(labels.values()), set(where_labels.values()), raw, faults)
+    _unused(folder, labels, set(where_labels.values()), raw, faults)
     return raw
 
 
@@ -161,18 +167,17 @@ def _label_files(pictures: Iterable[Path], where_labels: Mapping[Path, Path]) ->
     return found
 
 
-def _lonely_labels(folder: Path, used: set[Path], label_folders: set[Path], raw: RawSet, faults: Faults) -> None:
-    """Count the label files that no picture of the set has."""
+def _unused(folder: Path, labels: Mapping[Path, Path], label_folders: set[Path], raw: RawSet, faults: Faults) -> None:
+    """Count the pictures below the folder that are in no split, and the label files that no picture has.
+
+    Args:
+        labels: of the pictures of the set.
+    """
+    others = [p for p in files_below(folder, SUFFIXES) if p not in labels and p.is_file()]
+    raw.skipped["pictures in no split list"] += len(others)
     present = {p for label_folder in label_folders for p in listed(label_folder, ".txt") if p.name not in _NOT_LABELS}
-    lonely = sorted(p for p in present - used if _looks_like_labels(read_head(p, 2000)))
-    if not lonely:
-        return
-    pictures = files_below(folder, SUFFIXES)
-    unlisted = set(_label_files(pictures, _label_folders(folder, pictures)).values())
-    for path in lonely:
-        if path in unlisted:
-            raw.skipped["pictures in no split list"] += 1
-            continue
+    unknown = present - set(labels.values()) - set(_label_files(others, _label_folders(folder, others)).values())
+    for path in sorted(p for p in unknown if _looks_like_labels(read_head(p, 2000))):
         with faults.leaving_out("label files"):
             raise missing_picture(path.stem, where=path)
 
@@ -221,17 +226,17 @@ def _darknet(text: str) -> dict[str, Any]:
     """What darknet's ``obj.data`` says, under the keys of a ``data.yaml``; ``names`` is a file's name there."""
     pairs = [line.partition("=") for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#")]
     keys: dict[str, Any] = {key.strip(): value.strip() for key, _, value in pairs}
-    return {key: keys[key] for key in SPLIT_KEYS if keys.get(key)} | {"name_file": keys.get("names", "")}
+    return {key: keys[key] for key in SPLIT_WORDS if keys.get(key)} | {"name_file": keys.get("names", "")}
 
 
-def _class_names(source: _Source, classes: ClassMap | None) -> list[str]:
-    """The name of every class number, as the source spells it."""
+def _class_names(source: _Source, classes: ClassMap | None) -> dict[int, str]:
+    """Class number -> name, as the source spells it."""
     if source.file is not None and source.keys.get("names") is not None:
         return _described_names(source.file, source.keys)
     if (path := _name_file(source)) is not None:
-        return _checked_names([line for line in read_text(path).splitlines() if line.strip()], path)
+        return dict(enumerate(_checked_names([line for line in read_text(path).splitlines() if line.strip()], path)))
     if classes is not None and not classes.adds:
-        return list(classes.classes)
+        return dict(enumerate(classes.classes))
     raise CCDiffError(
         "nothing names the classes: no data.yaml with names, no classes.txt, no obj.names",
         where=source.folder,
@@ -246,28 +251,39 @@ def _name_file(source: _Source) -> Path | None:
         return path
     places = [
         folder,
-        *(child(folder, name) for name in ("labels", "images", *SPLIT_KEYS)),
-        *(child(folder, f"labels/{name}") for name in SPLIT_KEYS),
+        *(child(folder, name) for name in ("labels", "images", *SPLIT_WORDS)),
+        *(child(folder, f"labels/{name}") for name in SPLIT_WORDS),
     ]
     usual = [path for name in NAME_FILES for place in places if is_file(path := child(place, name))]
     return next(iter((*usual, *listed(folder, ".names"))), None)
 
 
-def _described_names(path: Path, keys: dict[str, Any]) -> list[str]:
+def _described_names(path: Path, keys: dict[str, Any]) -> dict[int, str]:
+    """The names of a description: a list, or a mapping whose numbers may begin at 1 or have gaps."""
     names = keys["names"]
-    if isinstance(names, dict):
-        names = {int(k) if isinstance(k, str) and k.isascii() and k.isdigit() and len(k) < 9 else k: name for k, name in names.items()}
-        if any(type(k) is not int for k in names) or set(names) != set(range(len(names))):
-            raise CCDiffError(f"names: expected the class numbers 0 to {len(names) - 1}, each once", where=path)
-        names = [names[k] for k in range(len(names))]
-    if not isinstance(names, list):
-        raise CCDiffError(f"names: expected a list of class names, or numbers with names, found {type(names).__name__}", where=path)
-    for k, name in enumerate(names):
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict):
+        what = f"names: expected a list of class names, or numbers with names, found {type(names).__name__}"
+        raise CCDiffError(what, where=path, fix="names: [ship, plane], or leave names out and list them, one a line, in classes.txt")
+    named = [(int(k) if isinstance(k, str) and k.isascii() and k.isdigit() and len(k) < 9 else k, name) for k, name in names.items()]
+    names = dict(sorted(named)) if all(type(k) is int and k >= 0 for k, _ in named) else {}
+    if len(names) != len(named):
+        raise CCDiffError("names: expected class numbers, 0 or more, each once", where=path, fix="names: {0: ship, 1: plane}")
+    for k, name in names.items():
         if not isinstance(name, str) and not (type(name) in (int, float) and abs(name) < 1e9):
             raise CCDiffError(f"names: class {k} is a {type(name).__name__}, not a name", where=path, fix='write the name in quotes: "yes"')
     if "nc" in keys and keys["nc"] != len(names):
         raise CCDiffError(f"nc is not {len(names)}, the number of names", where=path, fix="correct nc, or leave it out")
-    return _checked_names([str(name) for name in names], path)
+    return dict(zip(names, _checked_names([str(name) for name in names.values()], path), strict=True))
+
+
+def _keypoint_fields(source: _Source) -> int:
+    """How many fields of a line follow its box where the description says ``kpt_shape: [points, numbers of each]``, else 0."""
+    match source.keys.get("kpt_shape"):
+        case [int(count), int(numbers)] if count > 0 and numbers in (2, 3):
+            return count * numbers
+    return 0
 
 
 def _checked_names(names: list[str], path: Path) -> list[str]:
@@ -314,12 +330,12 @@ def _pictures(source: _Source, raw: RawSet, faults: Faults) -> dict[Path, str]:
 
 def _entries(source: _Source) -> Iterator[tuple[str, str, Path | None]]:
     """Split, how the source names its folder or list, and where that is; None where it is not."""
-    if not any(source.keys.get(key) for key in SPLIT_KEYS):
+    if not any(source.keys.get(key) for key in SPLIT_WORDS):
         yield from ((split, str(path), path) for split, path in _usual_places(source.folder))
         return
     prefix = source.keys.get("path") or ""
-    for key, split in SPLIT_KEYS.items():
-        value = source.keys.get(key)
+    for key, split in split_words(source.keys.get).items():
+        value = source.keys[key]
         for entry in value if isinstance(value, list) else [value] if value else []:
             if not isinstance(entry, str) or not isinstance(prefix, str):
                 raise CCDiffError(f"{key}: expected a folder or a list of folders, found a {type(entry).__name__}", where=source.file)
@@ -330,12 +346,14 @@ def _usual_places(folder: Path) -> list[tuple[str, Path]]:
     """Split and place, where nothing describes the set: a folder or list a split, ``images``, or the folder itself."""
     found = [
         (split, path)
-        for name, split in SPLIT_KEYS.items()
+        for name, split in SPLIT_WORDS.items()
         for path in (child(folder, f"images/{name}"), child(folder, f"{name}/images"))
         if path.is_dir()
     ]
-    found = found or [(split, path) for name, split in SPLIT_KEYS.items() if listed(path := child(folder, name), *SUFFIXES)]
-    found = found or [(split, path) for name, split in SPLIT_KEYS.items() if _is_list(path := child(folder, f"{name}.txt"))]
+    found = found or [(split, path) for name, split in SPLIT_WORDS.items() if listed(path := child(folder, name), *SUFFIXES)]
+    if not found:
+        lists = split_words(lambda word: _is_list(child(folder, f"{word}.txt")))
+        found = [(split, child(folder, f"{name}.txt")) for name, split in lists.items()]
     return found or [("", path if (path := child(folder, "images")).is_dir() else folder)]
 
 
@@ -403,11 +421,12 @@ def _read_labels(path: Path, faults: Faults, read_line: Callable[[list[str], str
     return found
 
 
-def _line(fields: list[str], spellings: Sequence[str], names: ClassMap, size: tuple[int, int], where: str) -> _Line:
+def _line(fields: list[str], spellings: Mapping[int, str], names: ClassMap, size: tuple[int, int], where: str) -> _Line:
     class_number = number(fields[0], where=where, what="class number")
-    if class_number != int(class_number) or not 0 <= class_number < len(spellings):
-        known = some([f"{k} {name}" for k, name in enumerate(spellings)])
-        raise CCDiffError(f"unknown class number {fields[0]!r:.40}", where=where, fix=f"known classes: {known}")
+    if class_number != int(class_number) or int(class_number) not in spellings:
+        known = some([f"{k} {name}" for k, name in spellings.items()])
+        fix = f"known classes: {known}; if the labels count from 1, write the numbers into data.yaml (names: {{1: ..., 2: ...}})"
+        raise UnknownClass(f"unknown class number {fields[0]!r:.40}", where=where, fix=fix)
     shares = tuple(number(v, where=where, what=f"field {k}") for k, v in enumerate(fields[1:], start=2))
     if any(not REACH[0] <= v <= REACH[1] for v in shares):
         worst = max(shares, key=lambda v: abs(v - 0.5))
@@ -462,7 +481,7 @@ def _field_count(root: Path) -> int | None:
         return None
     try:
         source = _open(root)
-        label_folders = ("labels", *(f"{name}/labels" for name in SPLIT_KEYS))
+        label_folders = ("labels", *(f"{name}/labels" for name in SPLIT_WORDS))
         sure = source.keys.keys() & {"names", "name_file"} or any(_holds_texts(child(source.folder, name)) for name in label_folders)
         places = [entry for _, _, entry in _entries(source) if entry is not None]
         pictures = [p for place in places for p in _pictures_of(place, source, Faults(strict=False))]
@@ -480,4 +499,6 @@ def _field_count(root: Path) -> int | None:
             break
     if not sure:
         return None
+    if _keypoint_fields(source):
+        return 5
     return next((k for k in counts if k not in (5, 9) and k > 6 and k % 2), counts[0] if counts else 0)

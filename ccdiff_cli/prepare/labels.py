@@ -6,10 +6,11 @@ Nothing is dropped unsaid: what is left out, altered or worth a note is counted 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
 
 from ..dataset import SPLITS
@@ -122,6 +123,7 @@ def checked_sizes(ledger: Ledger, workers: Workers, pixels: PixelOptions) -> tup
             good.append(scene)
             facts.append(found)
     settled = settle(good, facts, pixels, workers.map)
+    _check_sides(settled.scenes, raw.format)
     for what, where, detail in settled.changes:
         ledger.change(what, where, detail)
     ledger.notes.update(settled.notes)
@@ -131,6 +133,23 @@ def checked_sizes(ledger: Ledger, workers: Workers, pixels: PixelOptions) -> tup
         advice = "store large scenes as PNG or as TIFF in strips or tiles, to cut them band by band"
         workers.report(f"decoding pictures whole: up to {max(w * h for w, h in whole) * 4 / 1e9:.1f} GB a process ({advice})", 1, 1)
     return [s.replace(instances=tuple(_checked_instances(s, ledger))) for s in settled.scenes], settled.summary
+
+
+def _check_sides(scenes: Sequence[Scene], form: str) -> None:
+    """Raise CCDiffError where boxes that should be x, y, width, height are two corners: many reach out so, and none does as corners."""
+    if form not in ("coco", "huggingface", "webdataset"):
+        return
+    boxes = np.array([(*i.hbb, s.width, s.height) for s in scenes for i in s.instances], np.float64).reshape(-1, 6)
+    x, y, x2, y2, width, height = boxes.T
+    out = (x2 > width + 1) | (y2 > height + 1)
+    fit = (x2 - x > x) & (y2 - y > y) & (x2 - x <= width + 1) & (y2 - y <= height + 1)
+    if out.sum() >= max(2, 0.3 * len(boxes)) and fit.all():
+        first = next(s for s in scenes for i in s.instances if i.hbb[2] > s.width + 1 or i.hbb[3] > s.height + 1)
+        raise CCDiffError(
+            f"{out.sum():,} of {len(boxes):,} boxes reach out of their pictures, and every box fits if its last two numbers are a corner",
+            where=first.path,
+            fix=f"bbox is x, y, width, height in {form}: write x1, y1, x2 - x1, y2 - y1",
+        )
 
 
 def _checked_instances(scene: Scene, ledger: Ledger) -> Iterator[Instance]:

@@ -76,7 +76,8 @@ def prepare_dataset(
     with Workers(processes, report) as workers:
         scenes, settled = checked_sizes(ledger, workers, tools.pixels)
         if not scenes:
-            raise CCDiffError("no picture of the set decodes", where=source, fix="check the picture files")
+            first = "".join(f"; {told['file']}: {told['reason']}" for told in ledger.quarantined[:1])
+            raise CCDiffError(f"no picture of the set decodes{first}", where=source, fix="check the picture files")
         inputs = _inputs_of(scenes, settled, ledger, workers, options.leaks, drawn)
         plan = _plan_of(inputs, raw, options, tools, said)
         if (done := finished(out, plan, report)) is not None:

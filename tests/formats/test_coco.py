@@ -208,3 +208,17 @@ def test_an_rle_of_another_size_than_its_picture_is_broken_unless_the_box_agrees
     taller = {"size": [70, 96], "counts": rle.encode(np.asfortranarray(np.pad(bitmap, ((0, 6), (0, 0)))))["counts"].decode()}
     found = only(coco(tmp_path / "c", [annotation(bbox=[20, 10, 5, 5], segmentation=taller)]))
     assert found.hbb == (20, 10, 25, 15) and sorted(found.corners) == [10, 10, 15, 15, 20, 20, 25, 25]
+
+
+@pytest.mark.parametrize(
+    "said", [{"rotation": 90.0, "attributes": {"occluded": False}}, {"attributes": {"Rotation": "90"}}, {"attributes": {"rotation": 90}}]
+)
+def test_a_rotation_is_read_wherever_it_stands(tmp_path, said):
+    raw = read_raw(coco(tmp_path, [annotation(**said)]))
+    assert raw.scenes[0].instances[0].hbb == pytest.approx((15, 5, 25, 25)) and raw.changes["boxes turned by their attribute rotation"] == 1
+
+
+def test_objects_to_be_ignored_are_kept_as_difficult(tmp_path):
+    raw = read_raw(coco(tmp_path, [annotation(ignore=1), annotation(id=2, ignore=0)]))
+    assert [i.difficult for i in raw.scenes[0].instances] == [True, False]
+    assert raw.notes["objects with the flag ignore kept as difficult"] == 1

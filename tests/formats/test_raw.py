@@ -10,7 +10,7 @@ from ccdiff_cli.formats import raw as raw_module
 from ccdiff_cli.formats import read_raw
 from ccdiff_cli.formats.raw import PLACES, Faults, UnknownClass, missing_picture
 from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
-from tests.rawsets import picture
+from tests.rawsets import coco, hbb_xml, picture, voc_xml
 
 
 def broken(faults, kind, errors, sound=0):
@@ -116,3 +116,22 @@ def test_reading_tells_how_far_it_is(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "reading labels: 0 of 1" and said[-1].startswith("reading labels: 1 of 1")
     assert "reading labels: 20 files, lines and objects" in said and len(said) < 7, "not every time"
+
+
+@pytest.mark.parametrize("format", ["coco", "voc", "dota"])
+def test_shares_where_a_format_counts_pixels_are_no_boxes_in_the_first_pixel(tmp_path, format):
+    if format == "coco":
+        coco(tmp_path, [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0.1, 0.2, 0.5, 0.25]}])
+    elif format == "voc":
+        picture(tmp_path / "JPEGImages" / "a.jpg")
+        (tmp_path / "Annotations").mkdir()
+        (tmp_path / "Annotations" / "a.xml").write_text(voc_xml([hbb_xml("ship", (0.1, 0.2, 0.6, 0.45))], size=(96, 64)))
+    else:
+        picture(tmp_path / "images" / "a.png")
+        (tmp_path / "labelTxt").mkdir()
+        (tmp_path / "labelTxt" / "a.txt").write_text("0.1 0.2 0.6 0.2 0.6 0.45 0.1 0.45 ship 0\n")
+    for strict in (True, False):
+        with pytest.raises(
+            CCDiffError, match=rf"shares of the picture's size \(0 to 1\), where {format} counts pixels \(the first: 0.1, 0.2"
+        ):
+            read_raw(tmp_path, strict=strict)

@@ -173,3 +173,38 @@ def test_an_annotation_and_its_picture_in_two_lists_is_refused(tmp_path):
     (root / "ImageSets" / "Main" / "train.txt").write_text("a\n")
     with pytest.raises(CCDiffError, match="two lists"):
         read_raw(root)
+
+
+def test_trainval_is_the_training_list_where_there_is_no_other(tmp_path):
+    root = voc(tmp_path, {"a": [BOX], "b": [BOX], "c": [BOX]})
+    lists = root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "trainval.txt").write_text("a\nb\n")
+    (lists / "test.txt").write_text("c\n")
+    assert [s.split for s in read_raw(root).scenes] == ["train", "train", "test"]
+    (lists / "val.txt").write_text("b\n")
+    assert [s.split for s in read_raw(root).scenes] == ["train", "val", "test"]
+
+
+def test_folders_in_the_folder_of_annotations_are_read_with_theirs_of_pictures(tmp_path):
+    root = voc(tmp_path, {"0": [BOX], "1": [BOX]})
+    voc(root, {"0": [BOX]}, pictures="JPEGImages/north", labels="Annotations/north")
+    raw = read_raw(root)
+    assert [s.file_name for s in raw.scenes] == ["JPEGImages/0.jpg", "1.jpg", "JPEGImages/north/0.jpg"]
+    assert not raw.skipped
+
+
+def test_split_folders_of_annotations_over_one_folder_of_pictures(tmp_path):
+    root = voc(tmp_path, {"a": [BOX]}, labels="Annotations/training")
+    voc(root, {"b": [BOX]}, labels="Annotations/validation")
+    picture(root / "JPEGImages" / "c.jpg", seed=9)
+    raw = read_raw(root)
+    assert [(s.file_name, s.split) for s in raw.scenes] == [("a.jpg", "train"), ("b.jpg", "val")]
+    assert raw.skipped == {"pictures without annotations": 1}
+
+
+def test_annotation_files_that_are_in_no_split_are_counted(tmp_path):
+    root = voc(tmp_path, {"a": [BOX]}, pictures="train", labels="train")
+    voc(root, {"b": [BOX]}, pictures="unsorted", labels="unsorted")
+    raw = read_raw(root)
+    assert len(raw.scenes) == 1 and raw.skipped == {"annotation files in other folders, not read": 1}

@@ -223,8 +223,8 @@ def test_broken_lines(tmp_path, line, message):
         ("train: [images/train\nnames: [ship]", "data.yaml:2: not valid YAML"),
         ("- train", "expected a mapping with names, train and val, found list"),
         ("train: images/train\nnames: 3", "names: expected a list of class names"),
-        ("train: images/train\nnames: {1: ship, 2: tank}", "names: expected the class numbers 0 to 1"),
-        ("train: images/train\nnames: {a: ship}", "names: expected the class numbers 0 to 0"),
+        ("train: images/train\nnames: {-1: ship, 2: tank}", "names: expected class numbers, 0 or more, each once"),
+        ("train: images/train\nnames: {a: ship}", "names: expected class numbers, 0 or more, each once"),
         ("train: images/train\nnames: [yes, ship]", "names: class 0 is a bool"),
         ("train: images/train\nnames: [[ship]]", "names: class 0 is a list"),
         ("train: images/train\nnames: [ship, ship]", "class names repeat"),
@@ -279,3 +279,43 @@ def test_any_text_is_a_scene_or_our_error(tmp_path_factory, label, description, 
     except CCDiffError:
         return
     assert all(i.is_finite() for s in raw.scenes for i in s.instances)
+
+
+@pytest.mark.parametrize("described", [True, False])
+@pytest.mark.parametrize("names", [("train", "validation", "test"), ("training", "valid", "testing"), ("trainval", "minival", "Test")])
+def test_every_word_for_a_split_is_known(tmp_path, names, described):
+    keys = [name.lower() for name in names]
+    description = {"names": NAMES, **{key: f"images/{name}" for key, name in zip(keys, names, strict=True)}} if described else None
+    root = yolo(tmp_path, {f"images/{name}/{k}.png": BOX for k, name in enumerate(names)}, description)
+    (root / "classes.txt").write_text("\n".join(NAMES))
+    raw = read_raw(root)
+    assert {s.file_name: s.split for s in raw.scenes} == {"0.png": "train", "1.png": "val", "2.png": "test"} and not raw.skipped
+
+
+def test_pictures_outside_the_folders_of_the_splits_are_counted(tmp_path):
+    root = yolo(tmp_path, {"images/train/a.png": BOX, "images/b.png": BOX, "more/c.png": None}, {"train": "images/train", "names": NAMES})
+    raw = read_raw(root)
+    assert [s.file_name for s in raw.scenes] == ["a.png"] and raw.skipped == {"pictures in no split list": 2}
+
+
+def test_class_numbers_that_begin_at_1_or_have_gaps(tmp_path):
+    labels = {"images/train/a.png": "1 0.5 0.5 0.25 0.5\n7 0.5 0.5 0.25 0.5\n"}
+    (scene,) = read_raw(yolo(tmp_path / "r", labels, {"train": "images/train", "names": {7: "storage tank", 1: "ship"}})).scenes
+    assert scene.categories() == ["ship", "storage tank"]
+
+
+def test_labels_that_count_classes_from_1_stop_rather_than_shift(tmp_path):
+    labels = {f"images/train/{k}.png": "1 0.5 0.5 0.25 0.5\n1 0.3 0.5 0.25 0.5\n2 0.5 0.5 0.25 0.5\n" for k in range(9)}
+    root = yolo(tmp_path, labels, {"train": "images/train", "names": NAMES})
+    with pytest.raises(CCDiffError, match=r"0\.txt:3: unknown class number '2' \(9 of 27 lines\)(.|\n)*count from 1"):
+        read_raw(root, strict=False)
+
+
+@pytest.mark.parametrize("points", ["0.2 0.2 2 0.3 0.3 2", "0.2 0.2 0.3 0.3"])
+def test_keypoints_are_no_outline(tmp_path, points):
+    shape = [2, len(points.split()) // 2]
+    root = yolo(tmp_path, {"images/train/a.png": f"{BOX} {points}"}, {"train": "images/train", "names": NAMES, "kpt_shape": shape})
+    raw = read_raw(root)
+    (instance,) = raw.scenes[0].instances
+    assert raw.format == "yolo" and instance.hbb == (36, 16, 60, 48) and not instance.oriented
+    assert raw.notes["keypoints of boxes, passed over"] == 1

@@ -479,3 +479,24 @@ def test_crowded_pictures_tell_their_progress_while_they_are_worked_on(tmp_path,
         crops = [(done, total) for stage, done, total in told if stage == "cutting reference crops"]
         assert bool(crops) == (crowded == 1)
         assert crops == sorted(crops) and all(total == made.manifest["references"]["instances"] >= done for done, total in crops)
+
+
+def test_boxes_that_are_two_corners_where_the_format_has_a_size_stop(tmp_path):
+    images = [{"id": k, "file_name": f"{k}.png", "width": 96, "height": 64} for k in range(3)]
+    boxes = [[50, 30, 90, 60], [60, 40, 80, 55], [10, 5, 30, 20]]
+
+    def made(name, boxes):
+        annotations = [{"id": k, "image_id": k, "category_id": 1, "bbox": box} for k, box in enumerate(boxes)]
+        return prepare_dataset(coco(tmp_path / name, annotations, images=images), tmp_path / f"{name}-out")
+
+    with pytest.raises(CCDiffError, match=r"0\.png: 2 of 3 boxes reach out of their pictures(.|\n)*bbox is x, y, width, height in coco"):
+        made("corners", boxes)
+    assert not (tmp_path / "corners-out" / "manifest.json").exists()
+    assert made("sizes", [*boxes[:2], [60, 40, 20, 10]]).manifest["changes"]  # one box fits as a size alone: these are sizes
+
+
+def test_a_set_of_which_no_picture_decodes_says_why(tmp_path):
+    root = coco(tmp_path / "raw", [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 5, 30, 20]}])
+    (root / "images" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(CCDiffError, match=r"no picture of the set decodes; a\.png: the picture does not decode: "):
+        prepare_dataset(root, tmp_path / "out")
