@@ -1,8 +1,9 @@
 """What detectors write about tiles, and what is written about scenes.
 
-In: COCO results (one JSON list), the label files of ultralytics' ``predict save_txt=True save_conf=True`` (``labels/TILE.txt``: class, box
-or four corners as shares of the tile, confidence), and the files of DOTA's tasks (``Task1_CLASS.txt``: tile, score, four corners;
-``Task2_CLASS.txt``: tile, score, x1 y1 x2 y2).  Out: COCO results, or GeoJSON (RFC 7946) where the scenes have a place on the ground.
+In: COCO results (one JSON list; ``image_id`` may be a tile's name and ``poly`` its corners, as ultralytics' ``val save_json=True`` has it),
+the label files of ultralytics' ``predict save_txt=True save_conf=True`` (``labels/TILE.txt``: class, box or four corners as shares of the
+tile, confidence), and the files of DOTA's tasks (``Task1_CLASS.txt``: tile, score, four corners; ``Task2_CLASS.txt``: tile, score,
+x1 y1 x2 y2).  Out: COCO results, or GeoJSON (RFC 7946) where the scenes have a place on the ground.
 
 NOTE: GeoJSON has longitude and latitude of WGS 84 and nothing else, so coordinates of other systems are transformed; a foreign member
 ``source_crs`` says from which.
@@ -20,8 +21,8 @@ from ..detectors import Detections
 from ..errors import CCDiffError
 from ..files import read_json
 from ..formats.classes import plain_name
-from ..formats.raw import number, read_text
-from ..geometry import hbb_corners, hbb_of
+from ..formats.raw import listed, number, read_text
+from ..geometry import hbb_corners, hbb_of, untangled
 from ..rasters import to_wgs84
 from ..scene import ClassList, Scene
 from .pixels import composed
@@ -47,7 +48,7 @@ def read_results(path: str | Path, scenes: Sequence[Scene], classes: ClassList, 
     of_picture: dict[str, list[Found]] = {s.file_name: [] for s in scenes}
     if path.is_dir() or path.suffix.lower() == ".txt":
         folder = path / "labels" if not any(path.glob("*.txt")) and (path / "labels").is_dir() else path
-        files = [path] if path.is_file() else sorted(p for p in folder.glob("*.txt") if p.name != "classes.txt")
+        files = [path] if path.is_file() else [p for p in listed(folder, ".txt") if p.name != "classes.txt"]
         if not files:
             raise CCDiffError(
                 "no results in the folder",
@@ -59,8 +60,25 @@ def read_results(path: str | Path, scenes: Sequence[Scene], classes: ClassList, 
         else:
             _read_label_files(files, scenes, classes, of_picture)
     else:
-        _read_coco(path, classes, ids, of_picture)
+        _read_coco(path, scenes, classes, ids, of_picture)
+    _check_places(of_picture, scenes, path)
     return [_as_detections(of_picture[s.file_name]) for s in scenes]
+
+
+def _check_places(of_picture: Mapping[str, list[Found]], scenes: Sequence[Scene], path: Path) -> None:
+    """Raise CCDiffError where the boxes cannot be in the pixels of their tiles: all are shares, or one lies beside its tile."""
+    boxes = [f[2] for found in of_picture.values() for f in found]
+    if boxes and all(-1 <= v <= 2 for box in boxes for v in box) and any(v != int(v) for box in boxes for v in box):
+        raise CCDiffError("the boxes are shares of the tiles' sizes, not pixels", where=path, fix="multiply them by the size of the tile")
+    for scene in scenes:
+        for _, _, box, _ in of_picture[scene.file_name]:
+            if box[0] > scene.width or box[1] > scene.height or box[2] < 0 or box[3] < 0:
+                at = ", ".join(f"{v:g}" for v in box)
+                raise CCDiffError(
+                    f"a box ({at}) lies beside its picture {scene.file_name} of {scene.width} x {scene.height} pixels",
+                    where=path,
+                    fix="give boxes in the pixels of the prepared pictures, and the set that the detector was run on",
+                )
 
 
 def _as_detections(found: list[Found]) -> Detections:
@@ -70,7 +88,7 @@ def _as_detections(found: list[Found]) -> Detections:
         np.array([f[2] for f in found], np.float32).reshape(-1, 4),
         np.array([f[0] for f in found], np.float32),
         np.array([f[1] for f in found], np.int64),
-        np.array([f[3] or hbb_corners(f[2]) for f in found], np.float32).reshape(-1, 8) if oriented else None,
+        np.array([untangled(f[3])[0] if f[3] else hbb_corners(f[2]) for f in found], np.float32).reshape(-1, 8) if oriented else None,
     )
 
 
@@ -82,16 +100,22 @@ def _unknown_class(what: str, classes: ClassList, where: str, first: int) -> CCD
 # ----------------------------------------------------------------------------------------------------------------------- COCO results
 
 
-def _read_coco(path: Path, classes: ClassList, ids: Mapping[int, str], of_picture: dict[str, list[Found]]) -> None:
-    entries = read_json(path)
+def _read_coco(path: Path, scenes: Sequence[Scene], classes: ClassList, ids: Mapping[int, str], of_picture: dict[str, list[Found]]) -> None:
+    entries, tiles = read_json(path), _by_stem(scenes)
     if not isinstance(entries, list):
         raise CCDiffError(f"expected a list of detections, found a {type(entries).__name__}", where=path, fix="give a COCO results file")
     for k, entry in enumerate(entries):
         where = f"{path}: entry {k}"
         try:
-            name = str(entry["file_name"]) if "file_name" in entry else ids.get(int(entry["image_id"]), f"with the id {entry['image_id']}")
-            label, score = int(entry["category_id"]) - 1, float(entry["score"])
-            corners = tuple(float(v) for v in entry["segmentation"][0]) if entry.get("segmentation") else None
+            if "file_name" in entry:
+                name = str(entry["file_name"])
+            elif isinstance(named := entry["image_id"], str) and not (named.isdecimal() and named not in tiles):
+                name = _tile(named, tiles, scenes, where=where).file_name  # as ultralytics' val save_json=True has it
+            else:
+                name = ids.get(_whole(named), f"with the id {named}")
+            label, score = _whole(entry["category_id"]) - 1, float(entry["score"])
+            points = entry["segmentation"][0] if entry.get("segmentation") else entry.get("poly")
+            corners = tuple(float(v) for v in points) if points else None
             x, y, w, h = (float(v) for v in entry["bbox"]) if "bbox" in entry or corners is None else (0.0, 0.0, 0.0, 0.0)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise CCDiffError(
@@ -106,6 +130,13 @@ def _read_coco(path: Path, classes: ClassList, ids: Mapping[int, str], of_pictur
         if (corners is not None and len(corners) != 8) or not np.isfinite((score, x, y, w, h, *(corners or ()))).all() or min(w, h) < 0:
             raise CCDiffError("the box is not made of finite numbers, 4 sides or 4 corners", where=where)
         of_picture[name].append((score, label, hbb_of(corners) if corners else (x, y, x + w, y + h), corners))
+
+
+def _whole(value: Any) -> int:
+    """An id: a whole number, or the text of one; else a ValueError."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(f"expected an id, found {value!r}")
+    return int(value)
 
 
 # ------------------------------------------------------------------------------------------------------------ ultralytics' label files

@@ -133,6 +133,49 @@ def test_broken_results(tiles, tmp_path, name, text, message):
     assert not (tmp_path / "out.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"category_id": 1.7}, "expected an id, found 1.7"),
+        ({"image_id": True}, "expected an id, found True"),
+        ({"image_id": "nowhere"}, "the set has no picture nowhere"),
+        ({"bbox": [0.1, 0.1, 0.3, 0.2]}, r"shares of the tiles' sizes, not pixels(.|\n)*multiply"),
+        ({"bbox": [150, 10, 20, 10]}, r"a box \(150, 10, 170, 20\) lies beside its picture .* of 144 x 144 pixels"),
+    ],
+)
+def test_broken_coco_results(tiles, tmp_path, changes, message):
+    (tmp_path / "r.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "score": 0.9, "bbox": [10, 10, 20, 10], **changes}]))
+    with pytest.raises(CCDiffError, match=message):
+        merge_file(tmp_path / "r.json", tiles.root, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_coco_results_as_ultralytics_writes_them_and_corners_that_cross(tiles, tmp_path):
+    tile = tiles.scenes[0]
+    one = {"category_id": 1, "score": 0.9}
+    made = []
+    for k, entry in enumerate(
+        (
+            {"file_name": tile.file_name, "segmentation": [[30, 30, 60, 30, 60, 45, 30, 45]]},
+            {"image_id": tile.file_name.rpartition(".")[0], "poly": [30, 30, 60, 30, 60, 45, 30, 45], "rbox": [45, 37.5, 30, 15, 0]},
+            {"image_id": tile.file_name, "segmentation": [[30, 30, 60, 30, 30, 45, 60, 45]]},
+        )
+    ):
+        (tmp_path / "r.json").write_text(json.dumps([{**one, **entry}]))
+        merge_file(tmp_path / "r.json", tiles.root, tmp_path / f"{k}.json")
+        made.append(json.loads((tmp_path / f"{k}.json").read_text()))
+    assert made[0] == made[1] and len(made[0]) == 1
+    assert sorted(made[2][0]["segmentation"][0]) == sorted(made[0][0]["segmentation"][0])
+    x = made[2][0]["segmentation"][0][0::2]
+    assert x[0] == x[3] or x[0] == x[1]  # around the box, not across it
+
+
+def test_litter_of_macos_beside_label_files_is_passed_over(tiles, tmp_path):
+    folder = label_files(tiles, tmp_path / "predict")
+    (next(iter(folder.rglob("*.txt"))).parent / "._a.txt").write_bytes(b"\x00\x05\x16\x07")
+    assert merge_file(folder, tiles.root, tmp_path / "out.json")["objects"] == 3
+
+
 def test_folders_that_hold_no_results(tiles, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CCDiffError, match="no results in the folder"):
