@@ -33,14 +33,16 @@ def read_added(root: str | Path, name: str) -> PictureSet:
     return made
 
 
-def check_classes(sets: Mapping[str, PictureSet]) -> None:
-    """Whether all sets have the classes of the one called "real".
+def check_sets(sets: Mapping[str, PictureSet], out: str | Path) -> None:
+    """Whether all sets have the classes of the one called "real", and none is the folder that is to be written.
 
     Raises:
         CCDiffError: naming what one of them lacks or has besides.
     """
     real = sets["real"]
     for name, other in sets.items():
+        if other.root.resolve() == Path(out).resolve():
+            raise CCDiffError(f"the output folder is the {name} set itself", where=out, fix="choose another --out folder")
         if set(other.classes) != set(real.classes):
             lacking = [c for c in real.classes if c not in other.classes]
             surplus = [c for c in other.classes if c not in real.classes]

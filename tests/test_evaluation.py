@@ -182,3 +182,8 @@ def test_published_figures_stand_beside_ours_only_where_the_protocol_is_the_same
     ):
         made = published_quality("HRSC2016", **{**same, **change})
         assert made["columns"] == columns and set(made["left_out"]) == set(COLUMNS) - set(columns)
+
+
+def test_a_set_that_is_judged_is_no_output_folder(sets):
+    with pytest.raises(CCDiffError, match="the output folder is the good set itself"):
+        evaluate(sets / "real", [sets / "good"], sets / "good", EvaluateOptions(**OPTIONS), detector=TINY, dry_run=True)

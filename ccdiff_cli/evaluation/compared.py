@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..comparison import check_classes, read_added
+from ..comparison import check_sets, read_added
 from ..dataset import PictureSet, read_set
 from ..detectors import Progress
 from ..errors import CCDiffError
@@ -79,7 +79,7 @@ def read_compared(
     Raises:
         CCDiffError: classes or picture sizes differ, a split is missing, there are too few pictures, ...
     """
-    sets = _read_sets(real, synthetic, options.floor)
+    sets = _read_sets(real, synthetic, options.floor, out)
     _check(sets, options.reference)
     floors = frozenset([list(sets)[-1]] if options.floor is not None else ())
     compared = Compared(sets, floors, out, options, progress)
@@ -89,7 +89,7 @@ def read_compared(
     return compared
 
 
-def _read_sets(real: str | Path, synthetic: Sequence[str | Path], floor: str | Path | None) -> dict[str, PictureSet]:
+def _read_sets(real: str | Path, synthetic: Sequence[str | Path], floor: str | Path | None, out: Path) -> dict[str, PictureSet]:
     """The sets by the name of their folder; the real one first, the floor last."""
     if not synthetic:
         raise CCDiffError("no synthetic set is given", fix="--synthetic FOLDER, as often as there are generators")
@@ -101,7 +101,7 @@ def _read_sets(real: str | Path, synthetic: Sequence[str | Path], floor: str | P
         if name in sets:
             raise CCDiffError("the set is given twice", where=folder, fix="name every set once")
         sets[name] = read_added(folder, "synthetic" if folder != floor else "floor")
-    check_classes(sets | {"real": sets[REAL]})
+    check_sets(sets | {"real": sets[REAL]}, out)
     return sets
 
 

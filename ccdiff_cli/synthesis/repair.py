@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..comparison import check_classes
+from ..comparison import check_sets
 from ..dataset import IMAGES, MANIFEST, PictureSet, read_manifest, read_set, write_set
 from ..detectors import Detections, Detector
 from ..errors import CCDiffError, markdown
@@ -59,7 +59,7 @@ def repair_set(
             holds something else.
     """
     made, base, out = read_set(source), read_set(real), Path(out)
-    check_classes({"real": base, "synthetic": made})
+    check_sets({"real": base, "synthetic": made}, out)
     if made.manifest.get("kind") != "synthetic" or "repair" in made.manifest:
         what = "was repaired already" if "repair" in made.manifest else f"is of the kind {made.manifest.get('kind')!r}, not synthetic"
         raise CCDiffError(f"the set {what}", where=source, fix="give a set as `ccdiff synthesize` made it")

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..comparison import check_classes, read_added
+from ..comparison import check_sets, read_added
 from ..dataset import PictureSet, read_set
 from ..detectors import Progress
 from ..errors import CCDiffError
@@ -91,7 +91,7 @@ def open_experiment(
     Raises:
         CCDiffError: a set lacks what it is needed for.
     """
-    check_classes(sets)
+    check_sets(sets, out)
     _check_splits(sets)
     config = config.with_steps(len(sets["real"].split("train")))
     return Experiment(config, sets, out, processes, progress)

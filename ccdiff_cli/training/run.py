@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from .. import __version__
+from ..comparison import check_sets
 from ..dataset import PictureSet, read_set, versions
 from ..drawing import contact_sheet, draw_scene
 from ..errors import CCDiffError, os_errors
@@ -95,6 +96,7 @@ def train(
     """
     out = Path(out)
     prepared = read_set(data)
+    check_sets({"real": prepared}, out)
     scenes = prepared.split("train")
     _check_set(prepared, scenes, recipe)
     if start:

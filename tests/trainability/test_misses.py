@@ -206,3 +206,10 @@ def test_a_real_detector_end_to_end(real, options, tmp_path):
     assert 0 < missed < objects and {"train fold 1 of 2", "look at left-out pictures, fold 2 of 2"} <= stages
     planned = plan_layouts(read_set(real.root), 24, 0, LayoutOptions(balance="misses", misses=tmp_path / "out" / "misses.json"))
     assert {s.provenance["layout"]["picture"] for s in planned} <= {s.file_name for s in real.split("train")}
+
+
+def test_the_set_itself_is_no_output_folder(real, options, fits):
+    before = sorted(real.root.iterdir())
+    with pytest.raises(CCDiffError, match="the output folder is the real set itself"):
+        find_misses(real.root, real.root, options)
+    assert sorted(real.root.iterdir()) == before
