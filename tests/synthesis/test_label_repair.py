@@ -173,7 +173,7 @@ def test_what_cannot_be_repaired_is_said(sets, tmp_path):
         repair_set(tmp_path / "out", real, tmp_path / "again", options)
     with pytest.raises(CCDiffError, match="holds another set"):
         repair_set(synthetic, real, tmp_path / "out", options.model_copy(update={"changes": ("drop",)}))
-    with pytest.raises(CCDiffError, match="holds another set"):
+    with pytest.raises(CCDiffError, match="is the synthetic set itself"):
         repair_set(synthetic, real, synthetic, options)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").touch()
