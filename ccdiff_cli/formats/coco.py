@@ -68,7 +68,11 @@ def read_coco(root: Path, classes: ClassMap | None = None, faults: Faults | None
     faults = faults or Faults()
     files = _files(root)
     if not files:
-        raise CCDiffError("no COCO file (a JSON object with images, annotations and categories)", where=root)
+        raise CCDiffError(
+            "no COCO file (a JSON object with images, annotations and categories)",
+            where=root,
+            fix="JSON of Label Studio, VIA, CreateML or FiftyOne is not read: let the tool export COCO, YOLO or VOC",
+        )
     folder = root if root.is_dir() else root.parent
     loaded = [(path, _lists(path)) for path in files]
     if not any(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
+import numpy as np
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
@@ -61,6 +62,7 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _CORNERS = tuple(f"{axis}_{place}" for place in ("left_top", "right_top", "right_bottom", "left_bottom") for axis in "xy")
 _TURNED = ("cx", "cy", "w", "h", "angle")
 _DECLARED = re.compile(rb"""<\?xml[^>]*encoding=["'](gbk|gb2312|gb18030|big5|shift_jis|euc-jp|euc-kr|cp949)["'][^>]*\?>""", re.IGNORECASE)
+_ROTATION = re.compile(r"(?:^|,)\s*rotation\s*=\s*([^,\s]+)", re.IGNORECASE)
 _COUNTED_FROM = re.compile(r"pixels counted from ([01])")
 
 
@@ -382,6 +384,10 @@ def _object(element: Element, names: ClassMap, raw: RawSet, where: str, origin: 
     hbb = _hbb(box, where, origin) if box is not None else None
     if ring:
         if len(ring) == 8:
+            straight = hbb_of(ring)
+            if (angle := _rotation(element, where)) and np.allclose(sorted(ring), sorted((*straight, *straight)), atol=1.0):
+                raw.changes["boxes turned by their attribute rotation"] += 1  # CVAT's LabelMe writes the box before its turn
+                return Instance.from_corners(category, turned_box(straight, angle), **more)
             return Instance.from_corners(category, ring, hbb, **more)
         raw.notes["outlines, with the minimum-area rectangle as OBB"] += 1
         return Instance.from_corners(category, min_area_corners(ring), hbb or hbb_of(ring), mask=(ring,), **more)
@@ -421,6 +427,8 @@ def _rotation(element: Element, where: str) -> float:
     for attribute in element.iterfind("attributes/attribute"):
         if (attribute.findtext("name") or "").strip().lower() == "rotation":
             said = attribute.findtext("value")
+    if match := _ROTATION.search(element.findtext("attributes") or ""):
+        said = match.group(1)
     return number(said.strip(), where=where, what="rotation") % 360 if said and said.strip() else 0.0
 
 

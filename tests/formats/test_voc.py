@@ -208,3 +208,13 @@ def test_annotation_files_that_are_in_no_split_are_counted(tmp_path):
     voc(root, {"b": [BOX]}, pictures="unsorted", labels="unsorted")
     raw = read_raw(root)
     assert len(raw.scenes) == 1 and raw.skipped == {"annotation files in other folders, not read": 1}
+
+
+@pytest.mark.parametrize(("points", "turned"), [("8 4 32 4 32 12 8 12", True), ("20 -4 24 4 20 12 16 4", False)])
+def test_a_box_of_cvats_labelme_is_turned_and_a_turned_one_is_not(tmp_path, points, turned):
+    v = points.split()
+    ring = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in zip(v[0::2], v[1::2], strict=True))
+    text = f"<name>boat</name><polygon>{ring}</polygon><attributes>colour=red, rotation=90.0</attributes>"
+    raw = read_raw(voc(tmp_path, {"a": [text]}))
+    assert raw.changes["boxes turned by their attribute rotation"] == turned
+    assert raw.scenes[0].instances[0].hbb == pytest.approx((16, -4, 24, 20) if turned else (16, -4, 24, 12))
