@@ -362,7 +362,7 @@ def _category(value: Any, categories: dict[Any, str | UnknownClass], *, where: s
     key = _lookup(categories, value)
     if key is None:
         known = some([f"{i} {n}" for i, n in categories.items() if isinstance(n, str)])
-        raise CCDiffError(f"unknown category {value!r:.60}", where=where, fix=f"known: {known}")
+        raise UnknownClass(f"unknown category {value!r:.60}", where=where, fix=f"known: {known}")
     found = categories[key]
     if isinstance(found, UnknownClass):
         raise UnknownClass(found.what, where=where, fix=found.fix)

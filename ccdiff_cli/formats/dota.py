@@ -46,10 +46,10 @@ VERSIONS = {"1.0": "dota10", "1.5": "dota15", "2.0": "dota20"}
 """Version -> key of ``CLASS_LISTS``, each list the beginning of the next."""
 _HEADER = re.compile(r"([A-Za-z][A-Za-z _]*):(.*)")
 _VERSION = re.compile(r"v(1\.0|1\.5|2\.0)(?!\d)", re.IGNORECASE)
-_FLAG = re.compile(r"[0-9]{1,3}|true|false|yes|no", re.IGNORECASE)
+_FLAG = re.compile(r"[0-9]{1,3}|true|false|yes|no|none|null|unspecified", re.IGNORECASE)
 _COMMAS = re.compile(r"((?:[-+.\deE]+\s*,\s*){8})(.+?)(?:\s*,\s*(\w+))?")
 """A line that separates by commas: corners, class, flag."""
-_TILE_NAMES = (re.compile(r"(.+?)__[\d.]+__-?\d+___-?\d+"), re.compile(r"(.+)__x\d+_y\d+"))
+_TILE_NAMES = (re.compile(r"(.+?)__[\d.]+__-?\d+___-?\d+"), re.compile(r"(.+)__x\d+_y\d+"), re.compile(r"(.+)(?:__|\|)\d+(?:_\d+){6}"))
 
 
 def is_dota(root: Path) -> bool:
@@ -109,7 +109,7 @@ def read_dota(root: Path, classes: ClassMap | None = None, faults: Faults | None
 
 
 def tile_source(stem: str) -> str:
-    """The scene a tile was cut from, by the names that DOTA's tools, mmrotate, ultralytics and our ``prepare`` give; else the name."""
+    """The scene a tile was cut from, by the names that DOTA's tools, mmrotate, ultralytics, YOLT and `prepare` give; else the name."""
     return next((match.group(1) for pattern in _TILE_NAMES if (match := pattern.fullmatch(stem))), stem)
 
 

@@ -22,7 +22,7 @@ from ..errors import CCDiffError
 from ..geometry import le90_to_corners
 from ..scene import Instance, Scene
 from .classes import HRSC_TREE, ClassMap, over
-from .raw import SPLIT_WORDS, Faults, RawSet, child, find_pictures, flag, listed, missing_picture, number, read_split_lists
+from .raw import SPLIT_WORDS, Faults, RawSet, UnknownClass, child, find_pictures, flag, listed, missing_picture, number, read_split_lists
 from .voc import begins_with_tag, parse_xml, unannotated
 
 ANNOTATIONS = "Annotations"
@@ -127,7 +127,7 @@ def _category(class_id: str, names: ClassMap, *, where: str) -> str:
     """The deepest class of the tree, from ``class_id`` upwards, that the class list knows."""
     if class_id not in HRSC_TREE:
         known = ", ".join(f"{k} {name}" for k, (name, _) in HRSC_TREE.items())
-        raise CCDiffError(f"unknown <Class_ID> {class_id!r}", where=where, fix=f"known classes: {known}")
+        raise UnknownClass(f"unknown <Class_ID> {class_id!r}", where=where, fix=f"known classes: {known}")
     key: str | None = class_id
     while key is not None:
         name, key = HRSC_TREE[key]

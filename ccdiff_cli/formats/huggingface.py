@@ -27,6 +27,7 @@ from .dota import tile_source
 from .raw import (
     Faults,
     RawSet,
+    UnknownClass,
     files_below,
     first_files,
     flag,
@@ -208,7 +209,7 @@ def _instance(each: Mapping[str, Any], spellings: Sequence[str], names: ClassMap
         label = int(label)
         if not 0 <= label < len(spellings):
             known = ", ".join(f"{k} {name}" for k, name in enumerate(spellings)) or f"none; name them in {CLASSES}"
-            raise CCDiffError(f"unknown category {label}", where=where, fix=f"known categories: {known:.300}")
+            raise UnknownClass(f"unknown category {label}", where=where, fix=f"known categories: {known:.300}")
         label = spellings[label]
     category = names.name(clean_name(label, where=where), where=where)
     x, y, w, h = _row(each.get("bbox"), 4, "bbox: expected x, y, width, height", where)

@@ -133,6 +133,8 @@ def _object(annotation: Any, categories: Mapping[int, str], names: ClassMap, raw
     if not isinstance(annotation, Mapping):
         raise CCDiffError(f"expected an object with poly and category_id, found {type(annotation).__name__}", where=where)
     label = annotation.get("category_id", annotation.get("cat_id"))
+    if (isinstance(label, float) and label.is_integer()) or (isinstance(label, str) and label.isascii() and label.isdecimal()):
+        label = int(label)
     if type(label) is not int or label not in categories:
         known = ", ".join(f"{k} {name}" for k, name in categories.items())
         raise CCDiffError(f"unknown category {label!r:.40}", where=where, fix=f"known categories: {known:.300}")

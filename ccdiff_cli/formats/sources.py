@@ -1,7 +1,7 @@
 """Which pictures are pieces of one scene, told by their names: they share a ``source``, so no split drawn by us parts them.
 
-* DOTA's tools, mmrotate, ultralytics and our ``prepare`` write names that tell it one by one (``dota.tile_source``, which some readers ask
-  themselves).
+* DOTA's tools, mmrotate, ultralytics, YOLT and our ``prepare`` write names that tell it one by one (``dota.tile_source``, which some
+  readers ask themselves).
 * SAHI writes corners (``scene_0_0_64_48``), in some versions after a number of its own (``scene_3_16_8_80_56``): only the names beside it
   tell whether the number is the tile's or the scene's.
 * Rows and columns, offsets and words (``scene_0_1``, ``scene_r0_c1``, ``scene_patch_7``, Roboflow's ``scene_png.rf.0a1b``) tell it less
@@ -25,7 +25,7 @@ _NUMBERED = re.compile(r"(.+)_(\d{1,6})")
 _GRID = re.compile(r"(.+?)[_-](\d{1,6})[_-](\d{1,6})")
 _WORDS = re.compile(
     r"(.+?)[_-](?:(?:r|row|y|i)[_-]?\d+[_-]?(?:c|col|column|x|j)[_-]?\d+|x[_-]?\d+[_-]?y[_-]?\d+"
-    r"|(?:tile|patch|crop|chip|piece|part|window|block|sub)[_-]?\d+(?:[_-]\d+)?)",
+    r"|(?:tile|patch|crop|chip|piece|part|window|block|sub|aug)[_-]?\d+(?:[_-]\d+)?)",
     re.IGNORECASE,
 )
 _AUGMENTED = re.compile(r"(.+)\.rf\.[0-9A-Za-z]+")

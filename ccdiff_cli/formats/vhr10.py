@@ -18,7 +18,19 @@ from ..geometry import hbb_iou, hbb_of, min_area_corners
 from ..pictures import SUFFIXES
 from ..scene import Instance, Scene
 from .classes import VHR10, ClassMap, over
-from .raw import Faults, RawSet, child, find_pictures, listed, missing_picture, number, parse_json, read_split_lists, read_text
+from .raw import (
+    Faults,
+    RawSet,
+    UnknownClass,
+    child,
+    find_pictures,
+    listed,
+    missing_picture,
+    number,
+    parse_json,
+    read_split_lists,
+    read_text,
+)
 
 PICTURES = "positive image set"
 NEGATIVE = "negative image set"
@@ -92,7 +104,7 @@ def _read_box(line: str, names: ClassMap, *, where: str) -> Instance:
         raise CCDiffError(f"expected (x1,y1),(x2,y2),class, found {line.strip()[:60]!r}", where=where) from None
     if not 1 <= class_number <= len(VHR10):
         known = ", ".join(f"{k} {name}" for k, name in enumerate(VHR10, start=1))
-        raise CCDiffError(f"unknown class {class_number}", where=where, fix=f"known classes: {known}")
+        raise UnknownClass(f"unknown class {class_number}", where=where, fix=f"known classes: {known}")
     if not all(abs(v) <= 1e9 for v in (x1, y1, x2, y2)):
         raise CCDiffError(f"the box is not made of finite numbers of pixels: {line.strip()[:60]!r}", where=where)
     hbb = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))

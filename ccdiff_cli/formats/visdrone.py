@@ -33,7 +33,7 @@ FIELDS = ("left", "top", "width", "height", "score", "category", "truncation", "
 _NAME = re.compile(r"visdrone\d*-det-(train|val|test)(-dev|-challenge)?", re.IGNORECASE)
 _DEPTH = 4
 """Archives unpacked into folders of their own names lie so deep."""
-_LINE = re.compile(rb"\s*-?\d+(\s*,\s*-?\d+){7}\s*,?\s*")
+_LINE = re.compile(rb"\s*-?\d+(\.\d*)?(\s*,\s*-?\d+(\.\d*)?){7}\s*,?\s*")
 
 
 def is_visdrone(root: Path) -> bool:

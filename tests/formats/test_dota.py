@@ -282,3 +282,8 @@ def test_an_unknown_class_says_how_to_list_ones_own(tmp_path):
     with pytest.raises(CCDiffError, match="unknown class 'insulator'") as caught:
         read_raw(tmp_path / "r")
     assert "lists all classes, one a line" in caught.value.fix and "insulator = NAME" in caught.value.fix
+
+
+def test_a_flag_that_nobody_set_is_no_part_of_ones_own_class_name(tmp_path):
+    scene, _ = read_one(tmp_path / "r", "1 2 3.25 2 3.25 9 1 9 solar panel Unspecified\n1 2 3 2 3 9 1 9 solar panel 1\n")
+    assert scene.categories() == ["solar panel"] * 2 and [i.difficult for i in scene.instances] == [False, True]

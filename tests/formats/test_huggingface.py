@@ -83,7 +83,6 @@ def test_parquet(tmp_path):
         ({"objects": {"bbox": [BOX], "category": [0, 1]}}, r"metadata\.jsonl:2: objects: category: expected a list of 1"),
         ({"objects": {"bbox": [BOX[:3]], "category": [0]}}, "object 1: bbox: expected x, y, width, height"),
         ({"objects": {"bbox": [[5, 6, -1, 3]], "category": [0]}}, "not negative"),
-        ({"objects": {"bbox": [BOX], "category": [2]}}, "unknown category 2"),
         ({"objects": {"bbox": [BOX], "category": [True]}}, "expected a class name"),
         ({"objects": {"bbox": [BOX], "category": [0], "corners": [[1, 2]]}}, "corners: expected x1 y1"),
         ({"objects": {"bbox": [BOX], "category": [0], "mask": [[[1, 2, 3]]]}}, "mask: expected polygons"),
@@ -100,6 +99,12 @@ def test_broken_entries(tmp_path, entry, message):
         read_raw(root, "huggingface")
     raw = read_raw(root, "huggingface", strict=False)
     assert sum(len(s.instances) for s in raw.scenes) == 4 and sum(raw.skipped.values()) == 1
+
+
+def test_categories_that_count_from_1_stop_rather_than_shift(tmp_path):
+    root = folder(tmp_path / "r", [{"objects": {"bbox": [BOX, BOX, BOX], "category": [1, 1, 2]}}])
+    with pytest.raises(CCDiffError, match=r"unknown category 2(.|\n)*known categories: 0 ship, 1 car"):
+        read_raw(root, "huggingface", strict=False)
 
 
 def test_names_that_leave_the_folder(tmp_path):

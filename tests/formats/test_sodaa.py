@@ -93,3 +93,8 @@ def test_broken_files_and_missing_pictures(tmp_path):
     assert len(raw.scenes) == 1 and raw.skipped["pictures that are missing"] == 1 and sum(raw.skipped.values()) == 2
     with pytest.raises(CCDiffError, match=r"2\.json: images: expected the entry of one picture"):
         read_raw(root)
+
+
+def test_category_numbers_of_any_json_type(tmp_path):
+    root = one(tmp_path / "r", [{"poly": OBB, "category_id": k} for k in (1, 1.0, "1")])
+    assert read_raw(root).scenes[0].categories() == ["helicopter"] * 3

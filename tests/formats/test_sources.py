@@ -2,6 +2,7 @@
 
 import pytest
 
+from ccdiff_cli.formats.dota import tile_source
 from ccdiff_cli.formats.raw import RawSet
 from ccdiff_cli.formats.sources import by_corners, by_hints, name_sources
 from ccdiff_cli.scene import ClassList, Scene
@@ -36,6 +37,7 @@ def test_what_is_no_corners_is_left_alone(name):
         ["roma_crop3", "roma_crop4"],
         ["roma_0_0", "roma_0_1", "roma_1_0", "roma_1_1"],
         ["roma.rf.0a1b2c", "roma.rf.ffee01"],
+        ["roma_aug_0", "roma_aug_1"],
     ],
 )
 def test_hints_of_rows_columns_offsets_words_and_augmented_copies(pieces):
@@ -72,3 +74,7 @@ def test_a_pattern_goes_before_all_hints():
     name_sources(raw, r"_(?P<source>r\d)_")
     assert [s.source for s in raw.scenes] == ["r0", "r0", "zz"]
     assert raw.notes["pictures that the pattern does not fit, each a source of its own"] == 1
+
+
+def test_names_of_yolt_tell_the_scene():
+    assert tile_source("roma__0_48_48_64_0_100_200") == tile_source("roma|512_0_416_416_0_4000_3000") == "roma"
