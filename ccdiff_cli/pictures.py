@@ -104,6 +104,7 @@ class Header:
         orientation: EXIF's, 1 to 8; 1 where there is none.
         tagged: whether there is a tag that asks for anything but the stored pixels, known or not.
         georeferenced: whether there seems to be a coordinate reference.
+        pages: pictures in the file, of which the first is read; smaller copies of it and masks do not count.
     """
 
     size: tuple[int, int]
@@ -114,6 +115,7 @@ class Header:
     orientation: int = 1
     tagged: bool = False
     georeferenced: bool = False
+    pages: int = 1
 
     @property
     def plain(self) -> bool:
@@ -145,10 +147,11 @@ def read_header(path: str | Path) -> Header:
                 warnings.simplefilter("ignore")
                 tag = _orientation_tag(image, path)
                 size, form, mode, bands = image.size, str(image.format), image.mode, len(image.getbands())
+                pages = _pages(image)
         except UnidentifiedImageError:  # bands that Pillow has no name for
             if tags is None:
                 raise
-            tag, size, form, mode, bands = tags.get(_ORIENTATION, 1), (0, 0), "TIFF", "", 0
+            tag, size, form, mode, bands, pages = tags.get(_ORIENTATION, 1), (0, 0), "TIFF", "", 0, 1
         kind = "uint8"
         if tags is not None:
             size, kind, shown_bands, bands = (int(tags[256]), int(tags[257])), _tiff_kind(tags), bands, int(tags.get(277, 1))
@@ -162,7 +165,7 @@ def read_header(path: str | Path) -> Header:
         _check_size(size, path)
         georeferenced = form == "JPEG2000" or any(k in (tags or ()) for k in (33550, 34264))
         orientation = tag if type(tag) is int and tag in TURNS else 1
-        return Header(size, form, mode, bands, kind, orientation, tag != 1, georeferenced)
+        return Header(size, form, mode, bands, kind, orientation, tag != 1, georeferenced, pages)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
@@ -330,6 +333,23 @@ def _orientation_tag(image: Image.Image, path: str | Path = "") -> Any:
     except _UNREADABLE:
         return 1
     return 1 if found is None else found
+
+
+def _pages(image: Image.Image) -> int:
+    """How many pictures a file holds; of a TIFF without overviews and masks (tag 254), and of an MPO one, whose others are previews."""
+    if image.format == "MPO":
+        return 1
+    try:
+        count = int(getattr(image, "n_frames", 1))
+        if image.format != "TIFF" or count == 1:
+            return count
+        pages = 0
+        for k in range(min(count, 1000)):
+            image.seek(k)
+            pages += not int(image.tag_v2.get(254, 0)) & 5  # type: ignore[attr-defined]
+        return max(1, pages)
+    except _UNREADABLE:
+        return 1
 
 
 def _png_exif(path: str | Path) -> bytes:

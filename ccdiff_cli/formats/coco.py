@@ -35,6 +35,7 @@ from .raw import (
     RawSet,
     UnknownClass,
     child,
+    count_unnamed,
     flag,
     is_litter,
     listed,
@@ -94,8 +95,10 @@ def read_coco(root: Path, classes: ClassMap | None = None, faults: Faults | None
                 raise CCDiffError(f"the picture {scene.file_name} {what}", where=path, fix="keep it once, or give one of the files alone")
             here.add(str(scene.path))
             raw.scenes.append(scene)
+    named = (_picture_name(image) for _, coco in loaded for image in coco["images"])
+    count_unnamed(raw, named, {Path(str(scene.path)).parent for scene in raw.scenes})
     make_names_differ(raw, folder)
-    raw.notes = +raw.notes  # without the zeros
+    raw.notes, raw.skipped = +raw.notes, +raw.skipped  # without the zeros
     lists = child(folder, "splits")
     if lists.is_dir() and not any(s.split for s in raw.scenes):
         splits = read_split_lists(lists, [_stem(s.file_name) for s in raw.scenes], faults)

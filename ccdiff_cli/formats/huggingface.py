@@ -15,23 +15,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import CCDiffError
-from ..files import inside, is_file, read_bytes
+from ..files import is_file, read_bytes
+from ..pictures import SUFFIXES
 from ..scene import ClassList, Instance, Scene
 from .classes import ClassMap, clean_name, over, read_class_file
 from .common import declared, split_of_folders
 from .dota import tile_source
 from .raw import (
     Faults,
+    PictureFinder,
     RawSet,
     UnknownClass,
+    count_unnamed,
     files_below,
     first_files,
     flag,
-    missing_picture,
     number,
     parse_json,
     read_head,
@@ -69,24 +71,26 @@ def read_huggingface(root: Path, classes: ClassMap | None = None, faults: Faults
     if not files:
         raise CCDiffError(f"no {' or '.join(METADATA)}", where=root)
     entries: list[tuple[str, Path, Mapping[str, Any]]] = []
+    named: list[str] = []
     for path in files:
         with faults.leaving_out("files"):
-            entries += [(where, path, entry) for where, entry in _entries(path, faults)]
+            entries += [(where, path, entry) for where, entry in _entries(path, faults, named)]
     spellings, names = class_names(folder, classes, [entry for _, _, entry in entries])
     raw = RawSet("huggingface", names.classes, [])
-    seen: dict[Path, str] = {}
+    finder, seen = PictureFinder(folder), dict[Path, str]()
     for where, path, entry in entries:
         with faults.leaving_out("pictures"):
             name = entry.get("file_name")
             if not isinstance(name, str):
                 raise CCDiffError(f"file_name: expected a text, found {type(name).__name__}", where=where)
-            picture = inside(path.parent, name, where=where)
-            if not is_file(picture):
-                raise missing_picture(name, where=where, looked=str(path.parent))
+            picture = finder.find(name, where=where, near=path.parent)
             if seen.setdefault(picture, where) != where:
                 raise CCDiffError(f"the picture {picture.name} stands in {seen[picture]} too", where=where, fix="keep one of the lines")
             scene = scene_of(entry, spellings, names, raw, faults, where=where, split=split_of_folders(path, folder))
+            if picture.parts[-len(parts := PurePosixPath(name).parts) :] != parts:  # a path of another machine
+                scene = scene.replace(file_name=picture.name, source=tile_source(picture.stem))
             raw.scenes.append(scene.replace(path=str(picture)))
+    count_unnamed(raw, named, {path.parent for path in files_below(folder, SUFFIXES)})
     rename_alike(raw, folder)
     return raw
 
@@ -101,7 +105,8 @@ def _files(root: Path, *, first: bool = False) -> list[Path]:
     return found or [path for path in below if path.name in METADATA]
 
 
-def _entries(path: Path, faults: Faults) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _entries(path: Path, faults: Faults, named: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Where and what of each line; ``named`` gets the names of all pictures, broken lines' as well."""
     lines: Iterable[tuple[str, Any]]
     if path.suffix == ".parquet":
         lines = ((f"{path}: row {k}", row) for k, row in enumerate(_parquet_rows(path), start=1))
@@ -112,6 +117,7 @@ def _entries(path: Path, faults: Faults) -> Iterator[tuple[str, Mapping[str, Any
             entry = parse_json(line, where=where) if isinstance(line, str) else line
             if not isinstance(entry, Mapping):
                 raise CCDiffError(f"expected an object with file_name and objects, found {type(entry).__name__}", where=where)
+            named.append(str(entry.get("file_name")))
             objects_of(entry, where=where)
             yield where, entry
 

@@ -23,7 +23,7 @@ from ..pictures import UnreadablePicture, labelled_size
 from ..scene import ClassList, Instance, Scene
 from .classes import ClassMap, clean_name, over, read_class_file
 from .dota import tile_source
-from .raw import SPLIT_WORDS, Faults, RawSet, child, missing_picture, number, parse_json, read_head, read_text
+from .raw import SPLIT_WORDS, Faults, RawSet, child, count_unnamed, missing_picture, number, parse_json, read_head, read_text
 
 METADATA = "metadata.jsonl"
 CLASSES = "classes.txt"
@@ -69,6 +69,9 @@ def read_metadata(root: Path, classes: ClassMap | None = None, faults: Faults | 
             caption = _texts(entry, where=where)[0]
             source = tile_source(re.sub(r"\.[^./]+$", "", name))
             raw.scenes.append(Scene(name, width, height, instances, split, source, caption, str(picture)))
+    named = [str(entry.get("file_name")) for _, _, _, entry in entries]
+    count_unnamed(raw, named, {Path(str(scene.path)).parent for scene in raw.scenes})
+    raw.skipped = +raw.skipped
     return raw
 
 

@@ -177,16 +177,21 @@ class Faults:
                 raise CCDiffError(f"{error.what}{many}", where=error.where, fix=error.fix)
 
 
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
 def read_head(path: Path, size: int) -> bytes:
-    """The first bytes of a file, to recognise a format by; none of what is missing, cannot be read or is no plain file."""
+    """The first bytes of a file, to recognise a format by; none of what is missing, cannot be read or is no plain file.
+
+    Text that begins with the mark of UTF-16 or UTF-32 comes as UTF-8, as :func:`read_text` will read it.
+    """
     try:
         with open_file(path) as stream:
-            return stream.read(size)
+            head = stream.read(size)
     except (OSError, ValueError):
         return b""
-
-
-_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    return head if encoding is None else head.decode(encoding, "ignore").encode("utf-8", "ignore")
 
 
 def read_text(path: Path) -> str:
@@ -495,6 +500,17 @@ def _common_end(a: Sequence[str], b: Sequence[str]) -> int:
     """How many of the last parts of two paths are the same."""
     pairs = zip(reversed(a), reversed(b), strict=False)
     return next((k for k, (x, y) in enumerate(pairs) if same_name(x) != same_name(y)), min(len(a), len(b)))
+
+
+def count_unnamed(raw: RawSet, named: Iterable[str], folders: Iterable[Path]) -> None:
+    """Count the pictures in some folders that no label file names.
+
+    Args:
+        named: the file names or paths that label files name, those of broken entries as well: these are counted already.
+    """
+    known = {same_name(parts[-1]) for name in named for parts in path_parts(name) if parts}
+    others = [path for folder in folders for path in listed(folder, *SUFFIXES) if same_name(path.name) not in known]
+    raw.skipped["pictures without annotations"] += len(others)
 
 
 def make_names_differ(raw: RawSet, folder: Path) -> None:

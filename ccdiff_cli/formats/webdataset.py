@@ -66,7 +66,7 @@ def read_webdataset(root: Path, classes: ClassMap | None = None, faults: Faults 
     for where, split, entry, picture in labels:
         with faults.leaving_out("pictures"):
             if picture is None:
-                raise missing_picture(str(entry.get("file_name")), where=where)
+                raise missing_picture(str(entry.get("file_name") or where.rpartition(": ")[2].removesuffix(".json")), where=where)
             scene = scene_of(entry, spellings, names, raw, faults, where=where, split=split)
             raw.scenes.append(scene.replace(file_name=_file_name(scene, picture), path=str(picture)))
     alike = Counter(scene.file_name for scene in raw.scenes)
@@ -131,6 +131,7 @@ def _examples(shard: Path, room: Path, faults: Faults) -> list[tuple[str, str, d
             if not is_file(pictures[key]):
                 write_bytes(pictures[key], data, durable=False)
     found: list[tuple[str, str, dict[str, Any], Path | None]] = []
+    faults.counts["pictures without annotations"] += len(pictures.keys() - labels.keys())
     for key, data in labels.items():
         where = f"{shard}: {key}.json"
         with faults.leaving_out("labels"):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -114,6 +115,9 @@ def _read(root: Path, classes: ClassMap | None, faults: Faults, format: str, ins
             fields = fields[:5]
         return instance_of(_line(fields, spellings, names, size, where), raw)
 
+    for path, count in Counter(labels.values()).items():
+        if count > 1 and is_file(path):
+            raw.change("label files that several pictures of one name share, used for each", str(path), f"{count} pictures")
     for picture, file_name in zip(pictures, _file_names(folder, pictures), strict=True):
         if lists and picture.stem not in lists:
             raw.skipped["pictures in no split list"] += 1

@@ -107,7 +107,7 @@ def _cut_and_write(job: Job, result: Result, written: list[Path]) -> None:
     header = read_header(str(scene.path))
     # a file goes on as it is only where its pixels are what is meant, whoever reads it
     stored_rgb = copied and header.plain and header.mode == "RGB" and not header.tagged and scene.reading in (None, AS_STORED)
-    stored_rgb = stored_rgb and header.format in COPIED
+    stored_rgb = stored_rgb and header.format in COPIED and header.pages == 1
     tiles = _tiles_of(job, side, scale, result)
     objects = scene.instances if scene.split == "train" else ()
     windows = [(x, y, min(x + side, scene.width), min(y + side, scene.height)) for (x, y), _ in tiles]

@@ -256,6 +256,9 @@ def settle(scenes: Sequence[Scene], found: Sequence[Found], options: PixelOption
             if GSD in quantities_of(scene):  # of the pixels that the labels count
                 provenance[GSD] = scene.provenance[GSD] / math.sqrt(factors[0] * factors[1])
         settled.scenes.append(scene.replace(width=real[0], height=real[1], reading=reading, provenance=provenance))
+        if one.header.pages > 1:
+            what = "files of several pictures (pages, frames), of which the first is read"
+            settled.changes.append((what, str(scene.path), f"it holds {one.header.pages}"))
         if one.header.georeferenced and one.raster is None and one.header.format == "TIFF" and not rasters.installed():
             settled.notes[f"georeferenced pictures whose coordinates were not read ({rasters.INSTALL})"] += 1
         elif one.world is not None and not one.world.crs:

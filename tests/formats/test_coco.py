@@ -13,7 +13,7 @@ from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.formats import detect_format, read_raw
 from ccdiff_cli.formats.coco import _runs
 from ccdiff_cli.geometry import corners_to_le90, hbb_of, le90_to_corners, polygon
-from tests.rawsets import coco, vhr10
+from tests.rawsets import coco, picture, vhr10
 
 
 def annotation(**changes):
@@ -222,3 +222,11 @@ def test_objects_to_be_ignored_are_kept_as_difficult(tmp_path):
     raw = read_raw(coco(tmp_path, [annotation(ignore=1), annotation(id=2, ignore=0)]))
     assert [i.difficult for i in raw.scenes[0].instances] == [True, False]
     assert raw.notes["objects with the flag ignore kept as difficult"] == 1
+
+
+def test_pictures_beside_the_others_that_the_file_does_not_name_are_counted(tmp_path):
+    root = coco(tmp_path, [annotation()])
+    picture(root / "images" / "b.png")
+    picture(root / "references" / "c.png")  # of another folder: no part of the set
+    raw = read_raw(root)
+    assert len(raw.scenes) == 1 and raw.skipped == {"pictures without annotations": 1}

@@ -319,3 +319,10 @@ def test_keypoints_are_no_outline(tmp_path, points):
     (instance,) = raw.scenes[0].instances
     assert raw.format == "yolo" and instance.hbb == (36, 16, 60, 48) and not instance.oriented
     assert raw.notes["keypoints of boxes, passed over"] == 1
+
+
+def test_a_label_file_that_two_pictures_share_is_said(tmp_path):
+    root = yolo(tmp_path, {"images/train/a.png": BOX}, {"train": "images/train", "names": NAMES})
+    picture(root / "images" / "train" / "a.jpg", seed=7)
+    raw = read_raw(root)
+    assert len(raw.scenes) == 2 and raw.changes == {"label files that several pictures of one name share, used for each": 1}

@@ -612,3 +612,29 @@ def test_the_command_line(tmp_path):
         app, ["prepare", str(source), "--out", str(tmp_path / "out"), "--processes", "1", "--resized", "scale", "--json"]
     )
     assert made.exit_code == 0 and json.loads(made.stdout)["pixels"] == {"scaled": {"resized after labelling": 2}}
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".webp", ".png", ".gif"])
+def test_of_a_file_of_several_pictures_the_first_is_read_and_said(tmp_path, suffix):
+    first, other = (Image.fromarray(ground(bright=value)) for value in (220, 120))
+    name = f"1{suffix}" if suffix != ".gif" else "1.png"  # a GIF by another name
+
+    def write(path):
+        first.save(path, {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".tif": "TIFF"}[suffix], save_all=True, append_images=[other])
+
+    made = prepare_dataset(raw_coco(tmp_path / "raw", {name: write}), tmp_path / "out")
+    assert made.manifest["changes"]["files of several pictures (pages, frames), of which the first is read"] == 1
+    (scene,) = made.scenes
+    with Image.open(str(scene.path)) as image:
+        assert getattr(image, "n_frames", 1) == 1 and np.asarray(image.convert("RGB"))[8, 12].min() > 180
+
+
+def test_overviews_of_a_tiff_are_no_pictures_of_their_own(tmp_path):
+    def write(path):
+        image = Image.fromarray(ground())
+        with Image.new("RGB", (30, 20)) as small:
+            small.encoderinfo = {"tiffinfo": {254: 1}}
+            image.save(path, save_all=True, append_images=[small])
+
+    made = prepare_dataset(raw_coco(tmp_path / "raw", {"1.tif": write}), tmp_path / "out")
+    assert not made.manifest["changes"]
