@@ -134,9 +134,15 @@ def tell(stage: str, done: int, total: int) -> None:
         show(stage, done, total)
 
 
+def remark(text: str) -> None:
+    """A line for people from deep below a verb, the same one once: shown where the verb shows progress."""
+    if (hear := getattr(_watching.get(), "remark", None)) is not None:
+        hear(text)
+
+
 @contextlib.contextmanager
 def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """See :func:`_progress_bars`; :func:`tell` is heard, too."""
+    """See :func:`_progress_bars`; :func:`tell` and :func:`remark` are heard, too."""
     with _progress_bars(quiet=quiet) as show:
         token = _watching.set(show)
         try:
@@ -149,8 +155,9 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], 
 def _progress_bars(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A function ``progress(stage, done, total)`` that draws one bar a stage; pictures, files or steps count alike.
 
-    Unless quiet it has two attributes: ``note(stage, text)`` puts a few words beside the stage's name, or on a line of their own where
-    nothing was said of the stage for half a minute; ``say(said)`` prints the grave ranks of what was counted so far.
+    Unless quiet it has three attributes: ``note(stage, text)`` puts a few words beside the stage's name, or on a line of their own where
+    nothing was said of the stage for half a minute; ``say(said)`` prints the grave ranks of what was counted so far;
+    ``remark(text)`` prints a line, the same one once.
     """
     if quiet:
         yield lambda stage, done, total: None
@@ -172,17 +179,28 @@ def _progress_bars(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
                     bars.update(tasks[stage], description=visible(f"{stage} ({text})", lines=False))
 
             show.note = note  # type: ignore[attr-defined]
-            show.say = _say  # type: ignore[attr-defined]
+            show.say, show.remark = _say, _once()  # type: ignore[attr-defined]
             yield show
     else:
         plain = _plain_lines()
-        plain.say = _say  # type: ignore[attr-defined]
+        plain.say, plain.remark = _say, _once()  # type: ignore[attr-defined]
         yield plain
 
 
 def _say(said: Mapping[str, Any]) -> None:
     for line in ranks(said, grave=True):
         errors.print(line, soft_wrap=True)
+
+
+def _once() -> Callable[[str], None]:
+    said: set[str] = set()
+
+    def show(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            errors.print(visible(text, lines=False), soft_wrap=True)
+
+    return show
 
 
 def _plain_lines() -> Callable[[str, int, int], None]:

@@ -106,9 +106,7 @@ def run_demo(
             small = load_detector_config(overrides={**DETECTOR, **(detector or {})})
             # both protocols would take twice as long; the report says so
             config = ExperimentConfig(detector=small, match="steps", seeds=tuple(detector_seeds))
-            measured = eval_trainability(
-                folders["prepared"], folders["synthetic"], folders["trainability"], config, processes=_at_once(), progress=report
-            )
+            measured = eval_trainability(folders["prepared"], folders["synthetic"], folders["trainability"], config, progress=report)
     page = folders["trainability"] / "report.html"
     result = {
         "report": str(page),
@@ -136,14 +134,6 @@ def run_demo(
             "ccdiff prepare YOUR_DATA --tile 256 --overlap 64 --size 128 --out runs/mine",
         ],
     }
-
-
-def _at_once() -> int | None:
-    """Detectors that are trained at once: on a CPU both, each on half of the cores, which other programs hold up less than all cores for
-    one after the other; on GPUs one each."""
-    import torch
-
-    return None if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
 
 
 def _recipe(generator: Mapping[str, Any], steps: int, seed: int) -> Any:

@@ -21,9 +21,10 @@ from ..scene import ClassList, Scene
 from .config import DetectorConfig
 
 if TYPE_CHECKING:
+    from ..threads import Threads
     from .training import Network
 
-__all__ = ["Detections", "Detector", "DetectorConfig", "Progress", "fit", "load_detector", "seconds_per_step", "training_key"]
+__all__ = ["STAGE", "Detections", "Detector", "DetectorConfig", "Progress", "fit", "load_detector", "seconds_per_step", "training_key"]
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``."""
@@ -34,6 +35,8 @@ FAMILIES = {
     "yolo": "yolo",
 }
 """Family -> the module of this package with its ``build``; imported when first used."""
+STAGE = "detector"
+"""What the number of threads of a training is kept under."""
 LIBRARIES = {
     kind: {"mm_models": ("mmcv", "mmcv-lite", "mmdet", "mmrotate"), "yolo": ("ultralytics", "ultralytics-opencv-headless")}.get(module, ())
     for kind, module in FAMILIES.items()
@@ -87,6 +90,7 @@ def fit(
     seed: int,
     progress: Progress | None = None,
     start: str | None = None,
+    threads: Threads | None = None,
 ) -> Detector:
     """Train a detector, or go on with an interrupted training, or load the finished one.
 
@@ -95,13 +99,14 @@ def fit(
         out: folder of trainings; this one lies in ``out / key``.
         progress: called with the stage "train" and steps.
         start: key of a finished training in ``out`` whose weights this one goes on from (fine-tuning).
+        threads: chooses the number of threads of several trainings; None: of this one alone.  What was chosen stands in the info.
 
     Raises:
         CCDiffError: no scenes, no boxes, an unreadable picture, a missing extra, a loss that is not finite.
     """
     from . import training
 
-    return training.fit(scenes, classes, config, Path(out), seed, progress, start)
+    return training.fit(scenes, classes, config, Path(out), seed, progress, start, threads)
 
 
 def training_key(scenes: Sequence[Scene], classes: ClassList, config: DetectorConfig, seed: int, start: str | None = None) -> str:

@@ -13,13 +13,15 @@ Notable:
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import hashlib
 import importlib.metadata
 import io
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -33,13 +35,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from ..console import remark
 from ..dataset import scene_record, versions
 from ..errors import CCDiffError
 from ..files import content_key, read_bytes, read_json, sha256_file, write_bytes, write_json
 from ..geometry import visible_hbbs
+from ..options import MOST_PROCESSES
 from ..scene import ClassList, Scene
 from ..stored import ClassName, Count, Digest, Number, Stored, Text, checked
-from . import Detections, Progress, build_network
+from ..threads import THREADS, Threads, restored
+from . import STAGE, Detections, Progress, build_network
 from .backbones import find_weights, torch_device
 from .config import DetectorConfig
 from .samples import Draws, collate, count_unusable, load_picture
@@ -116,6 +121,7 @@ class Description(Stored):
     weights: Digest | None = None
     losses: _Losses | None = None
     seconds: Number | None = None
+    threads: Annotated[int, Field(strict=True, ge=1, le=MOST_PROCESSES)] | None = None
     pictures_per_second: Number | None = None
     steps: Count | None = None
     seed: Count | None = None
@@ -184,6 +190,7 @@ def training_key(scenes: Sequence[Scene], classes: ClassList, config: DetectorCo
     return content_key(identity if start is None else [*identity, start])
 
 
+@restored()
 def fit(
     scenes: Sequence[Scene],
     classes: ClassList,
@@ -192,6 +199,7 @@ def fit(
     seed: int,
     progress: Progress | None = None,
     start: str | None = None,
+    threads: Threads | None = None,
 ) -> TrainedDetector:
     """See :func:`ccdiff_cli.detectors.fit`."""
     _check(scenes)
@@ -217,6 +225,9 @@ def fit(
     first, losses, seconds, drawn = _resume(folder / "checkpoint.pt", network.net, optimizer, device)
     draws = Draws(scenes, classes, seed, config.steps * config.batch, config.augment, oriented=config.oriented)
     network.net.train()
+    if threads is None:
+        threads = Threads(folder / THREADS, device=device.type, say=remark)
+    threads.choose(STAGE, _rehearsal(network, config, seed, draws, first, device))
     since: list[list[float]] = []
     clock = time.monotonic()
     for step, (pictures, targets) in zip(range(first, config.steps), _batches(draws, config, first), strict=True):
@@ -247,13 +258,15 @@ def fit(
         "seconds": round(seconds, 1),
         "pictures_per_second": round(drawn / max(seconds, 1e-9), 2),
         "device": str(device),
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "versions": versions() | _extra_versions(config),
     }
     network.net.eval()
     detector = TrainedDetector(network, classes, config, info, device)
     detector.save(folder)
-    with contextlib.suppress(OSError):
-        (folder / "checkpoint.pt").unlink()
+    for name in ("checkpoint.pt", THREADS):
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
     return detector
 
 
@@ -314,9 +327,7 @@ def _step(
     """One optimizer step; returns the total loss and its parts."""
     for group in optimizer.param_groups:
         group["lr"] = config.lr * learning_rate_factor(step, config)
-    with torch.random.fork_rng(devices=_devices(device)):
-        torch.manual_seed(_step_seed(seed, step))  # the sampling of anchors and proposals
-        parts = network.losses([p.to(device) for p in pictures], [{k: v.to(device) for k, v in t.items()} for t in targets])
+    parts = _losses(network, seed, step, pictures, targets, device)
     total = torch.stack(parts).sum()
     values = [float(v) for v in torch.stack([total, *parts]).detach().cpu()]
     _check_finite(values[0], "loss", step, config)
@@ -326,6 +337,29 @@ def _step(
     _check_finite(float(norm), "gradient", step, config)
     optimizer.step()
     return values
+
+
+def _losses(
+    network: Network, seed: int, step: int, pictures: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], device: torch.device
+) -> list[Tensor]:
+    with torch.random.fork_rng(devices=_devices(device)):
+        torch.manual_seed(_step_seed(seed, step))  # the sampling of anchors and proposals
+        return network.losses([p.to(device) for p in pictures], [{k: v.to(device) for k, v in t.items()} for t in targets])
+
+
+def _rehearsal(network: Network, config: DetectorConfig, seed: int, draws: Draws, step: int, device: torch.device) -> Callable[[], object]:
+    """A forward and backward pass of a step's batch; through a copy, for running means in a network change by it."""
+
+    @functools.cache
+    def made() -> tuple[Network, list[Tensor], list[dict[str, Tensor]]]:
+        return copy.deepcopy(network), *collate([draws[step * config.batch + i] for i in range(config.batch)])
+
+    def rehearse() -> None:
+        other, pictures, targets = made()
+        other.net.zero_grad(set_to_none=True)
+        torch.stack(_losses(other, seed, step, pictures, targets, device)).sum().backward()
+
+    return rehearse
 
 
 def _check_finite(value: float, what: str, step: int, config: DetectorConfig) -> None:

@@ -16,9 +16,10 @@ from ..metrics.distances import compare as distances
 from ..metrics.distances import mean_interval, nearest
 from ..metrics.features import Extractor, cached, features_of
 from ..scene import Scene
+from ..threads import as_trained
 from ..trainability.adherence import swap_labels
 from ..trainability.config import SYNTHETIC
-from ..trainability.trainings import TRAININGS, Look, found_in
+from ..trainability.trainings import TRAININGS, Look, found_in, threads_of
 from .compared import REAL, Compared
 
 CLOSEST = 12
@@ -127,7 +128,13 @@ def judge_layouts(compared: Compared, config: DetectorConfig) -> dict[str, Any]:
         return (lambda _, done, total: told(stage, done, total)) if told else None
 
     detector = fit(
-        compared.train, compared.classes, config, compared.share / TRAININGS, seed, staged("train the detector on real pictures")
+        compared.train,
+        compared.classes,
+        config,
+        compared.share / TRAININGS,
+        seed,
+        staged("train the detector on real pictures"),
+        threads=threads_of(compared.share, config),
     )
     for name, scenes in compared.looked_at.items():
         look = Look(
@@ -135,7 +142,8 @@ def judge_layouts(compared: Compared, config: DetectorConfig) -> dict[str, Any]:
         )
         found = found_in(look, compared.share, detector.info["key"])
         if found is None:
-            found = detector.predict(scenes, staged(f"look for the layouts, {name}"))
+            with as_trained(detector.info):
+                found = detector.predict(scenes, staged(f"look for the layouts, {name}"))
             write_detections(look.path(compared.share, detector.info["key"]), found)
         kinds = ["hbb", *(["obb"] if any(d.corners is not None for d in found) else [])]
         swapped = swap_labels(scenes, seed) if name != REAL else None

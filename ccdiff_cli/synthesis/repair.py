@@ -28,6 +28,7 @@ from ..geometry import clip_hbb, hbb_iou, visible_hbbs
 from ..locks import locked
 from ..metrics.average_precision import outcomes
 from ..scene import ClassList, Instance, Scene
+from ..threads import as_trained
 from .filtering import Judge, Progress, calibrate, object_scores, prepare_filter
 from .finish import write_contact_sheet
 from .options import RepairOptions
@@ -73,10 +74,11 @@ def repair_set(
     assert judge.detector is not None
     if set(judge.detector.classes) != set(base.classes):
         raise CCDiffError("the detector knows other classes than the real set", where=folder, fix="train it on that set")
-    limits = calibrate(judge, base, options.recall, progress)["thresholds"]
+    with as_trained(judge.detector.info):
+        limits = calibrate(judge, base, options.recall, progress)["thresholds"]
+        sure = sure_score(judge.detector, base, options.precision)
+        found = judge.detector.predict(made.scenes, progress)
     missing = {name: limits[name]["detector"] for name in base.classes}
-    sure = sure_score(judge.detector, base, options.precision)
-    found = judge.detector.predict(made.scenes, progress)
     repaired = [
         repair_scene(scene, one, judge.detector.classes, sure, missing, options.changes)
         for scene, one in zip(made.scenes, found, strict=True)

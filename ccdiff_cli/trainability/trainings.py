@@ -6,8 +6,9 @@ Notable:
   finished is never done again, whichever arm, fraction or earlier run asked for it.
 * One process a GPU; on a CPU as many as asked for, with the cores shared out.  A training that fails leaves the others alone: what failed
   is returned by name.  A full disk ends all.
-* NOTE: on a CPU the number of threads decides the order of sums; with the same OMP_NUM_THREADS in every process the figures are the
-  same to the bit, whatever the number of processes.
+* NOTE: on a CPU the number of threads decides the order of sums.  All trainings of an experiment have one: OMP_NUM_THREADS, or what the
+  first one's timed step chooses (of several processes, which would disturb one another, each takes its share of the cores).  It is kept
+  beside the trainings, and taken again whatever the number of processes is then.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ from typing import cast
 
 import torch
 
-from ..console import guard_streams
-from ..detectors import Detections, Detector, Progress, fit, load_detector
+from ..console import guard_streams, remark
+from ..detectors import STAGE, Detections, Detector, DetectorConfig, Progress, fit, load_detector
 from ..detectors.store import read_detections, write_detections
 from ..errors import CCDiffError
 from ..failures import as_ccdiff_error
 from ..files import content_key
 from ..scene import ClassList, Scene
 from ..startup import end_with_parent, fresh_processes
+from ..threads import THREADS, VARIABLE, Threads, as_trained, restored
 from .arms import Training
 
 TRAININGS, PREDICTIONS = "trainings", "predictions"
@@ -48,7 +50,7 @@ class Look:
 
     what: str
     key: str
-    scenes: tuple[Scene, ...]
+    scenes: Sequence[Scene]
 
     def path(self, out: Path, training: str) -> Path:
         """Where what a detector found lies."""
@@ -81,6 +83,9 @@ def carry_out(
         left[task.training.key] = Task(known.training if known else task.training, tuple(looks.values()))
     left = {key: task for key, task in left.items() if not is_done(task, out)}
     failed: dict[str, CCDiffError] = {}
+    if not left:
+        return failed
+    threads = threads_of(out, next(iter(left.values())).training.config, processes)
     for stage in ([t for t in left.values() if t.training.start is None], [t for t in left.values() if t.training.start is not None]):
         ready = [t for t in stage if t.training.start not in failed]
         failed |= {t.training.key: failed[str(t.training.start)] for t in stage if t.training.start in failed}
@@ -90,12 +95,23 @@ def carry_out(
             continue
         for task in ready:
             try:
-                _do(task, classes, out, progress)
+                _do(task, classes, out, threads, progress)
             except CCDiffError as error:
                 if isinstance(error.__cause__, OSError):
                     raise
                 failed[task.training.key] = error
     return failed
+
+
+def threads_of(out: Path, config: DetectorConfig, processes: int | None = None, *, say: bool = True) -> Threads:
+    """The number of threads of all trainings in ``out``; of several processes on a CPU each takes its share of the cores."""
+    cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    threads = Threads(out / TRAININGS / THREADS, device="cpu" if cpu else config.device, say=remark if say else None)
+    if cpu and processes is not None and processes > 1:
+        with restored():
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+            threads.choose(STAGE)
+    return threads
 
 
 def is_finished(training: Training, out: Path) -> bool:
@@ -113,17 +129,18 @@ def found_in(look: Look, out: Path, training: str) -> list[Detections] | None:
     return read_detections(look.path(out, training), len(look.scenes))
 
 
-def _do(task: Task, classes: ClassList, out: Path, progress: Progress | None) -> None:
+def _do(task: Task, classes: ClassList, out: Path, threads: Threads, progress: Progress | None) -> None:
     training = task.training
     if is_finished(training, out):
         detector: Detector = load_detector(out / TRAININGS / training.key, training.config.device)
     else:
         report = _staged(progress, f"train {training.name}")
-        detector = fit(training.scenes, classes, training.config, out / TRAININGS, training.seed, report, training.start)
-    for look in task.looks:
-        if found_in(look, out, training.key) is None:
-            report = _staged(progress, f"look at {look.what} pictures, {training.name}")
-            write_detections(look.path(out, training.key), detector.predict(look.scenes, report))
+        detector = fit(training.scenes, classes, training.config, out / TRAININGS, training.seed, report, training.start, threads)
+    with as_trained(detector.info):
+        for look in task.looks:
+            if found_in(look, out, training.key) is None:
+                report = _staged(progress, f"look at {look.what} pictures, {training.name}")
+                write_detections(look.path(out, training.key), detector.predict(look.scenes, report))
 
 
 def _staged(progress: Progress | None, stage: str) -> Progress | None:
@@ -147,7 +164,7 @@ def _in_processes(
 ) -> dict[str, CCDiffError]:
     """Hand the tasks out one at a time, over a pipe to each process: one that dies takes only its task with it."""
     context = fresh_processes()
-    threads = 0 if "OMP_NUM_THREADS" in os.environ else max(1, (os.cpu_count() or 1) // len(devices))
+    threads = 0 if VARIABLE in os.environ else max(1, (os.cpu_count() or 1) // len(devices))
     workers: dict[Connection, BaseProcess] = {}
     for device in devices:
         ours, theirs = context.Pipe()
@@ -211,7 +228,7 @@ def _work(pipe: Connection, classes: ClassList, out: Path, device: str, threads:
             config = task.training.config.model_copy(update={"device": device})
             placed = Task(dataclasses.replace(task.training, config=config), task.looks)
             try:
-                _do(placed, classes, out, lambda *a: pipe.send(("progress", a)))
+                _do(placed, classes, out, threads_of(out, config, say=False), lambda *a: pipe.send(("progress", a)))
                 pipe.send(("end", None))
             except CCDiffError as error:
                 pipe.send(("failed", (error, isinstance(error.__cause__, OSError))))

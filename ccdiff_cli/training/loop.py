@@ -29,7 +29,7 @@ from torch import nn
 from ..errors import CCDiffError
 from ..files import atomic_write, content_key, write_json
 from ..methods.recipe import StageConfig
-from .threads import Threads
+from ..threads import Threads
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total): called after every unit of work."""

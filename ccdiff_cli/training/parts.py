@@ -29,11 +29,11 @@ from ..prepare.captions import caption_of
 from ..references import ReferenceBank
 from ..scene import SYMMETRIES, Scene, symmetric_scene
 from ..sources import Found
+from ..threads import Threads
 from .autoencoder import load_pixels, normalise_latents, train_autoencoder
 from .encoders import resize_pixels, train_encoders
 from .loop import Progress, Run, seed_of
 from .sources import Sources
-from .threads import Threads
 from .transplant import transplant
 from .vocabulary import extend_vocabulary, is_word_level, known_words, words_of
 

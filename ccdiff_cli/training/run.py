@@ -41,6 +41,7 @@ from ..references import WORDS, ReferenceBank
 from ..retrieval import OWN, EmbeddingSimilarity, open_similarity
 from ..scene import Scene
 from ..stored import checked
+from ..threads import THREADS, Threads, restored
 from .adapters import check_extras
 from .autoencoder import load_pixels
 from .costs import check_training
@@ -49,7 +50,6 @@ from .loop import Progress, seed_of
 from .parts import Work, build, learn_words, transplanted
 from .resting import Resting
 from .sources import check_sources
-from .threads import Threads, restored
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def train(
     set_seed(recipe.seed)
     method, bank = method_named(recipe.method), ReferenceBank.read(prepared.root)
     with _tensorboard(folder / "logs", accelerator) as write, restored():
-        chosen = Threads(folder / "threads.json", device=accelerator.device.type, processes=processes, asked=threads, say=say)
+        chosen = Threads(folder / THREADS, device=accelerator.device.type, processes=processes, asked=threads, say=say)
         work = Work(recipe, method, sources, prepared, scenes, bank, folder, accelerator, progress, write, chosen)
         if REFERENCES in method.takes and recipe.retrieval not in (WORDS, OWN):  # before hours of training: it may not be there
             bank.similarity = _similarity(work)

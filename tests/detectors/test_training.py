@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from ccdiff_cli import threads
 from ccdiff_cli.detectors import fit, load_detector, training_key
 from ccdiff_cli.detectors import training as room
 from ccdiff_cli.detectors.store import read_detections, write_detections
@@ -57,6 +59,48 @@ def test_a_finished_training_is_not_trained_again(pictures, uninterrupted):
     steps = []
     again = fit(pictures.split("train"), CLASSES, RESUMED, folder.parent, 3, lambda *a: steps.append(a))
     assert steps == [] and again.info == whole.info
+
+
+@pytest.fixture
+def untold(monkeypatch):
+    """A process of two threads that was told no number, where a pass is timed once and one thread is said to be the fastest."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(threads, "ROUNDS", 1)
+    monkeypatch.setattr(threads, "best", lambda taken: min(taken))
+    with threads.restored():
+        torch.set_num_threads(2)
+        yield
+
+
+def test_threads_are_chosen_by_passes_of_which_nothing_stays(pictures, tmp_path, untold, monkeypatch):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    detector = fit(pictures.split("train"), CLASSES, RESUMED, tmp_path, 3)
+    assert detector.info["threads"] == 1 and torch.get_num_threads() == 2 and torch.equal(torch.rand(3), expected)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    fit(pictures.split("train"), CLASSES, RESUMED, tmp_path / "told", 3)  # nothing was timed
+    key = detector.info["key"]
+    assert (tmp_path / key / "model.safetensors").read_bytes() == (tmp_path / "told" / key / "model.safetensors").read_bytes()
+
+
+def test_a_killed_training_takes_its_threads_again(pictures, tmp_path, untold, monkeypatch):
+    def kill(stage: str, done: int, total: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        fit(pictures.split("train"), CLASSES, RESUMED, tmp_path, 3, kill)
+    kept = next(tmp_path.glob("*/threads.json"))
+    assert json.loads(kept.read_text()) == {"detector": 1}
+    monkeypatch.setattr(threads, "seconds_by_threads", lambda *a: pytest.fail("timed again"))
+    detector = fit(pictures.split("train"), CLASSES, RESUMED, tmp_path, 3)
+    assert detector.info["threads"] == 1 and not kept.exists()
+    with threads.as_trained(detector.info):
+        assert torch.get_num_threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with threads.as_trained(detector.info):
+        assert torch.get_num_threads() == 2
 
 
 def test_number_of_loading_processes_and_checkpoints_do_not_matter(pictures, uninterrupted, tmp_path):

@@ -48,7 +48,7 @@ class FakeFits:
         monkeypatch.setattr(trainings, "load_detector", self.load)
         return self
 
-    def fit(self, scenes, classes, config, out, seed, progress=None, start=None):
+    def fit(self, scenes, classes, config, out, seed, progress=None, start=None, threads=None):
         self.classes = classes
         if self.fail(scenes, seed):
             raise CCDiffError("the detector's loss became nan at step 3 of 4", fix="lower detector.lr; finished trainings are kept")

@@ -22,7 +22,7 @@ class Learner:
     """Finds an object of every picture where a coin, the same for every detector, falls below ``skill``."""
 
     def __init__(self, skill: float, seen: list[str]) -> None:
-        self.skill, self.seen = skill, seen
+        self.skill, self.seen, self.info = skill, seen, {}
 
     def predict(self, scenes, progress=None):
         self.seen += [s.file_name for s in scenes]
@@ -43,7 +43,7 @@ class Learning(FakeFits):
         super().__init__()
         self.enough, self.headroom, self.seen = enough, headroom, []
 
-    def fit(self, scenes, classes, config, out, seed, progress=None, start=None):
+    def fit(self, scenes, classes, config, out, seed, progress=None, start=None, threads=None):
         super().fit(scenes, classes, config, out, seed, progress, start)
         most = 0.5 + self.headroom * (len(scenes) > 12)
         return Learner(most * min(1.0, 0.2 + 0.8 * config.steps / self.enough), self.seen)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ccdiff_cli.dataset import read_set, write_set
 from ccdiff_cli.detectors import fit, training_key
@@ -512,8 +514,6 @@ def test_processes_give_the_same_figures_as_one_and_resume_the_same_folder(sets,
     """With the threads of each process fixed, to the bit; two stages are run one after the other."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config = experiment(arms={"synthetic": [1], "pretrain": [1]}, seeds=(0, 1))
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -541,6 +541,33 @@ def test_processes_whose_pictures_are_loaded_by_processes(sets, tmp_path, monkey
     assert all(trainings.is_done(task, tmp_path) for task in tasks)
 
 
+def test_all_trainings_of_an_experiment_have_one_number_of_threads(sets, tmp_path, monkeypatch):
+    from ccdiff_cli import threads
+    from ccdiff_cli.trainability import trainings
+
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(threads, "ROUNDS", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    answers = [1, 2, 2]
+    monkeypatch.setattr(threads, "best", lambda taken: answers.pop(0))
+    scenes = tuple(read_set(sets / "real").split("train"))
+    tasks = [Task(Training(f"real, seed {s}", training_key(scenes, CLASSES, TINY, s), scenes, TINY, s), ()) for s in range(5)]
+
+    def numbers(out):
+        return {json.loads(p.read_text())["threads"] for p in (out / "trainings").glob("*/detector.json")}
+
+    with threads.restored():
+        torch.set_num_threads(2)
+        trainings.carry_out(tasks[:1], CLASSES, tmp_path / "a")
+        trainings.carry_out(tasks[1:3], CLASSES, tmp_path / "a")  # not timed again
+        assert torch.get_num_threads() == 2
+        trainings.carry_out(tasks[3:], CLASSES, tmp_path / "a", processes=2)  # nor shared out
+        assert numbers(tmp_path / "a") == {1} and len(answers) == 2
+        trainings.carry_out(tasks[:1], CLASSES, tmp_path / "b", processes=2)  # a lone one: others will be two at once
+        assert numbers(tmp_path / "b") == {3} and len(answers) == 2
+    assert json.loads((tmp_path / "b" / "trainings" / "threads.json").read_text()) == {"detector": 3}
+
+
 def test_a_process_that_is_killed_takes_only_its_training_with_it(sets, tmp_path, monkeypatch):
     from ccdiff_cli.trainability import trainings
 
@@ -549,7 +576,7 @@ def test_a_process_that_is_killed_takes_only_its_training_with_it(sets, tmp_path
     done = [Task(Training(name, name, (), TINY, 0), ()) for name in ("a", "killed", "b", "c")]
     failed = trainings.carry_out(done, CLASSES, tmp_path, processes=2)
     assert set(failed) == {"killed"} and "ended with code -9" in failed["killed"].what and "--processes" in str(failed["killed"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c", "trainings"]
 
 
 def dying_worker(pipe, classes, out, device, threads):

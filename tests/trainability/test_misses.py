@@ -48,7 +48,7 @@ def fits(monkeypatch):
     """Takes the place of training; holds the pictures that each one was given."""
     log = []
 
-    def fit(scenes, classes, config, out, seed, progress=None, start=None):
+    def fit(scenes, classes, config, out, seed, progress=None, start=None, threads=None):
         log.append([s.file_name for s in scenes])
         write_json(Path(out) / training_key(scenes, classes, config, seed, start) / "detector.json", {})
         return Blind(classes)

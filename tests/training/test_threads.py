@@ -11,12 +11,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ccdiff_cli import threads as module
 from ccdiff_cli.methods.recipe import StageConfig
 from ccdiff_cli.recipes import Recipe
-from ccdiff_cli.training import threads as module
+from ccdiff_cli.threads import Threads, best, restored, seconds_by_threads
 from ccdiff_cli.training import train
 from ccdiff_cli.training.loop import Run, run_stage
-from ccdiff_cli.training.threads import Threads, best, restored, seconds_by_threads
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def test_what_was_chosen_is_written_and_taken_again_whatever_is_fast_by_then(tmp
     path = tmp_path / "threads.json"
     count, said = chosen(path, clock, {1: 1.0, 4: 4.0, 8: 10.0})
     assert count == 1 and json.loads(path.read_text()) == {"denoiser": 1}
-    assert said == ["denoiser: 1 thread (a pass takes 1 s with 1, 4 s with 4, 10 s with 8; --threads fixes the number)"]
+    assert said == ["denoiser: 1 thread (a pass takes 1 s with 1, 4 s with 4, 10 s with 8; OMP_NUM_THREADS fixes the number)"]
     count, said = chosen(path, clock, {})  # a pass would fail: none is made
     assert count == 1 and said == ["denoiser: 1 thread, with which it was begun"]
 
