@@ -31,7 +31,7 @@ import stat
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,11 +39,13 @@ from pydantic import AfterValidator, Field, JsonValue
 from typing_extensions import NotRequired, TypedDict
 
 from . import __version__
+from .bounds import check_memory
 from .console import tell
 from .errors import CCDiffError, EditedSet
 from .files import content_key, inside, parse_json, read_bytes, write_json
 from .geometry import area_inside, corners_inside
 from .scene import ClassList, Instance, Scene
+from .spooled import Spooled, spool
 from .stored import Bit, Caption, ClassName, Coordinate, Count, Digest, FileName, Flag, Free, Pixels, Seed, Stored, Text, checked, read_as
 from .unchanged import hashes_of, listed, remember
 
@@ -161,12 +163,12 @@ class _Labels(TypedDict):
 
 @dataclass(frozen=True)
 class PictureSet:
-    """A set on disk, read into memory (labels only; pictures stay on disk, at ``scene.path``).
+    """A set on disk, its labels read (pictures stay on disk, at ``scene.path``).
 
     Attributes:
         root: its folder.
         classes: the frozen class list.
-        scenes: all labelled pictures, in the order of the file.
+        scenes: all labelled pictures, in the order of the file; of a set of shards they are not in memory (``spooled``).
         manifest: the manifest as read; {} where there is none.
         content: the key of the labels and pictures as they were read; "" where the scenes were not read from a folder.
         hashes: file name -> SHA-256 of the picture as it lies there.
@@ -174,13 +176,15 @@ class PictureSet:
 
     root: Path
     classes: ClassList
-    scenes: tuple[Scene, ...]
+    scenes: Sequence[Scene]
     manifest: dict[str, Any]
     content: str = ""
     hashes: Mapping[str, str] = field(default_factory=dict)
 
-    def split(self, name: str) -> tuple[Scene, ...]:
+    def split(self, name: str) -> Sequence[Scene]:
         """The scenes of one split ("train", "val" or "test")."""
+        if isinstance(self.scenes, Spooled):
+            return self.scenes.tagged(name)
         return tuple(scene for scene in self.scenes if scene.split == name)
 
     def key(self) -> str:
@@ -530,18 +534,48 @@ def key_of_shards(shards: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _read_shards(root: Path, *, to_look_at: bool) -> PictureSet:
-    """The pictures of all shards as one set, in memory."""
-    sets = [read_set(folder, to_look_at=to_look_at) for folder in shards_of(root)]
-    manifest = read_manifest(root)
-    if any(list(part.classes) != manifest["classes"] for part in sets):
-        raise CCDiffError("the class list of a shard is not the set's", where=root, fix="run the command that made the set again")
-    scenes = tuple(scene for part in sets for scene in part.scenes)
-    names = Counter(scene.file_name for scene in scenes)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise CCDiffError(f"the picture {twice[0]} stands in two shards", where=root, fix="run the command that made the set again")
-    hashes = {name: digest for part in sets for name, digest in part.hashes.items()}
-    content = key_of_shards([{"name": part.root.name, "content": part.content} for part in sets])
-    return PictureSet(root, sets[0].classes, scenes, manifest, content, hashes)
+    """The pictures of all shards as one set, read a shard at a time; what stays in memory of a picture is its name and hash."""
+    manifest, hashes, shards = read_manifest(root), dict[str, str](), list[dict[str, str]]()
+
+    def scenes() -> Iterator[tuple[str, Scene]]:
+        for folder in shards_of(root):
+            part = read_set(folder, to_look_at=to_look_at)
+            if list(part.classes) != manifest["classes"]:
+                raise CCDiffError("the class list of a shard is not the set's", where=folder, fix="run the command that made the set again")
+            if twice := next((name for name in part.hashes if name in hashes), None):
+                raise CCDiffError(f"the picture {twice} stands in two shards", where=root, fix="run the command that made the set again")
+            hashes.update(part.hashes)
+            shards.append({"name": folder.name, "content": part.content})
+            yield from ((scene.split, scene) for scene in part.scenes)
+
+    laid_down = spool(scenes(), _laid_down, _taken_up)
+    return PictureSet(root, ClassList(tuple(manifest["classes"])), laid_down, manifest, key_of_shards(shards), hashes)
+
+
+def _laid_down(scene: Scene) -> bytes:
+    return json.dumps([scene.path, scene_record(scene)]).encode()
+
+
+def _taken_up(data: bytes) -> Scene:
+    path, record = json.loads(data)
+    return scene_from_record(record).replace(path=path)
+
+
+HELD = 20_000
+"""Bytes of memory that the labels of a picture take, about."""
+
+
+def in_memory(made: PictureSet) -> PictureSet:
+    """The set with the labels of all its shards in memory, for what goes through them again and again in any order.
+
+    Raises:
+        CCDiffError: they clearly do not fit.
+    """
+    if not isinstance(made.scenes, Spooled):
+        return made
+    fix = f"give one of its shards, which are sets by themselves: {made.root / SHARDS / '00000'}"
+    check_memory(HELD * len(made.scenes), f"looking at all {len(made.scenes):,} pictures together", where=made.root, fix=fix)
+    return replace(made, scenes=tuple(made.scenes))
 
 
 LARGE = 20_000_000

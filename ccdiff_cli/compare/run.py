@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -175,7 +175,7 @@ def _experiment(config: Comparison) -> ExperimentConfig:
     return load_experiment(config.trainability.recipe, config.trainability.experiment())
 
 
-def _reference(real: PictureSet, config: Comparison) -> tuple[Scene, ...]:
+def _reference(real: PictureSet, config: Comparison) -> Sequence[Scene]:
     return real.split(config.evaluate.reference)
 
 
@@ -307,7 +307,7 @@ def _budget(config: Comparison) -> dict[str, Any]:
     }
 
 
-def _samples(reference: tuple[Scene, ...], made: Mapping[str, Path]) -> list[tuple[Scene, dict[str, Scene]]]:
+def _samples(reference: Sequence[Scene], made: Mapping[str, Path]) -> list[tuple[Scene, dict[str, Scene]]]:
     """Real pictures, evenly spaced among those with objects, with what every row drew from the layout."""
     drawn: dict[str, dict[str, Scene]] = {}
     for row, folder in made.items():

@@ -36,22 +36,22 @@ class Compared:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
-    def train(self) -> tuple[Scene, ...]:
+    def train(self) -> Sequence[Scene]:
         """The real training pictures."""
         return self.sets[REAL].split("train")
 
     @cached_property
-    def test(self) -> tuple[Scene, ...]:
+    def test(self) -> Sequence[Scene]:
         """The real pictures that others are compared with."""
         return self.sets[REAL].split(self.options.reference)
 
     @cached_property
-    def made(self) -> dict[str, tuple[Scene, ...]]:
+    def made(self) -> dict[str, Sequence[Scene]]:
         """The pictures of each set but the real one."""
         return {name: some.split("train") for name, some in self.sets.items() if name != REAL}
 
     @property
-    def looked_at(self) -> dict[str, tuple[Scene, ...]]:
+    def looked_at(self) -> dict[str, Sequence[Scene]]:
         """The pictures of each set, the real ones first."""
         return {REAL: self.test, **self.made}
 

@@ -129,7 +129,10 @@ def _protocol(
 def _write(compared: Compared, results: dict[str, Any], closest: Mapping[str, list[tuple[Scene, Scene, float]]]) -> None:
     from ..report.evaluation import evaluation_page, latex_table, markdown_table  # matplotlib: not for a dry run
 
-    samples = {name: spread([s for s in some if s.instances] or some, SAMPLES) for name, some in compared.looked_at.items()}
+    samples = {}
+    for name, some in compared.looked_at.items():
+        labelled = [k for k, scene in enumerate(some) if scene.instances]
+        samples[name] = [some[k] for k in spread(labelled or range(len(some)), SAMPLES)]
     write_text(compared.out / "report.html", evaluation_page(results, compared.classes, samples, closest))
     write_text(compared.out / "table.md", markdown_table(results))
     write_text(compared.out / "table.tex", latex_table(results))
@@ -163,7 +166,8 @@ def _warnings(compared: Compared, info: Mapping[str, Any] | None) -> list[str]:
     if smaller:
         warnings.append(f"the floor is smaller than the other sets, so its FID is too high: {', '.join(smaller)}")
     for name, some in made.items():
-        missing = [c for c in sets[REAL].classes if not any(c in s.categories() for s in some)]
+        there = {category for s in some for category in s.categories()}
+        missing = [c for c in sets[REAL].classes if c not in there]
         if missing:
             warnings.append(f"{name} holds no {', '.join(missing)}")
         for judge, row in rows[name].get("nearest", {}).items():

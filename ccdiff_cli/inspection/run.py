@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..dataset import ANNOTATIONS, MANIFEST, is_sharded, read_set
+from ..dataset import ANNOTATIONS, MANIFEST, in_memory, is_sharded, read_set
 from ..duplicates import look_at_all
 from ..errors import CCDiffError
 from ..files import write_json, write_text
@@ -97,7 +97,7 @@ def _read(source: Path, options: InspectOptions, progress: Progress | None) -> t
         if (pattern := options.source_pattern) is not None:
             fix = "leave it out, or inspect the raw set"
             raise CCDiffError("a set of ours knows the source of each picture", where=f"--source-pattern {pattern}", fix=fix)
-        made = read_set(source, to_look_at=True)
+        made = in_memory(read_set(source, to_look_at=True))
         said = {key: made.manifest.get(key) or {} for key in ("changes", "skipped", "notes", "cutting", "places")}
         return str(made.manifest.get("kind", "set")), made.classes, list(made.scenes), said
     names = read_class_file(options.classes) if options.classes is not None else None

@@ -16,6 +16,7 @@ Notable:
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -271,14 +272,15 @@ def _looked_at(found: _Labelled, pairs: _Pairs, classes: int) -> tuple[np.ndarra
 
 
 def _truth(scenes: Sequence[Scene], classes: ClassList, boxes: Boxes) -> _Labelled:
-    picture, label, rows, difficult = [], [], [], []
+    picture, label, difficult = array("q"), array("q"), array("b")  # arrays: lists would keep the boxes of all pictures as objects
+    rows = array("d")
     for i, scene in enumerate(scenes):
         for instance in scene.instances:
             picture.append(i)
             label.append(classes.index(instance.category, where=scene.file_name))
-            rows.append(instance.hbb if boxes == "hbb" else instance.corners)
+            rows.extend(instance.hbb if boxes == "hbb" else instance.corners)
             difficult.append(instance.difficult)
-    return _labelled(np.array(picture, np.int64), np.array(label, np.int64), rows, np.array(difficult, bool))
+    return _labelled(np.array(picture, np.int64), np.array(label, np.int64), np.array(rows), np.array(difficult, bool))
 
 
 def _found(detections: Sequence[Detections], boxes: Boxes) -> _Labelled:
@@ -298,7 +300,7 @@ def _found(detections: Sequence[Detections], boxes: Boxes) -> _Labelled:
     return _labelled(picture[order], label[order], values[order], np.zeros(len(order), bool))
 
 
-def _labelled(picture: np.ndarray, label: np.ndarray, rows: Any, difficult: np.ndarray) -> _Labelled:
+def _labelled(picture: np.ndarray, label: np.ndarray, rows: np.ndarray, difficult: np.ndarray) -> _Labelled:
     boxes = np.asarray(rows, np.float64).reshape(len(picture), -1) if len(picture) else np.zeros((0, 4))
     if boxes.shape[1] == 8:
         x, y = boxes[:, 0::2], boxes[:, 1::2]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..bounds import amount, check_crowded, check_disk, check_memory, free_memory
-from ..dataset import PictureSet, count_scenes, read_set
+from ..dataset import PictureSet, count_scenes, in_memory, read_set
 from ..errors import CCDiffError
 from ..files import content_key
 from ..layouts import LayoutOptions, Writer, layouts_of_set, plan_layouts
@@ -275,7 +275,7 @@ def open_layouts(folder: str | Path, split: str) -> PictureSet:
     Raises:
         CCDiffError: no set, or a split without pictures.
     """
-    layouts = read_set(folder)
+    layouts = in_memory(read_set(folder))
     if not layouts.split(split):
         found = sorted({scene.split for scene in layouts.scenes})
         raise CCDiffError(f"the set has no pictures in its {split} split", where=folder, fix=f"its splits: {', '.join(found)}")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..comparison import check_sets
-from ..dataset import IMAGES, MANIFEST, PictureSet, read_manifest, read_set, write_set
+from ..dataset import IMAGES, MANIFEST, PictureSet, in_memory, read_manifest, read_set, write_set
 from ..detectors import Detections, Detector
 from ..errors import CCDiffError, markdown
 from ..files import content_key, copy_file, inside, read_bytes, sha256_file, take_up, write_text
@@ -59,7 +59,7 @@ def repair_set(
         CCDiffError: no synthetic set, or one that was repaired before; other classes than the real one's; no labelled val split; ``out``
             holds something else.
     """
-    made, base, out = read_set(source), read_set(real), Path(out)
+    made, base, out = in_memory(read_set(source)), read_set(real), Path(out)
     check_sets({"real": base, "synthetic": made}, out)
     if made.manifest.get("kind") != "synthetic" or "repair" in made.manifest:
         what = "was repaired already" if "repair" in made.manifest else f"is of the kind {made.manifest.get('kind')!r}, not synthetic"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -69,8 +69,9 @@ def adherence_scores(
     return {"scores": rows, "per_class_AP50": per_class}
 
 
-def swap_labels(scenes: Sequence[Scene], seed: int = 0) -> list[Scene] | None:
-    """The scenes with one another's labels: a fixed permutation under which no picture gets a layout equal to its own.
+def swap_labels(scenes: Sequence[Scene], seed: int = 0) -> Sequence[Scene] | None:
+    """The scenes with one another's labels, made as they are asked for: a fixed permutation under which no picture gets a layout equal to
+    its own.
 
     Layouts of another picture size are stretched.  None where over half of the pictures share one layout, so no such permutation exists.
     """
@@ -84,12 +85,32 @@ def swap_labels(scenes: Sequence[Scene], seed: int = 0) -> list[Scene] | None:
         return None
     # Equal layouts stand together; turning the row by the length of its longest run moves every picture out of its own run.
     order = [i for k in rng.permutation(len(names)) for i in groups[names[int(k)]]]
-    given: list[Scene] = list(scenes)
-    for place, i in enumerate(order):
-        donor = scenes[order[(place + largest) % len(order)]]
-        fx, fy = scenes[i].width / donor.width, scenes[i].height / donor.height
-        given[i] = scenes[i].replace(instances=tuple(_stretched(x, fx, fy) for x in donor.instances))
-    return given
+    donors = np.empty(len(order), np.int64)
+    donors[order] = np.roll(order, -largest)
+    return _Swapped(scenes, donors)
+
+
+class _Swapped(Sequence[Scene]):
+    """Picture i with the labels of picture ``donors[i]``."""
+
+    def __init__(self, scenes: Sequence[Scene], donors: np.ndarray) -> None:
+        self.scenes, self.donors = scenes, donors
+
+    def __len__(self) -> int:
+        return len(self.donors)
+
+    @overload
+    def __getitem__(self, i: int) -> Scene: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[Scene]: ...
+
+    def __getitem__(self, i: int | slice) -> Scene | list[Scene]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        scene, donor = self.scenes[i], self.scenes[int(self.donors[i])]
+        fx, fy = scene.width / donor.width, scene.height / donor.height
+        return scene.replace(instances=tuple(_stretched(x, fx, fy) for x in donor.instances))
 
 
 def _stretched(instance: Instance, fx: float, fy: float) -> Instance:

@@ -50,8 +50,8 @@ class _Search:
     """What a search trains on and looks at."""
 
     real: PictureSet
-    train: tuple[Scene, ...]
-    validation: tuple[Scene, ...]
+    train: Sequence[Scene]
+    validation: Sequence[Scene]
     from_train: bool
     config: ExperimentConfig
     out: Path
@@ -144,7 +144,7 @@ def calibrate(
     return _found(search, tried, clear[-1] if clear else None)
 
 
-def _validation(real: PictureSet, draw: int) -> tuple[tuple[Scene, ...], tuple[Scene, ...], bool]:
+def _validation(real: PictureSet, draw: int) -> tuple[Sequence[Scene], Sequence[Scene], bool]:
     """Training and validation pictures, and whether the second were held out of the training split."""
     train, validation = real.split("train"), real.split("val")
     if not train:

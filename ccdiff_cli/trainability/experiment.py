@@ -43,12 +43,12 @@ class Experiment:
     progress: Progress | None
 
     @cached_property
-    def train(self) -> tuple[Scene, ...]:
+    def train(self) -> Sequence[Scene]:
         """The real pictures that are trained on."""
         return self.sets["real"].split("train")
 
     @cached_property
-    def test(self) -> tuple[Scene, ...]:
+    def test(self) -> Sequence[Scene]:
         """The real pictures that all is measured on."""
         return self.sets["real"].split("test")
 

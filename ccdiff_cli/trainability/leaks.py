@@ -8,6 +8,7 @@ index beside it; every synthetic or other picture, its provenance, and what its 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,6 +20,8 @@ from ..files import read_json
 from ..references import BANK, REFERENCES
 from ..scene import Scene
 
+AT_ONCE = 8192
+"""Pictures whose looks are in memory together."""
 SHOWN = 20
 """Leaked pictures of one kind that the report names."""
 
@@ -161,20 +164,27 @@ def _check_generator(
 def _check_looks(
     test: Sequence[Scene], looked: Mapping[str, Sequence[Scene]], root: Path, report: _Report, progress: Progress | None
 ) -> None:
-    def look(scenes: Sequence[Scene], what: str) -> list[Look]:
-        said = (lambda _, done, total: progress(f"looking for leaks: {what} pictures", done, total)) if progress else None
-        return look_at_all([str(s.path) for s in scenes], said)
+    def look(scenes: Sequence[Scene], what: str) -> Iterator[list[Look]]:
+        """Of so many pictures at a time."""
+        for start in range(0, len(scenes), AT_ONCE):
+            said = partial(_say, progress, f"looking for leaks: {what} pictures", start, len(scenes)) if progress else None
+            yield look_at_all([str(s.path) for s in scenes[start : start + AT_ONCE]], said)
 
-    seen = look(test, "test")
+    seen = [one for some in look(test, "test") for one in some]
     for name, scenes in looked.items():
-        pairs = alike_across(seen, look(scenes, name))
+        found = (alike_across(seen, some) for some in look(scenes, name))
+        pairs = [(i, j + k * AT_ONCE) for k, alike in enumerate(found) for i, j, _ in alike]
         report.add(
-            [f"{scenes[j].file_name} shows {test[i].file_name}" for i, j, _ in pairs],
+            [f"{scenes[j].file_name} shows {test[i].file_name}" for i, j in pairs],
             f"{len(pairs)} {name} pictures nearly equal a test picture",
             f"none of the {len(scenes)} {name} pictures nearly equals one of the {len(test)} test pictures, as it is, flipped or turned",
             root,
             "leave these pictures out of one of the two",
         )
+
+
+def _say(progress: Progress, stage: str, before: int, total: int, _: str, done: int, __: int) -> None:
+    progress(stage, before + done, total)
 
 
 def _texts(value: Any) -> Iterator[str]:

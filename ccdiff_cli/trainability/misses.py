@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..comparison import check_sets, read_added
-from ..dataset import PictureSet, polygon_area, read_set
+from ..dataset import PictureSet, in_memory, polygon_area, read_set
 from ..detectors import DetectorConfig, Progress, seconds_per_step, training_key
 from ..errors import CCDiffError
 from ..files import clear_partials, content_key, write_json
@@ -90,7 +90,7 @@ def find_misses(
     """
     pictures, out = read_set(real), Path(out)
     config = detector_of(options)
-    added = {str(root): read_added(root, str(root)) for root in options.added}
+    added = {str(root): in_memory(read_added(root, str(root))) for root in options.added}
     check_sets({"real": pictures, **{f"added {name}": other for name, other in added.items()}}, out)
     folds = _folds(pictures, added, config, options)
     if dry_run:

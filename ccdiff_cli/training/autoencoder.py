@@ -122,7 +122,7 @@ def _picture_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def train_autoencoder(
-    scenes: tuple[Scene, ...],
+    scenes: Sequence[Scene],
     config: AutoencoderConfig,
     run: Run,
     *,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -44,15 +44,33 @@ class TrainingItem:
     latent: str
 
 
-def training_items(scenes: Sequence[Scene], recipe: Recipe) -> list[TrainingItem]:
-    """Every training picture, in as many of its 8 symmetries and as often as the recipe says."""
-    items = []
-    for scene, times in zip(scenes, repeats(scenes, recipe.denoiser.balance, seed=recipe.seed), strict=True):
-        for k in range(0, SYMMETRIES, SYMMETRIES // recipe.denoiser.symmetries):
-            moved = symmetric_scene(scene, k)
-            caption = scene.caption if recipe.caption_style == "stored" else caption_of(moved, style=recipe.caption_style)
-            items += [TrainingItem(moved, caption, f"{scene.file_name}#{k}")] * times
-    return items
+class TrainingItems(Sequence[TrainingItem]):
+    """Every training picture, in as many of its 8 symmetries and as often as the recipe says; made as they are asked for."""
+
+    def __init__(self, scenes: Sequence[Scene], recipe: Recipe) -> None:
+        self.scenes, self.style = scenes, recipe.caption_style
+        symmetries = range(0, SYMMETRIES, SYMMETRIES // recipe.denoiser.symmetries)
+        times = repeats(scenes, recipe.denoiser.balance, seed=recipe.seed)
+        each = np.stack([np.repeat(np.arange(len(scenes)), len(symmetries)), np.tile(symmetries, len(scenes))], axis=1)
+        self.places = np.repeat(each, np.repeat(times, len(symmetries)), axis=0)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, n: int) -> TrainingItem: ...
+
+    @overload
+    def __getitem__(self, n: slice) -> list[TrainingItem]: ...
+
+    def __getitem__(self, n: int | slice) -> TrainingItem | list[TrainingItem]:
+        if isinstance(n, slice):
+            return [self[k] for k in range(len(self))[n]]
+        i, k = self.places[n].tolist()
+        scene = self.scenes[i]
+        moved = symmetric_scene(scene, k)
+        caption = scene.caption if self.style == "stored" else caption_of(moved, style=self.style)
+        return TrainingItem(moved, caption, f"{scene.file_name}#{k}")
 
 
 def repeats(scenes: Sequence[Scene], balance: float, *, seed: int) -> list[int]:
@@ -82,12 +100,12 @@ class Features:
 def cache_features(work: Work, pipe: ScenePipeline, items: Sequence[TrainingItem], *, autoencoder_key: str, encoders_key: str) -> Features:
     """Encode what is not in the cache yet: latents of every picture and symmetry; texts and reference tokens where they are taken."""
     recipe, accelerator, classes = work.recipe, work.accelerator, list(work.prepared.classes)
-    by_name = {scene.file_name: scene for scene in work.scenes}
+    places = {scene.file_name: k for k, scene in enumerate(work.scenes)}
     keys = list(dict.fromkeys(item.latent for item in items))
     exact = recipe.autoencoder is None or recipe.autoencoder.precision == "float32"
 
     def latents(indices: list[int]) -> torch.Tensor:
-        pixels = pixel_tensor([_pixels(by_name, keys[index]) for index in indices]).to(accelerator.device)
+        pixels = pixel_tensor([_pixels(work.scenes, places, keys[index]) for index in indices]).to(accelerator.device)
         if exact:
             return pipe.encode_latents(pixels)
         with torch.autocast(accelerator.device.type, torch.bfloat16):
@@ -114,21 +132,21 @@ def cache_features(work: Work, pipe: ScenePipeline, items: Sequence[TrainingItem
     return Features(store("latents", keys, pictures, latents, AT_ONCE), tokens, pooled, references)
 
 
-def _pixels(scenes: dict[str, Scene], key: str) -> np.ndarray:
+def _pixels(scenes: Sequence[Scene], places: Mapping[str, int], key: str) -> np.ndarray:
     """The picture of a :class:`TrainingItem`'s ``latent``, in its orientation."""
     name, k = key.rsplit("#", 1)
-    return symmetric_pixels(load_pixels(scenes[name]), int(k))
+    return symmetric_pixels(load_pixels(scenes[places[name]]), int(k))
 
 
 def pixel_source(items: Sequence[TrainingItem], scenes: Sequence[Scene], stage: Stage, recipe: Recipe) -> BatchOf:
     """Batches ``{"pixels": (B, 3, H, W) in [-1, 1], "step": number}`` for a stage that sees pictures."""
-    by_name, config = {scene.file_name: scene for scene in scenes}, stage.config(recipe)
+    places, config = {scene.file_name: k for k, scene in enumerate(scenes)}, stage.config(recipe)
 
     def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, Any]:
         indices = batch_indices(
             len(items), step=step, micro=micro, rank=rank, world=world, config=config, seed=recipe.seed, stage=stage.name
         )
-        return {"pixels": pixel_tensor([_pixels(by_name, items[i].latent) for i in indices]), "step": step}
+        return {"pixels": pixel_tensor([_pixels(scenes, places, items[i].latent) for i in indices]), "step": step}
 
     return batch_of
 

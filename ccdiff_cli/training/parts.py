@@ -53,7 +53,7 @@ class Work:
     method: Method
     sources: Sources
     prepared: PictureSet
-    scenes: tuple[Scene, ...]
+    scenes: Sequence[Scene]
     bank: ReferenceBank
     folder: Path
     accelerator: Accelerator
@@ -164,7 +164,7 @@ def own_unet(config: UNetConfig, latent_side: int, latent_channels: int, text_wi
     )
 
 
-def learn_words(pipe: Any, prepared: PictureSet, scenes: tuple[Scene, ...], recipe: Any) -> list[str]:
+def learn_words(pipe: Any, prepared: PictureSet, scenes: Sequence[Scene], recipe: Any) -> list[str]:
     """Add the words of the set, and those that later sets may have, to a text encoder of our own; the new words of the set.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from ..threads import THREADS, Threads, restored
 from .adapters import check_extras
 from .autoencoder import load_pixels
 from .costs import check_training
-from .denoiser import batch_source, cache_features, pixel_source, train_stage, training_items
+from .denoiser import TrainingItems, batch_source, cache_features, pixel_source, train_stage
 from .loop import Progress, seed_of
 from .parts import Work, build, learn_words, transplanted
 from .resting import Resting
@@ -194,7 +194,7 @@ def _train_stages(work: Work, pipe: ScenePipeline, identity: dict[str, Any], key
         part.requires_grad_(False)
         if name not in pipe.TRAINED:
             part.eval().to(accelerator.device)
-    items = training_items(work.scenes, recipe)
+    items = TrainingItems(work.scenes, recipe)
     if REFERENCES in method.takes and recipe.retrieval == OWN:
         bank.similarity = _similarity(work, pipe)
     if isinstance(bank.similarity, EmbeddingSimilarity):
@@ -408,7 +408,7 @@ def save_generator(pipe: ScenePipeline, out: Path, description: dict[str, Any]) 
     write_json(out / GENERATOR_FILE, description)
 
 
-def _check_set(prepared: PictureSet, scenes: tuple[Scene, ...], recipe: Recipe) -> None:
+def _check_set(prepared: PictureSet, scenes: Sequence[Scene], recipe: Recipe) -> None:
     if not scenes:
         raise CCDiffError(
             "the set has no pictures in its train split", where=prepared.root, fix="check the splits given to `ccdiff prepare`"
