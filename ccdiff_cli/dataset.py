@@ -535,10 +535,12 @@ def key_of_shards(shards: Sequence[Mapping[str, Any]]) -> str:
 
 def _read_shards(root: Path, *, to_look_at: bool) -> PictureSet:
     """The pictures of all shards as one set, read a shard at a time; what stays in memory of a picture is its name and hash."""
-    manifest, hashes, shards = read_manifest(root), dict[str, str](), list[dict[str, str]]()
+    folders, manifest = shards_of(root), read_manifest(root)
+    hashes: dict[str, str] = {}
+    shards: list[dict[str, str]] = []
 
     def scenes() -> Iterator[tuple[str, Scene]]:
-        for folder in shards_of(root):
+        for folder in folders:
             part = read_set(folder, to_look_at=to_look_at)
             if list(part.classes) != manifest["classes"]:
                 raise CCDiffError("the class list of a shard is not the set's", where=folder, fix="run the command that made the set again")
