@@ -382,10 +382,18 @@ def _scene(path: Path, image: Mapping[str, Any], instances: tuple[Instance, ...]
     if plain.is_absolute() or "\\" in name or found.parts[-len(plain.parts) :] != plain.parts:  # a path of another machine
         plain = PurePosixPath(found.relative_to(finder.folder).as_posix().removeprefix("images/"))
     name = plain.as_posix()
-    size = [int(image.get(k) or 0) for k in ("width", "height")]
+    size = [_side(image.get(k)) for k in ("width", "height")]
     provenance = _object_of(image, "provenance", where=f"{path}: picture {name}")
     source = str(image.get("source") or _stem(name))
     return Scene(name, size[0], size[1], instances, own, source, str(image.get("caption", "")), str(found), provenance)
+
+
+def _side(value: Any) -> int:
+    """A declared width or height; 0 for what is no number, so that the picture is measured rather than left out."""
+    try:
+        return int(float(str(value or 0)))
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _stem(name: str) -> str:
@@ -473,7 +481,7 @@ def _check_rle(annotation: Mapping[str, Any], outlines: Sequence[Sequence[float]
     if not isinstance(segmentation, Mapping) or not outlines:
         return
     height, width = (int(v) for v in segmentation["size"])
-    declared = [int(image.get(k) or 0) for k in ("width", "height")]
+    declared = [_side(image.get(k)) for k in ("width", "height")]
     if min(declared) <= 0 or declared == [width, height]:
         return
     if annotation.get("bbox"):

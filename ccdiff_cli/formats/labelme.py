@@ -22,6 +22,7 @@ import base64
 import binascii
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def read_labelme(root: Path, classes: ClassMap | None = None, faults: Faults | N
             picture = _picture(pictures, path, entry)
             size = declared(entry.get("imageWidth"), entry.get("imageHeight"))
             instances = []
+            _note_groups(entry["shapes"], raw, path)
             for k, shape in enumerate(entry["shapes"], start=1):
                 with faults.leaving_out("shapes"):
                     found = _object(shape, names, raw, where=f"{path}: shape {k}")
@@ -111,6 +113,14 @@ def read_labelme(root: Path, classes: ClassMap | None = None, faults: Faults | N
         raw.skipped["pictures without annotations"] += pictures.left()
     raw.skipped, raw.notes = +raw.skipped, +raw.notes
     return raw
+
+
+def _note_groups(shapes: Sequence[Any], raw: RawSet, path: Path) -> None:
+    """Shapes of one label and group are parts of one object to some programs (labelme2coco), and objects of their own to others."""
+    groups = Counter((str(s.get("label")), str(s["group_id"])) for s in shapes if isinstance(s, Mapping) and s.get("group_id") is not None)
+    for (label, group), count in groups.items():
+        if count > 1:
+            raw.note("groups of shapes of one label, each kept as an object of its own", str(path), f"{count} of {label}, group {group}")
 
 
 def _files(root: Path, first: int | None = None) -> list[Path]:

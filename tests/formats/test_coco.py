@@ -230,3 +230,10 @@ def test_pictures_beside_the_others_that_the_file_does_not_name_are_counted(tmp_
     picture(root / "references" / "c.png")  # of another folder: no part of the set
     raw = read_raw(root)
     assert len(raw.scenes) == 1 and raw.skipped == {"pictures without annotations": 1}
+
+
+@pytest.mark.parametrize("width", ["96", 96.0, "96 px", None, "wide", 1e400])
+def test_a_declared_size_that_is_no_number_costs_no_picture(tmp_path, width):
+    image = {"id": 1, "file_name": "a.png", "width": width, "height": 64}
+    raw = read_raw(coco(tmp_path, [annotation()], images=[image]))
+    assert raw.scenes[0].width in (0, 96) and len(raw.scenes[0].instances) == 1

@@ -185,3 +185,9 @@ def test_one_file(tmp_path):
     picture(root / "b.png")
     raw = read_raw(root / "a.json")
     assert raw.format == "labelme" and [s.file_name for s in raw.scenes] == ["a.png"] and not raw.skipped
+
+
+def test_shapes_of_one_group_are_said_to_be_kept_apart(tmp_path):
+    shapes = [shape("polygon", OBB, group_id=1), shape("polygon", OBB, group_id=1), shape("polygon", OBB, label="boat", group_id=1)]
+    raw = read_raw(one(tmp_path, shapes))
+    assert len(raw.scenes[0].instances) == 3 and raw.notes["groups of shapes of one label, each kept as an object of its own"] == 1
