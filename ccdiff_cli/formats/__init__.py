@@ -97,6 +97,8 @@ def detect_format(root: Path) -> str:
                 f"the folder's format was not recognised; it looks like {name}, but: {error.what}", where=error.where, fix=error.fix
             ) from error
         return name
+    if root.is_file() and root.suffix.lower() in (".zip", ".gz", ".tgz", ".tar", ".7z", ".rar"):
+        raise CCDiffError("this is an archive", where=root, fix="unpack it, and give the folder")
     holds = f"it holds {some(sorted(p.name for p in root.iterdir()), 8) or 'nothing'}" if root.is_dir() else "it is a file"
     raise CCDiffError(
         f"the folder's format was not recognised ({holds}); known formats: {', '.join(READERS)}",

@@ -25,7 +25,7 @@ import numpy as np
 from ..dataset import SPLITS
 from ..errors import CCDiffError
 from ..files import is_file
-from ..geometry import bitmap_outlines, hbb_of, min_area_corners
+from ..geometry import bitmap_outlines, clip_hbb, hbb_of, min_area_corners
 from ..scene import HBB, ClassList, Corners, Instance, Scene
 from .classes import ClassMap, clean_name, over, plain_name
 from .raw import (
@@ -419,6 +419,7 @@ def _instance(annotation: Mapping[str, Any], category: str, image: Mapping[str, 
     else:
         raw.skipped["annotations without a box or a mask"] += 1
         return None
+    _check_place(outlines or ((corners,) if corners is not None else ()), hbb, raw, where=where)
     crowd, ignored, difficult = (flag(annotation.get(key), where=where, what=key) for key in ("iscrowd", "ignore", "difficult"))
     difficult |= crowd or ignored
     raw.notes["groups (iscrowd) kept as difficult"] += crowd
@@ -432,6 +433,16 @@ def _instance(annotation: Mapping[str, Any], category: str, image: Mapping[str, 
     if corners is None:
         corners = min_area_corners([v for p in outlines for v in p])
     return Instance.from_corners(category, corners, hbb, difficult=difficult, mask=mask, extra=extra)
+
+
+def _check_place(outlines: Sequence[Sequence[float]], hbb: HBB, raw: RawSet, *, where: str) -> None:
+    """Say where the outlines of an annotation lie elsewhere than its box, which may be that of their visible part alone."""
+    area = (hbb[2] - hbb[0]) * (hbb[3] - hbb[1])
+    if not outlines or area <= 0:
+        return
+    x1, y1, x2, y2 = clip_hbb(hbb_of([v for ring in outlines for v in ring]), hbb) or (0.0, 0.0, 0.0, 0.0)
+    if (x2 - x1) * (y2 - y1) < 0.5 * area:
+        raw.note("annotations whose segmentation covers less than half of their bbox (is one of them not in pixels?)", where)
 
 
 def _rotation(
@@ -494,11 +505,14 @@ def _check_rle(annotation: Mapping[str, Any], outlines: Sequence[Sequence[float]
 
 def _rings(polygons: Any, what: str, *, where: str) -> tuple[tuple[float, ...], ...]:
     """Polygons with at least three corners."""
+    if isinstance(polygons, list) and polygons and not any(isinstance(p, (list, dict)) for p in polygons):
+        polygons = [polygons]  # one ring without the list around it
     if not isinstance(polygons, list) or not all(isinstance(p, list) for p in polygons):
         raise CCDiffError(f"{what}: expected polygons or an RLE, found {type(polygons).__name__}", where=where)
     rings = []
     for points in polygons:
-        ring = tuple(number(v, where=where, what=what) for v in points)
+        pairs = bool(points) and all(isinstance(p, list) and len(p) == 2 for p in points)
+        ring = tuple(number(v, where=where, what=what) for v in ([v for p in points for v in p] if pairs else points))
         if len(ring) % 2:
             raise CCDiffError(f"{what}: an odd number of coordinates ({len(ring)})", where=where)
         if len(ring) >= 6:
@@ -511,6 +525,8 @@ def _outlines_of_rle(segmentation: Mapping[str, Any], *, where: str) -> tuple[tu
     if not (0 < height <= MAX_MASK_SIDE and 0 < width <= MAX_MASK_SIDE):
         raise CCDiffError(f"RLE mask of {width} x {height} pixels", where=where)
     counts = segmentation["counts"]
+    if isinstance(counts, list):
+        counts = [int(c) if isinstance(c, float) and c.is_integer() else c for c in counts]
     runs = counts if isinstance(counts, list) else _runs(str(counts), height * width, where=where)
     if any(not isinstance(c, int) or c < 0 for c in runs) or sum(runs) != height * width:
         raise CCDiffError("RLE mask: its runs do not add up to its size", where=where)

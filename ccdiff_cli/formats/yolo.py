@@ -238,7 +238,7 @@ def _class_names(source: _Source, classes: ClassMap | None) -> dict[int, str]:
     if source.file is not None and source.keys.get("names") is not None:
         return _described_names(source.file, source.keys)
     if (path := _name_file(source)) is not None:
-        return dict(enumerate(_checked_names([line for line in read_text(path).splitlines() if line.strip()], path)))
+        return dict(enumerate(_checked_names(_listed_names(read_text(path)), path)))
     if classes is not None and not classes.adds:
         return dict(enumerate(classes.classes))
     raise CCDiffError(
@@ -246,6 +246,15 @@ def _class_names(source: _Source, classes: ClassMap | None) -> dict[int, str]:
         where=source.folder,
         fix="give a class file (--classes), one class a line, in the order of the class numbers",
     )
+
+
+def _listed_names(text: str) -> list[str]:
+    """The names of a file, one a line: without comments (``# ...``), quotes, and numbers where every line begins with its own."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("# ")]
+    numbered = [re.fullmatch(rf"{k}\s*[:\s]\s*(.+)", line) for k, line in enumerate(lines)]
+    if all(numbered):
+        lines = [match.group(1) for match in numbered if match]
+    return [line[1:-1] if len(line) > 2 and line[0] == line[-1] and line[0] in "'\"" else line for line in lines]
 
 
 def _name_file(source: _Source) -> Path | None:

@@ -237,3 +237,19 @@ def test_a_declared_size_that_is_no_number_costs_no_picture(tmp_path, width):
     image = {"id": 1, "file_name": "a.png", "width": width, "height": 64}
     raw = read_raw(coco(tmp_path, [annotation()], images=[image]))
     assert raw.scenes[0].width in (0, 96) and len(raw.scenes[0].instances) == 1
+
+
+@pytest.mark.parametrize(
+    "segmentation", [[10, 10, 30, 10, 30, 20, 10, 20], [[[10, 10], [30, 10], [30, 20], [10, 20]]], [[10.0, 10, 30, 10, 30, 20, 10, 20]]]
+)
+def test_one_ring_however_it_is_nested(tmp_path, segmentation):
+    assert only(coco(tmp_path, [annotation(segmentation=segmentation)])).corners == (10, 10, 30, 10, 30, 20, 10, 20)
+
+
+def test_a_segmentation_that_lies_elsewhere_than_its_box_is_said(tmp_path):
+    what = "annotations whose segmentation covers less than half of their bbox (is one of them not in pixels?)"
+    shares, part = [[0.1, 0.1, 0.3, 0.1, 0.3, 0.2, 0.1, 0.2]], [[10, 10, 18, 10, 18, 20, 10, 20]]
+    assert read_raw(coco(tmp_path / "a", [annotation(segmentation=shares)])).notes[what] == 1
+    assert read_raw(coco(tmp_path / "b", [annotation(segmentation=part)])).notes[what] == 1
+    whole = [[0, 0, 60, 0, 60, 40, 0, 40]]  # the box is that of the visible part
+    assert not read_raw(coco(tmp_path / "c", [annotation(segmentation=whole)])).notes

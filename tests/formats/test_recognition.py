@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.formats import READERS, RECOGNISE, detect_format, read_raw
 from tests.fuzz.seeds import SEEDS
 from tests.rawsets import coco, labelme_file, picture
@@ -61,3 +62,9 @@ def test_json_of_settings_beside_labelme_and_coco(tmp_path):
     labelme_file(tmp_path / "lm" / "b.json", [])
     (tmp_path / "lm" / "a.json").write_text('{"name": "x"}')
     assert detect_format(tmp_path / "lm") == "labelme"
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    (tmp_path / "set.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(CCDiffError, match=r"set\.zip: this is an archive(.|\n)*unpack it"):
+        detect_format(tmp_path / "set.zip")

@@ -326,3 +326,14 @@ def test_a_label_file_that_two_pictures_share_is_said(tmp_path):
     picture(root / "images" / "train" / "a.jpg", seed=7)
     raw = read_raw(root)
     assert len(raw.scenes) == 2 and raw.changes == {"label files that several pictures of one name share, used for each": 1}
+
+
+NAME_FILES = ("0: ship\n1: storage tank\n", "0 ship\n1 storage tank", '"ship"\n"storage tank"\n', "# my classes\nship\n\nstorage tank\n")
+
+
+@pytest.mark.parametrize("text", NAME_FILES)
+def test_name_files_with_numbers_quotes_or_comments(tmp_path, text):
+    root = yolo(tmp_path, {"images/a.png": BOX})
+    (root / "classes.txt").write_text(text)
+    raw = read_raw(root)
+    assert list(raw.classes) == NAMES and raw.scenes[0].categories() == ["storage tank"]
