@@ -563,8 +563,8 @@ def _taken_up(data: bytes) -> Scene:
     return scene_from_record(record).replace(path=path)
 
 
-HELD = 20_000
-"""Bytes of memory that the labels of a picture take, about."""
+HELD = 2000, 800
+"""Bytes of memory that the labels of a picture take, and those of each of its objects, about."""
 
 
 def in_memory(made: PictureSet) -> PictureSet:
@@ -576,7 +576,9 @@ def in_memory(made: PictureSet) -> PictureSet:
     if not isinstance(made.scenes, Spooled):
         return made
     fix = f"give one of its shards, which are sets by themselves: {made.root / SHARDS / '00000'}"
-    check_memory(HELD * len(made.scenes), f"looking at all {len(made.scenes):,} pictures together", where=made.root, fix=fix)
+    objects = sum(len(scene.instances) for scene in made.scenes)
+    need = HELD[0] * len(made.scenes) + HELD[1] * objects
+    check_memory(need, f"looking at all {len(made.scenes):,} pictures together", where=made.root, fix=fix)
     return replace(made, scenes=tuple(made.scenes))
 
 
