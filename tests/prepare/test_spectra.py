@@ -49,6 +49,11 @@ def test_no_pixels_are_of_no_kind() -> None:
     assert spectrum_of(np.zeros(5, np.int64)) == ""
 
 
+def test_red_roofs_by_a_cyan_sea_are_no_plants_beside_roads() -> None:
+    assert spectrum_of([1000, 18, 350, 0, 100]) == "" == spectrum_of([1000, 31, 100, 0, 80])
+    assert spectrum_of([1000, 25, 200, 0, 10]) == "colour-infrared"
+
+
 def test_the_caption_names_it() -> None:
     scene = Scene("a.png", 100, 100, (Instance.from_hbb("ship", (10, 10, 30, 30)),), provenance={"spectrum": "colour-infrared"})
     assert caption_of(scene, "short") == "This is a colour-infrared aerial image of ships. 1 ship."
