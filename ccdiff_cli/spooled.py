@@ -1,4 +1,5 @@
-"""Labels of very many pictures as a sequence that is not in memory: each lies in a temporary file and is read when it is asked for.
+"""Sequences that are not in memory: :class:`Spooled`, of labels that lie in a temporary file, and :class:`Made`, of items made as they are
+asked for.
 
 Notable: a picture takes about a tenth of what it takes as Python objects, on disk and not in memory; to read one costs some 50
 microseconds, in whatever order they are asked for.  The file lies in the system's folder of temporary files (``TMPDIR``) and goes with the
@@ -72,6 +73,27 @@ class Spooled(Sequence[Item], Generic[Item]):
                 start, end = self._file.ends[k], self._file.ends[k + 1]
                 file.seek(start)
                 yield self._decode(zlib.decompress(file.read(end - start)))
+
+
+class Made(Sequence[Item], Generic[Item]):
+    """``count`` items, each made by its number whenever it is asked for; a slice of them is in memory."""
+
+    def __init__(self, count: int, make: Callable[[int], Item]) -> None:
+        self._numbers, self._make = range(count), make
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, k: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, k: slice) -> list[Item]: ...
+
+    def __getitem__(self, k: int | slice) -> Item | list[Item]:
+        if isinstance(k, slice):
+            return [self._make(n) for n in self._numbers[k]]
+        return self._make(self._numbers[k])
 
 
 def spool(items: Iterable[tuple[str, Item]], encode: Callable[[Item], bytes], decode: Callable[[bytes], Item]) -> Spooled[Item]:

@@ -15,7 +15,7 @@ from ccdiff_cli.inspection import InspectOptions, inspect_set
 from ccdiff_cli.recipes import Recipe, load_recipe
 from ccdiff_cli.spooled import Spooled
 from ccdiff_cli.trainability import ExperimentConfig, eval_trainability, swap_labels
-from ccdiff_cli.training.denoiser import TrainingItems
+from ccdiff_cli.training.denoiser import training_items
 
 from .detectors.small import TINY, make_set
 from .test_evaluation import OPTIONS, small_clip, small_extractor
@@ -93,7 +93,7 @@ def test_labels_are_exchanged_and_turned_as_they_are_asked_for(sets):
     swapped = [swap_labels(scenes) for scenes in (flat, whole)]
     assert [[s.instances for s in some or ()] for some in swapped] == [[s.instances for s in (swapped[0] or ())]] * 2
     recipe: Recipe = load_recipe("tiny", {"denoiser.symmetries": 4, "denoiser.balance": 0.5})
-    items = [TrainingItems(scenes, recipe) for scenes in (flat, whole)]
+    items = [training_items(scenes, recipe) for scenes in (flat, whole)]
     assert len(items[0]) >= 4 * len(flat) and [i.latent for i in items[0]] == [i.latent for i in items[1]]
     assert [(i.caption, i.scene.instances) for i in items[0]] == [(i.caption, i.scene.instances) for i in items[1]]
 

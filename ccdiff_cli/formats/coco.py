@@ -98,7 +98,7 @@ def read_coco(root: Path, classes: ClassMap | None = None, faults: Faults | None
     named = (_picture_name(image) for _, coco in loaded for image in coco["images"])
     count_unnamed(raw, named, {Path(str(scene.path)).parent for scene in raw.scenes})
     make_names_differ(raw, folder)
-    raw.notes, raw.skipped = +raw.notes, +raw.skipped  # without the zeros
+    raw.notes = +raw.notes  # without the zeros
     lists = child(folder, "splits")
     if lists.is_dir() and not any(s.split for s in raw.scenes):
         splits = read_split_lists(lists, [_stem(s.file_name) for s in raw.scenes], faults)

@@ -71,7 +71,6 @@ def read_metadata(root: Path, classes: ClassMap | None = None, faults: Faults | 
             raw.scenes.append(Scene(name, width, height, instances, split, source, caption, str(picture)))
     named = [str(entry.get("file_name")) for _, _, _, entry in entries]
     count_unnamed(raw, named, {Path(str(scene.path)).parent for scene in raw.scenes})
-    raw.skipped = +raw.skipped
     return raw
 
 

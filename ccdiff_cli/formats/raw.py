@@ -510,7 +510,8 @@ def count_unnamed(raw: RawSet, named: Iterable[str], folders: Iterable[Path]) ->
     """
     known = {same_name(parts[-1]) for name in named for parts in path_parts(name) if parts}
     others = [path for folder in folders for path in listed(folder, *SUFFIXES) if same_name(path.name) not in known]
-    raw.skipped["pictures without annotations"] += len(others)
+    if others:
+        raw.skipped["pictures without annotations"] += len(others)
 
 
 def make_names_differ(raw: RawSet, folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, PictureSet, content_of, look_at_set, read_manifest, write_set
+from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, PictureSet, Redrawn, content_of, look_at_set, read_manifest, write_set
 from ..drawing import contact_sheet, draw_scene, legend
 from ..errors import CCDiffError, os_errors
 from ..files import TEMPORARY_PREFIX, sha256_file, write_bytes, write_text
@@ -28,8 +28,6 @@ from .plan import Job, Plan
 from .records import RECORDS, VERDICTS, known_pictures, read_record
 from .verify import CARD, CONTACT_SHEET
 
-REDRAWN = ("seed", "redrawn", "infrared")
-"""What the manifest says of a picture that was drawn again for its colours."""
 SHEET_PICTURES = 40
 SHEET_COLUMNS = 8
 SHEET_CELL = 192
@@ -81,7 +79,8 @@ def finish(out: Path, plan: Plan, generator: Mapping[str, Any], machine: Mapping
     if smaller := _smaller_batches(out, plan):
         details["made_in_smaller_batches"] = smaller
     if "redraws" in plan.options:
-        again = {entry["file_name"]: {key: entry[key] for key in REDRAWN if key in entry} for entry in ordered if "redrawn" in entry}
+        struck = [entry for entry in ordered if "redrawn" in entry]
+        again = {entry["file_name"]: {key: entry[key] for key in Redrawn.__annotations__ if key in entry} for entry in struck}
         details["colours"] = {"redrawn": len(again), "infrared": sum("infrared" in said for said in again.values()), "pictures": again}
     if rules is not None:
         write_text(out / VERDICTS, "".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n" for entry in ordered))

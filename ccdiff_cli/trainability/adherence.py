@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ..detectors import Detections, Detector, Progress
 from ..files import content_key
 from ..metrics.average_precision import METRICS, Boxes, Evaluation, evaluate
 from ..scene import ClassList, Instance, Scene
+from ..spooled import Made
 from .statistics import spread
 
 
@@ -87,30 +88,13 @@ def swap_labels(scenes: Sequence[Scene], seed: int = 0) -> Sequence[Scene] | Non
     order = [i for k in rng.permutation(len(names)) for i in groups[names[int(k)]]]
     donors = np.empty(len(order), np.int64)
     donors[order] = np.roll(order, -largest)
-    return _Swapped(scenes, donors)
 
-
-class _Swapped(Sequence[Scene]):
-    """Picture i with the labels of picture ``donors[i]``."""
-
-    def __init__(self, scenes: Sequence[Scene], donors: np.ndarray) -> None:
-        self.scenes, self.donors = scenes, donors
-
-    def __len__(self) -> int:
-        return len(self.donors)
-
-    @overload
-    def __getitem__(self, i: int) -> Scene: ...
-
-    @overload
-    def __getitem__(self, i: slice) -> list[Scene]: ...
-
-    def __getitem__(self, i: int | slice) -> Scene | list[Scene]:
-        if isinstance(i, slice):
-            return [self[k] for k in range(len(self))[i]]
-        scene, donor = self.scenes[i], self.scenes[int(self.donors[i])]
+    def swapped(i: int) -> Scene:
+        scene, donor = scenes[i], scenes[int(donors[i])]
         fx, fy = scene.width / donor.width, scene.height / donor.height
         return scene.replace(instances=tuple(_stretched(x, fx, fy) for x in donor.instances))
+
+    return Made(len(donors), swapped)
 
 
 def _stretched(instance: Instance, fx: float, fy: float) -> Instance:

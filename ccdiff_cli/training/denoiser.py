@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from ..prepare.captions import caption_of
 from ..recipes import Recipe
 from ..references import WORDS
 from ..scene import SYMMETRIES, Scene, symmetric_pixels, symmetric_scene
+from ..spooled import Made, Spooled
 from .adapters import adapt, merge
 from .autoencoder import load_pixels, pixel_tensor
 from .cache import FeatureStore, build_store
@@ -44,33 +45,24 @@ class TrainingItem:
     latent: str
 
 
-class TrainingItems(Sequence[TrainingItem]):
-    """Every training picture, in as many of its 8 symmetries and as often as the recipe says; made as they are asked for."""
+def training_items(scenes: Sequence[Scene], recipe: Recipe) -> Sequence[TrainingItem]:
+    """Every training picture, in as many of its 8 symmetries and as often as the recipe says; where scenes are not in memory, items are
+    made as they are asked for."""
+    symmetries = range(0, SYMMETRIES, SYMMETRIES // recipe.denoiser.symmetries)
 
-    def __init__(self, scenes: Sequence[Scene], recipe: Recipe) -> None:
-        self.scenes, self.style = scenes, recipe.caption_style
-        symmetries = range(0, SYMMETRIES, SYMMETRIES // recipe.denoiser.symmetries)
-        times = repeats(scenes, recipe.denoiser.balance, seed=recipe.seed)
-        each = np.stack([np.repeat(np.arange(len(scenes)), len(symmetries)), np.tile(symmetries, len(scenes))], axis=1)
-        self.places = np.repeat(each, np.repeat(times, len(symmetries)), axis=0)
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, n: int) -> TrainingItem: ...
-
-    @overload
-    def __getitem__(self, n: slice) -> list[TrainingItem]: ...
-
-    def __getitem__(self, n: int | slice) -> TrainingItem | list[TrainingItem]:
-        if isinstance(n, slice):
-            return [self[k] for k in range(len(self))[n]]
-        i, k = self.places[n].tolist()
-        scene = self.scenes[i]
+    def item(n: int) -> TrainingItem:
+        i, j = divmod(n, len(symmetries))
+        scene, k = scenes[i], symmetries[j]
         moved = symmetric_scene(scene, k)
-        caption = scene.caption if self.style == "stored" else caption_of(moved, style=self.style)
+        caption = scene.caption if recipe.caption_style == "stored" else caption_of(moved, style=recipe.caption_style)
         return TrainingItem(moved, caption, f"{scene.file_name}#{k}")
+
+    each: Sequence[TrainingItem] = Made(len(scenes) * len(symmetries), item)
+    if not isinstance(scenes, Spooled):
+        each = list(each)
+    times = repeats(scenes, recipe.denoiser.balance, seed=recipe.seed)
+    places = np.repeat(np.arange(len(each)), np.repeat(times, len(symmetries)))
+    return Made(len(places), lambda n: each[int(places[n])])
 
 
 def repeats(scenes: Sequence[Scene], balance: float, *, seed: int) -> list[int]:

@@ -45,7 +45,7 @@ from ..threads import THREADS, Threads, restored
 from .adapters import check_extras
 from .autoencoder import load_pixels
 from .costs import check_training
-from .denoiser import TrainingItems, batch_source, cache_features, pixel_source, train_stage
+from .denoiser import batch_source, cache_features, pixel_source, train_stage, training_items
 from .loop import Progress, seed_of
 from .parts import Work, build, learn_words, transplanted
 from .resting import Resting
@@ -194,7 +194,7 @@ def _train_stages(work: Work, pipe: ScenePipeline, identity: dict[str, Any], key
         part.requires_grad_(False)
         if name not in pipe.TRAINED:
             part.eval().to(accelerator.device)
-    items = TrainingItems(work.scenes, recipe)
+    items = training_items(work.scenes, recipe)
     if REFERENCES in method.takes and recipe.retrieval == OWN:
         bank.similarity = _similarity(work, pipe)
     if isinstance(bank.similarity, EmbeddingSimilarity):

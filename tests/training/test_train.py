@@ -23,7 +23,7 @@ from ccdiff_cli.recipes import Recipe, load_recipe, recipe_of
 from ccdiff_cli.references import ReferenceBank
 from ccdiff_cli.training import plan, train
 from ccdiff_cli.training.autoencoder import load_pixels, pixel_tensor
-from ccdiff_cli.training.denoiser import TrainingItems
+from ccdiff_cli.training.denoiser import training_items
 from ccdiff_cli.training.loop import Run
 from tests.training.conftest import STAGE, VALUES
 
@@ -280,6 +280,6 @@ def test_refusals(generator: Path, recipe: Recipe, recipe_file: Path, prepared: 
 
 def test_symmetries_multiply_the_items_and_move_the_captions(recipe: Recipe, prepared: Path) -> None:
     scenes = read_set(prepared).split("train")
-    items = TrainingItems(scenes, recipe)
+    items = training_items(scenes, recipe)
     assert len(items) == 2 * len(scenes) and len({item.latent for item in items}) == len(items)
     assert [len(i.scene.instances) for i in items[::2]] == [len(s.instances) for s in scenes]
