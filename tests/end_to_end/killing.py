@@ -104,6 +104,10 @@ def called(process: psutil.Process, title: str) -> bool:
         return False
 
 
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Of Ray itself; they notice that it is gone, and take a minute or two to tell it so before they end."""
+
+
 def ended(process: psutil.Process, seconds: float) -> int | None:
     """The exit code, or None where it still runs then."""
     until = time.monotonic() + seconds
@@ -126,6 +130,7 @@ def kill_at_random(task: dict[str, Any]) -> dict[str, Any]:
     duration, whole = time.monotonic() - start, content(root / "alone")
     out, cache = root / "killed", root / "cache-killed"
     told: dict[str, Any] = {"kills": 0, "of workers": 0, "runs": 0, "completed": 0, "codes": [], "orphans": 0, "differences": []}
+    slow: list[psutil.Process] = []
 
     def compare() -> None:
         told["completed"] += 1
@@ -159,10 +164,12 @@ def kill_at_random(task: dict[str, Any]) -> dict[str, Any]:
                 told["of workers"] += 1
                 hurt = True
                 continue
+            slow += [p for p in started if any(called(p, title) for title in AGENTS)]
             ended(process, 60)
-            _, left = psutil.wait_procs(started, timeout=60)
+            _, left = psutil.wait_procs([p for p in started if p not in slow], timeout=60)
             told["orphans"] += len(left)
             break
+    told["orphans"] += len(psutil.wait_procs(slow, timeout=300)[1])
     return {**told, "alone": round(duration, 1)}
 
 

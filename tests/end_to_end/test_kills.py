@@ -22,7 +22,7 @@ BRIEF = {"steps": 2}
 def killed(root: Path, **task: Any) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.end_to_end.killing", json.dumps({"root": str(root), "kills": KILLS, **task})],
-        env=ENVIRONMENT, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=1500, check=False,
+        env=ENVIRONMENT, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=3000, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-5000:]
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
