@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 MEASURED = re.compile(
-    rb'"(?:seconds|pictures_per_second|seconds_per_picture|memory_mib|estimated_seconds|minutes)": [\d.e-]+|'  # JSON
+    rb'"(?:seconds|pictures_per_second|seconds_per_picture|memory_mib|estimated_seconds|minutes)": (?:[\d.e-]+|null|\{[^{}]*\})|'  # JSON
     rb"\d+(?:\.\d+)? (?:s|min|minutes|seconds|pictures/s|pictures a second)\b|<td[^>]*>[\d.,]+</td>(?=<!-- measured -->)"
 )
 """What the clock says, which no two runs share."""
