@@ -65,7 +65,7 @@ class Manifest(Stored):
     pictures: dict[FileName, Digest]
     labels: dict[FileName, Text] = Field(default_factory=dict)
     edits: list[Edit] = Field(default_factory=list)
-    counts: dict[str, JsonValue] = Field(default_factory=dict)
+    counts: Counts
     plan: Text | None = None
     prepare: Free | None = None
     generator: Free | None = None
@@ -79,6 +79,22 @@ class Manifest(Stored):
     shards: list[Shard] = Field(default_factory=list)
     made_in_smaller_batches: dict[str, Count] = Field(default_factory=dict)
     colours: Colours | None = None
+
+
+class Parts(TypedDict):
+    """Of one split: pictures and objects."""
+
+    pictures: Count
+    objects: Count
+
+
+class Counts(Stored):
+    """What :func:`count_scenes` makes."""
+
+    pictures: Count
+    objects: Count
+    per_split: dict[Text, Parts]
+    per_class: dict[ClassName, Count]
 
 
 class Redrawn(TypedDict):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,14 @@ from ccdiff_cli import bounds
 from ccdiff_cli.dataset import PictureSet, in_memory, key_of_shards, read_set, sum_counts, write_manifest, write_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.evaluation import EvaluateOptions, evaluate, run
+from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.inspection import InspectOptions, inspect_set
 from ccdiff_cli.recipes import Recipe, load_recipe
 from ccdiff_cli.spooled import Spooled
+from ccdiff_cli.synthesis import accept_set
 from ccdiff_cli.trainability import ExperimentConfig, eval_trainability, swap_labels
 from ccdiff_cli.training.denoiser import training_items
+from tests.rawsets import files_of
 
 from .detectors.small import TINY, make_set
 from .test_evaluation import OPTIONS, small_clip, small_extractor
@@ -103,3 +108,32 @@ def test_what_needs_all_labels_at_once_says_what_to_do(sets, tmp_path, monkeypat
     with pytest.raises(CCDiffError, match=r"looking at all 11 pictures together takes about .* of memory") as caught:
         inspect_set(sets / "shards" / "made", tmp_path, InspectOptions())
     assert str(sets / "shards" / "made" / "shards" / "00000") in str(caught.value)
+
+
+def copied(sets, tmp_path):
+    return shutil.copytree(sets / "shards" / "made", tmp_path / "made")
+
+
+def test_a_shard_that_cannot_be_accepted_leaves_all_as_they_were(sets, tmp_path):
+    root = copied(sets, tmp_path)
+    for name, box in (("00000", [1, 1, 5, 5]), ("00001", [1, 1, 0, 5])):
+        path = root / "shards" / name / "annotations.json"
+        labels = json.loads(path.read_text())
+        labels["annotations"][0]["bbox"] = box
+        path.write_text(json.dumps(labels))
+    before = files_of(root)
+    with pytest.raises(CCDiffError, match="has no area"):
+        accept_set(root)
+    assert files_of(root) == before
+
+
+@pytest.mark.parametrize("counts", ["x", {}, {"pictures": 1}, {"pictures": 1, "objects": 1, "per_split": "x", "per_class": {}}, None])
+@pytest.mark.parametrize("file", ["manifest.json", "shards/00001/manifest.json"])
+def test_counts_that_are_none_are_refused(sets, tmp_path, file, counts):
+    root = copied(sets, tmp_path)
+    manifest = json.loads((root / file).read_text())
+    (root / file).write_text(json.dumps({**manifest, "counts": counts}))
+    with pytest.raises(CCDiffError, match=r"manifest\.json: counts"):
+        accept_set(root)
+    with pytest.raises(CCDiffError, match=r"manifest\.json: counts"):
+        export_set(root, tmp_path / "out", ExportOptions(format="coco"))

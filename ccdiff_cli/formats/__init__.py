@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from .raw import SPLIT_WORDS, Faults, RawSet, child, count_litter, files_below, 
 from .rsvg import is_rsvg, read_rsvg
 from .sodaa import is_sodaa, read_sodaa
 from .sources import name_sources
+from .unread import unread, unread_by_suffix
 from .vhr10 import is_vhr10, read_vhr10
 from .visdrone import is_visdrone, read_visdrone
 from .voc import is_voc, read_voc
@@ -74,6 +76,7 @@ RECOGNISE: dict[str, Callable[[Path], bool]] = {
 """Asked in this order; a folder may hold the labels of several formats, and those that say most come first."""
 
 
+TWINS = "objects that stand in their picture before (same class, same box), kept"
 _OF_SHARES = ("yolo", "yolo-obb", "metadata")
 """Formats that give boxes as shares; those of a picture that does not open stay shares."""
 
@@ -89,6 +92,7 @@ def detect_format(root: Path) -> str:
     for name, matches in RECOGNISE.items():
         if matches(root):
             return name
+    _refuse_unread(unread(root))
     for name in _nearly(root):
         try:
             READERS[name](root, None, Faults())
@@ -97,6 +101,7 @@ def detect_format(root: Path) -> str:
                 f"the folder's format was not recognised; it looks like {name}, but: {error.what}", where=error.where, fix=error.fix
             ) from error
         return name
+    _refuse_unread(unread_by_suffix(root))
     if root.is_file() and root.suffix.lower() in (".zip", ".gz", ".tgz", ".tar", ".7z", ".rar"):
         raise CCDiffError("this is an archive", where=root, fix="unpack it, and give the folder")
     holds = f"it holds {some(sorted(p.name for p in root.iterdir()), 8) or 'nothing'}" if root.is_dir() else "it is a file"
@@ -105,6 +110,12 @@ def detect_format(root: Path) -> str:
         where=root,
         fix="name the format yourself (--format), or check that this is the top folder of the set",
     )
+
+
+def _refuse_unread(told: tuple[str, str, str] | None) -> None:
+    if told is not None:
+        where, what, fix = told
+        raise CCDiffError(f"the folder's format was not recognised: this is {what}, which is not read", where=where, fix=fix)
 
 
 def _nearly(root: Path) -> list[str]:
@@ -171,6 +182,7 @@ def read_raw(
     _leave_out_odd_names(raw, faults)
     _leave_out_shares(raw, faults)
     _untangle(raw)
+    _say_twins(raw)
     faults.check()
     report(READING, 1, 1)
     raw.skipped = +(raw.skipped + faults.counts)
@@ -196,6 +208,19 @@ def _untangle(raw: RawSet) -> None:
                 repaired[n] = replace(instance, corners=corners)
         if repaired != list(scene.instances):
             raw.scenes[k] = scene.replace(instances=tuple(repaired))
+
+
+def _say_twins(raw: RawSet) -> None:
+    """Note objects that stand twice in their picture, of one class and to the digit in one place; they stay, for which is one too many?"""
+    for scene in raw.scenes:
+        if len({(i.category, i.hbb) for i in scene.instances}) == len(scene.instances):
+            continue
+        corners = [frozenset(zip(i.corners[::2], i.corners[1::2], strict=True)) for i in scene.instances]
+        counts = Counter((i.category, i.hbb, points) for i, points in zip(scene.instances, corners, strict=True))
+        if len(counts) < len(scene.instances):
+            (category, box, _), times = counts.most_common(1)[0]
+            first = f"{category} {', '.join(f'{v:g}' for v in box)}, {times} times"
+            raw.note(TWINS, str(scene.path or scene.file_name), first, len(scene.instances) - len(counts))
 
 
 def _leave_out_odd_names(raw: RawSet, faults: Faults) -> None:

@@ -40,6 +40,7 @@ from .raw import (
     is_litter,
     listed,
     make_names_differ,
+    note_turn,
     number,
     parse_json,
     read_split_lists,
@@ -413,6 +414,8 @@ def _instance(annotation: Mapping[str, Any], category: str, image: Mapping[str, 
         mask = mask or outlines
     if annotation.get("bbox") not in (None, [], {}, ""):
         x, y, w, h = _row(annotation["bbox"], 4, "bbox: expected x, y, width, height", where=where)
+        if w < 0 or h < 0:
+            raise CCDiffError("bbox: expected a width and a height that are not negative", where=where)
         hbb = (x, y, x + w, y + h)
     elif outlines or corners is not None:
         hbb = hbb_of(corners if corners is not None else [v for p in outlines for v in p])
@@ -429,6 +432,9 @@ def _instance(annotation: Mapping[str, Any], category: str, image: Mapping[str, 
         raw.changes["boxes turned by their attribute rotation"] += 1
         return Instance.from_corners(category, turned, difficult=difficult, mask=mask, extra=extra)
     if (corners is None and not outlines) or not annotation.get("oriented", 1):
+        attributes = annotation.get("attributes")
+        turns = {**annotation, **{str(k): v for k, v in attributes.items()}} if isinstance(attributes, Mapping) else annotation
+        note_turn(raw, {str(k): v for k, v in turns.items() if str(k).lower() != "rotation"}, where=where)
         return Instance.from_hbb(category, hbb, difficult=difficult, mask=mask, extra=extra)
     if corners is None:
         corners = min_area_corners([v for p in outlines for v in p])

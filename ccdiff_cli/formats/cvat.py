@@ -31,7 +31,20 @@ from ..geometry import le90_to_corners
 from ..scene import ClassList, Instance
 from .classes import ClassMap, clean_name, over
 from .common import MAX_MASK_PIXELS, Labelled, add_scenes, declared, ellipse_outline, of_bitmap, of_outline
-from .raw import SPLIT_WORDS, Faults, PictureFinder, RawSet, files_below, first_files, flag, number, read_head, turned_box
+from .raw import (
+    SPLIT_WORDS,
+    Faults,
+    PictureFinder,
+    RawSet,
+    files_below,
+    first_files,
+    flag,
+    in_order,
+    note_turn,
+    number,
+    read_head,
+    turned_box,
+)
 from .voc import parse_xml
 
 MAX_XML_BYTES = 1_000_000_000
@@ -186,8 +199,9 @@ def _rotation(shape: Element, where: str) -> float:
 def _box(category: str, shape: Element, raw: RawSet, where: str, more: dict[str, Any]) -> Instance:
     x1, y1, x2, y2 = _numbers(shape, "xtl", "ytl", "xbr", "ybr", where=where)
     turn = _rotation(shape, where)
-    hbb = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+    hbb = in_order(raw, (x1, y1, x2, y2), where=where)
     if turn == 0:
+        note_turn(raw, more["extra"].get("attributes", {}), where=where)
         return Instance.from_hbb(category, hbb, **more)
     return Instance.from_corners(category, turned_box(hbb, turn), **more)
 

@@ -44,7 +44,7 @@ PICTURES = "images"
 CLASSES = "classes.txt"
 VERSIONS = {"1.0": "dota10", "1.5": "dota15", "2.0": "dota20"}
 """Version -> key of ``CLASS_LISTS``, each list the beginning of the next."""
-_HEADER = re.compile(r"([A-Za-z][A-Za-z _]*):(.*)")
+_HEADER = re.compile(r"['\"]?([A-Za-z][A-Za-z _]*)['\"]?\s*:(.*)")
 _VERSION = re.compile(r"v(1\.0|1\.5|2\.0)(?!\d)", re.IGNORECASE)
 _FLAG = re.compile(r"[0-9]{1,3}|true|false|yes|no|none|null|unspecified", re.IGNORECASE)
 _COMMAS = re.compile(r"((?:[-+.\deE]+\s*,\s*){8})(.+?)(?:\s*,\s*(\w+))?")

@@ -22,7 +22,21 @@ from ..errors import CCDiffError
 from ..geometry import le90_to_corners
 from ..scene import Instance, Scene
 from .classes import HRSC_TREE, ClassMap, over
-from .raw import SPLIT_WORDS, Faults, RawSet, UnknownClass, child, find_pictures, flag, listed, missing_picture, number, read_split_lists
+from .raw import (
+    SPLIT_WORDS,
+    Faults,
+    OtherUnits,
+    RawSet,
+    UnknownClass,
+    child,
+    find_pictures,
+    flag,
+    in_order,
+    listed,
+    missing_picture,
+    number,
+    read_split_lists,
+)
 from .voc import begins_with_tag, parse_xml, unannotated
 
 ANNOTATIONS = "Annotations"
@@ -108,14 +122,14 @@ def _instance(element: Element, names: ClassMap, raw: RawSet, *, where: str) -> 
     difficult = flag(_text(element, "difficult"), where=where, what="<difficult>")
     hbb = None
     if any(_text(element, key) for key in _BOX):
-        x1, y1, x2, y2 = (number(_text(element, key), where=where, what=f"<{key}>") for key in _BOX)
-        hbb = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+        hbb = in_order(raw, [number(_text(element, key), where=where, what=f"<{key}>") for key in _BOX], where=where)
     if any(_text(element, key) for key in _MBOX):
         cx, cy, w, h, angle = (number(_text(element, key), where=where, what=f"<{key}>") for key in _MBOX)
         if w < 0 or h < 0:
             raise CCDiffError(f"<mbox_w>, <mbox_h>: expected positive sizes, found {w:g} and {h:g}", where=where)
         if abs(angle) > 7:  # a full turn is 6.28
-            raise CCDiffError(f"<mbox_ang>: expected radians, found {angle:g}", where=where)
+            fix = "write radians: if this one is in degrees, the smaller ones are, too"
+            raise OtherUnits(f"<mbox_ang>: expected radians, found {angle:g}", where=where, fix=fix)
         return Instance.from_corners(category, le90_to_corners((cx, cy, w, h, angle)), hbb, difficult=difficult, extra=extra)
     if hbb is None:
         raise CCDiffError("the object has neither <mbox_cx> ... nor <box_xmin> ...", where=where)

@@ -23,7 +23,7 @@ from ..pictures import UnreadablePicture, labelled_size
 from ..scene import ClassList, Instance, Scene
 from .classes import ClassMap, clean_name, over, read_class_file
 from .dota import tile_source
-from .raw import SPLIT_WORDS, Faults, RawSet, child, count_unnamed, missing_picture, number, parse_json, read_head, read_text
+from .raw import SPLIT_WORDS, Faults, RawSet, child, count_unnamed, in_order, missing_picture, number, parse_json, read_head, read_text
 
 METADATA = "metadata.jsonl"
 CLASSES = "classes.txt"
@@ -60,7 +60,7 @@ def read_metadata(root: Path, classes: ClassMap | None = None, faults: Faults | 
                 width, height = labelled_size(picture)
             except UnreadablePicture:
                 width = height = 0
-            instances = tuple(_instances(entry, names, (width or 1, height or 1), faults, where=where))
+            instances = tuple(_instances(entry, names, (width or 1, height or 1), raw, faults, where=where))
             name = picture.relative_to(folder).as_posix()
             if name in file_names:  # 1.png of train and 1.png of test
                 name = f"{folder.name}/{name}"
@@ -130,7 +130,9 @@ def _texts(entry: Mapping[str, Any], *, where: str) -> list[str]:
     return [" ".join(t.split()) for t in texts]
 
 
-def _instances(entry: Mapping[str, Any], names: ClassMap, size: tuple[int, int], faults: Faults, *, where: str) -> Iterator[Instance]:
+def _instances(
+    entry: Mapping[str, Any], names: ClassMap, size: tuple[int, int], raw: RawSet, faults: Faults, *, where: str
+) -> Iterator[Instance]:
     texts = _texts(entry, where=where)[1:]
     boxes = _rows(entry.get("bndboxes"), 4, "bndboxes", len(texts), where=where)
     corners = _rows(entry["obboxes"], 8, "obboxes", len(texts), where=where) if "obboxes" in entry else [[0.0] * 8] * len(texts)
@@ -139,19 +141,20 @@ def _instances(entry: Mapping[str, Any], names: ClassMap, size: tuple[int, int],
             continue
         found = None
         with faults.leaving_out("objects"):
-            found = _instance(text, box, turned, names, size, where=where, k=k)
+            found = _instance(text, box, turned, names, size, raw, where=where, k=k)
         if found is not None:
             yield found
 
 
-def _instance(text: str, box: list[float], turned: list[float], names: ClassMap, size: tuple[int, int], *, where: str, k: int) -> Instance:
+def _instance(
+    text: str, box: list[float], turned: list[float], names: ClassMap, size: tuple[int, int], raw: RawSet, *, where: str, k: int
+) -> Instance:
     if not text:
         raise CCDiffError(f"object {k} has a box and no class", where=where, fix="give its class in caption, or zeros as its box")
     category = names.name(text, where=f"{where}: object {k}")
     if not any(box) and not any(turned):
         raise CCDiffError(f"object {k}, {text!r}, has a class and no box", where=where, fix="give its box, or an empty text as its class")
-    x1, y1, x2, y2 = (v * size[j % 2] for j, v in enumerate(box))
-    hbb = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)) if any(box) else None
+    hbb = in_order(raw, [v * size[j % 2] for j, v in enumerate(box)], where=f"{where}: object {k}") if any(box) else None
     if any(turned):
         return Instance.from_corners(category, [v * size[j % 2] for j, v in enumerate(turned)], hbb)
     assert hbb is not None

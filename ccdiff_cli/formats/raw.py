@@ -16,7 +16,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -56,9 +56,9 @@ class RawSet:
     changes: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
-    def note(self, what: str, where: str, detail: str = "") -> None:
+    def note(self, what: str, where: str, detail: str = "", count: int = 1) -> None:
         """Count in ``notes``, and keep where it was found first."""
-        self.notes[what] += 1
+        self.notes[what] += count
         keep_place(self.places, what, where, detail)
 
     def change(self, what: str, where: str, detail: str = "") -> None:
@@ -82,6 +82,10 @@ class MissingPicture(CCDiffError):
 
 class UnknownClass(CCDiffError):
     """A class that the class list does not know."""
+
+
+class OtherUnits(CCDiffError):
+    """A value that shows that the set counts in other units than its format (degrees, where it has radians): no slip of the pen."""
 
 
 def missing_picture(name: str, *, where: str | Path, looked: str | None = None) -> MissingPicture:
@@ -151,6 +155,8 @@ class Faults:
             self._unknown.setdefault(reason, (kind, error))
         else:
             reason = f"broken {kind}: {_VALUES.sub('...', error.what):.120}"
+            if isinstance(error, OtherUnits):
+                self._unknown.setdefault(reason, (kind, error))
             self._broken_count[kind] += 1
             first = self._broken.setdefault(kind, [])
             if len(first) < 3:
@@ -270,6 +276,34 @@ def flag(value: object, *, where: str, what: str) -> bool:
     if text in _NO or text in _YES:
         return text in _YES
     raise CCDiffError(f"{what}: expected 0 or 1 (or yes, no, true, false), found {str(value)[:40]!r}", where=where)
+
+
+TURNS = ("angle", "theta", "rotation", "orientation", "rbox", "rotated_box", "rotated_bbox", "obbox")
+"""Keys under which tools keep the turn of a box; each may mean degrees or radians, of either sense."""
+
+
+def note_turn(raw: RawSet, found: Mapping[str, object], *, where: str) -> None:
+    """Note the first key that may say that a box is turned, where the format does not say how: the box is read as it stands."""
+    for key, value in found.items():
+        name = key.strip().lower()
+        if name in TURNS and (isinstance(value, (list, tuple)) or _is_turn(value)):
+            raw.note(f"boxes with a key {name!r}, which is not read: is the object turned?", where, f"{value!s:.60}")
+            return
+
+
+def _is_turn(value: object) -> bool:
+    try:
+        return not isinstance(value, bool) and float(value) not in (0.0, math.inf, -math.inf) and value == value  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def in_order(raw: RawSet, box: Sequence[float], *, where: str) -> HBB:
+    """A box of two opposite corners as x1 y1 x2 y2, smaller ones first; said where they stood otherwise."""
+    x1, y1, x2, y2 = box
+    if x2 < x1 or y2 < y1:
+        raw.change("boxes whose two corners stood in another order, put in order", where)
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
 
 def turned_box(hbb: HBB, degrees: float) -> Corners:

@@ -24,6 +24,7 @@ from .raw import (
     UnknownClass,
     child,
     find_pictures,
+    in_order,
     listed,
     missing_picture,
     number,
@@ -71,7 +72,7 @@ def read_vhr10(root: Path, classes: ClassMap | None = None, faults: Faults | Non
                 continue
             if picture is None:
                 raise missing_picture(path.stem, where=path, looked=PICTURES)
-            boxes = _read_boxes(path, names, faults)
+            boxes = _read_boxes(path, names, raw, faults)
             instances = _with_masks(boxes, masks.pop(picture.name, []), raw)
             scene = Scene(picture.name, 0, 0, instances, split=splits.get(path.stem, ""), source=path.stem, path=str(picture))
             raw.scenes.append(scene)
@@ -84,16 +85,16 @@ def read_vhr10(root: Path, classes: ClassMap | None = None, faults: Faults | Non
     return raw
 
 
-def _read_boxes(path: Path, names: ClassMap, faults: Faults) -> list[Instance]:
+def _read_boxes(path: Path, names: ClassMap, raw: RawSet, faults: Faults) -> list[Instance]:
     found = []
     for line_number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
             with faults.leaving_out("lines"):
-                found.append(_read_box(line, names, where=f"{path}:{line_number}"))
+                found.append(_read_box(line, names, raw, where=f"{path}:{line_number}"))
     return found
 
 
-def _read_box(line: str, names: ClassMap, *, where: str) -> Instance:
+def _read_box(line: str, names: ClassMap, raw: RawSet, *, where: str) -> Instance:
     match = _LINE.fullmatch(line.rstrip())
     try:
         if match is None:
@@ -107,7 +108,7 @@ def _read_box(line: str, names: ClassMap, *, where: str) -> Instance:
         raise UnknownClass(f"unknown class {class_number}", where=where, fix=f"known classes: {known}")
     if not all(abs(v) <= 1e9 for v in (x1, y1, x2, y2)):
         raise CCDiffError(f"the box is not made of finite numbers of pixels: {line.strip()[:60]!r}", where=where)
-    hbb = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+    hbb = in_order(raw, (x1, y1, x2, y2), where=where)
     return Instance.from_hbb(names.name(VHR10.names[class_number - 1], where=where), hbb)
 
 

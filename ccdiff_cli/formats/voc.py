@@ -37,14 +37,17 @@ from .raw import (
     LITTER_FOLDER,
     SPLIT_WORDS,
     Faults,
+    OtherUnits,
     RawSet,
     child,
     files_below,
     find_pictures,
     flag,
+    in_order,
     listed,
     make_names_differ,
     missing_picture,
+    note_turn,
     number,
     path_parts,
     read_head,
@@ -379,9 +382,12 @@ def _object(element: Element, names: ClassMap, raw: RawSet, where: str, origin: 
     more: dict[str, Any] = {"extra": {"description": description}} if description else {}
     if flag(element.findtext("difficult"), where=where, what="<difficult>"):
         more["difficult"] = True
-    box, turned = element.find("bndbox"), element.find("robndbox")
+    boxes, turned = element.findall("bndbox"), element.find("robndbox")
+    if len(boxes) > 1:
+        raise CCDiffError(f"the object has {len(boxes)} <bndbox>", where=where, fix="give each box an <object> of its own")
+    box = boxes[0] if boxes else None
     ring = tuple(v - origin for v in _polygon(element, where)) if turned is None else ()
-    hbb = _hbb(box, where, origin) if box is not None else None
+    hbb = _hbb(box, raw, where, origin) if box is not None else None
     if ring:
         if len(ring) == 8:
             straight = hbb_of(ring)
@@ -397,6 +403,7 @@ def _object(element: Element, names: ClassMap, raw: RawSet, where: str, origin: 
         if angle := _rotation(element, where):
             raw.changes["boxes turned by their attribute rotation"] += 1
             return Instance.from_corners(category, turned_box(hbb, angle), **more)
+        note_turn(raw, {e.tag: (e.text or "").strip() for e in (*element, *element.iterfind("bndbox/*"))}, where=where)
         return Instance.from_hbb(category, hbb, **more)
     corners = _turned(turned, where) if turned.find("cx") is not None else tuple(_numbers(turned, _CORNERS, where))
     return Instance.from_corners(category, corners, hbb, **more)
@@ -436,9 +443,9 @@ def _numbers(box: Element, keys: Sequence[str], where: str) -> list[float]:
     return [number((box.findtext(key) or "").strip(), where=where, what=f"<{key}>") for key in keys]
 
 
-def _hbb(box: Element, where: str, origin: int) -> HBB:
-    x1, y1, x2, y2 = _numbers(box, _SIDES, where)
-    return min(x1, x2) - origin, min(y1, y2) - origin, max(x1, x2), max(y1, y2)
+def _hbb(box: Element, raw: RawSet, where: str, origin: int) -> HBB:
+    x1, y1, x2, y2 = in_order(raw, _numbers(box, _SIDES, where), where=where)
+    return x1 - origin, y1 - origin, x2, y2
 
 
 def _turned(box: Element, where: str) -> Corners:
@@ -446,7 +453,8 @@ def _turned(box: Element, where: str) -> Corners:
     if w < 0 or h < 0:
         raise CCDiffError(f"<w>, <h>: expected sizes that are not negative, found {w:g} and {h:g}", where=where)
     if abs(angle) > 7:  # a full turn is 6.28
-        raise CCDiffError(f"<angle>: expected radians, found {angle:g}", where=where)
+        fix = "write radians: if this one is in degrees, the smaller ones are, too"
+        raise OtherUnits(f"<angle>: expected radians, found {angle:g}", where=where, fix=fix)
     return le90_to_corners((cx, cy, w, h, angle))
 
 

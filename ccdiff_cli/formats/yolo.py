@@ -457,6 +457,12 @@ def _box_or_outline(line: _Line, raw: RawSet) -> Instance:
         return Instance.from_hbb(line.category, (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2))
     if len(line.shares) < 6 or len(line.shares) % 2:
         raise CCDiffError(f"expected class cx cy w h, or class x1 y1 ... xn yn, found {len(line.shares) + 1} fields", where=line.where)
+    if len(line.shares) % 3 == 1 and set(line.shares[6::3]) <= {0.0, 1.0, 2.0} and 2.0 in line.shares[6::3]:
+        raise CCDiffError(
+            "this is a box with keypoints (every third number after it says whether one is seen), not an outline",
+            where=line.where,
+            fix=f"say so in data.yaml: kpt_shape: [{(len(line.shares) - 4) // 3}, 3]; the boxes are then read without them",
+        )
     outline = line.points()
     raw.notes["outlines, with the minimum-area rectangle as OBB"] += 1
     hbb = (min(outline[0::2]), min(outline[1::2]), max(outline[0::2]), max(outline[1::2]))

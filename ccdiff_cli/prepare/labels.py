@@ -40,6 +40,11 @@ class Ledger:
         self.changes[what] += count
         keep_place(self.places, what, where, detail)
 
+    def leave_out(self, what: str, scene: Scene) -> None:
+        """Count an object of a picture that is left out, and keep where the first were found."""
+        self.skipped[what] += 1
+        keep_place(self.places, what, str(scene.path), "")
+
     def quarantine(self, scene: Scene, reason: str) -> None:
         """Leave a picture out that does not decode.
 
@@ -157,11 +162,11 @@ def _checked_instances(scene: Scene, ledger: Ledger) -> Iterator[Instance]:
     for instance in scene.instances:
         x1, y1, x2, y2 = instance.hbb
         if not (x2 > x1 and y2 > y1):
-            ledger.skipped["objects whose box has no area"] += 1
+            ledger.leave_out("objects whose box has no area", scene)
             continue
         hbb = _visible_hbb(instance, picture)
         if hbb is None:
-            ledger.skipped["objects outside the picture"] += 1
+            ledger.leave_out("objects outside the picture", scene)
             continue
         if hbb != instance.hbb:
             ledger.change("boxes clipped to the picture", str(scene.path), "")

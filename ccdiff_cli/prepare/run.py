@@ -92,8 +92,11 @@ def prepare_dataset(
         try:
             made = _prepare_pictures(jobs, workers, ledger)
             if not made.tiles:
+                lost = "".join(f"; {what}: {count:,}" for what, count in (ledger.skipped + ledger.counts).most_common(3))
                 raise _Fruitless(
-                    "no picture with objects is left", where=source, fix="keep pictures without objects, or check the picture files"
+                    f"no picture with objects is left{lost}",
+                    where=source,
+                    fix="keep pictures without objects (--keep-empty), or check labels and pictures",
                 )
         except (UnreadablePicture, _Fruitless):
             workers.close()

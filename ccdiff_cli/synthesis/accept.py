@@ -92,6 +92,9 @@ def accept_set(root: str | Path) -> dict[str, Any]:
 def _accept_shards(root: Path) -> dict[str, Any]:
     """Every shard by itself, then the manifest above them."""
     folders = shards_of(root)
+    for folder in folders:  # before the first of them is written
+        look = look_at_set(folder)
+        _check(look, [scene for scene in look.scenes if scene.file_name not in set(look.missing)])
     edits = [accept_set(folder) for folder in folders]
     manifests = [read_manifest(folder) for folder in folders]
     shards = [{"name": f.name, "content": m["content"]} for f, m in zip(folders, manifests, strict=True)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_fill_holes
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.formats import detect_format, read_raw
+from ccdiff_cli.formats import TWINS, detect_format, read_raw
 from ccdiff_cli.formats.common import of_bitmap
 from ccdiff_cli.geometry import union
 from tests.rawsets import cvat_xml, picture
@@ -80,7 +80,7 @@ def test_attributes(tmp_path):
     raw = read_raw(one(tmp_path / "r", [BOX.replace("></box>", f">{attributes}</box>"), BOX.replace("></box>", f">{crowd}</box>"), BOX]))
     hard, group, plain = raw.scenes[0].instances
     assert hard.difficult and hard.extra == {"attributes": {"color": "red"}} and group.difficult and not plain.difficult
-    assert raw.notes == {"groups (iscrowd) kept as difficult": 1}
+    assert raw.notes == {"groups (iscrowd) kept as difficult": 1, TWINS: 2}
 
 
 def test_a_project_with_subsets_and_pictures_in_folders(tmp_path):
@@ -94,7 +94,7 @@ def test_a_project_with_subsets_and_pictures_in_folders(tmp_path):
         "images/Train/a.png": ("train", 0), "images/x/a.png": ("val", 1), "images/Test/a.png": ("test", 2), "images/y/a.png": ("", 3),
         "images/z/a.png": ("", 4),
     }  # fmt: skip
-    assert raw.notes == {"pictures of the subset 'Extra', which names no split": 1}
+    assert raw.notes == {"pictures of the subset 'Extra', which names no split": 1, TWINS: 1 + 2 + 3}
 
 
 def test_several_tasks_and_one_subset_each(tmp_path):

@@ -11,7 +11,7 @@ from ccdiff_cli.dataset import write_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.files import sha256_file
-from ccdiff_cli.formats import detect_format, read_raw
+from ccdiff_cli.formats import TWINS, detect_format, read_raw
 from ccdiff_cli.formats.classes import CLASS_LISTS, ClassMap, read_class_file
 from ccdiff_cli.formats.dota import tile_source
 from ccdiff_cli.geometry import le90_to_corners, polygon_iou, untangled
@@ -71,7 +71,7 @@ def test_header_variants(tmp_path, header, provenance, notes):
 def test_missing_difficult_flag_and_flags_above_one(tmp_path):
     scene, notes = read_one(tmp_path / "r", f"{SHIP[:-2]}\n{SHIP[:-1]}2\n{SHIP}\n")
     assert [i.difficult for i in scene.instances] == [False, True, False]
-    assert notes == {"objects without a difficult flag": 1, "difficult flags above 1 kept as 1": 1}
+    assert notes == {"objects without a difficult flag": 1, "difficult flags above 1 kept as 1": 1, TWINS: 2}
 
 
 def test_a_picture_without_objects_is_a_scene(tmp_path):
@@ -84,7 +84,7 @@ def test_any_corner_order(tmp_path):
     orders = [(a, b, c, d), (c, d, a, b), (d, c, b, a), (a, c, b, d), (a, b, d, c)]
     lines = [" ".join(f"{v}" for p in order for v in p) + " plane 0" for order in orders]
     scene, notes = read_one(tmp_path / "r", "\n".join(lines))
-    assert notes == {"boxes whose sides crossed, untangled": 2}
+    assert notes == {"boxes whose sides crossed, untangled": 2, TWINS: 4}
     for instance, order in zip(scene.instances, orders, strict=True):
         assert polygon_iou(instance.corners, SQUARE) == pytest.approx(1.0)
         assert instance.corners[:2] == order[0]  # the head of the object stays the first corner

@@ -3,7 +3,7 @@
 import pytest
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.formats import detect_format, read_raw
+from ccdiff_cli.formats import TWINS, detect_format, read_raw
 from ccdiff_cli.formats.classes import CLASS_LISTS, FAIR1M_GROUPS, read_class_file
 from ccdiff_cli.geometry import polygon_iou
 from tests.rawsets import fair1m_xml, picture
@@ -31,7 +31,7 @@ def test_closed_and_open_corners_in_either_direction_from_any_of_them(tmp_path):
     for instance, ring in zip(scene.instances, rings, strict=True):
         assert instance.oriented and instance.corners == tuple(v for point in ring[:4] for v in point) and instance.extra == {}
         assert polygon_iou(instance.corners, FLAT) == pytest.approx(1) and instance.hbb == (38, 10, 60, 30) and not instance.mask
-    assert not raw.notes and not raw.skipped
+    assert raw.notes == {TWINS: 3} and not raw.skipped
 
 
 def test_the_37_classes_their_spellings_and_their_groups(tmp_path):

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.formats import detect_format, read_raw
+from ccdiff_cli.formats import TWINS, detect_format, read_raw
 from ccdiff_cli.geometry import corners_to_le90, le90_to_corners, polygon_iou
 from tests.fuzz.seeds import SEEDS
 from tests.rawsets import coco, dior, hbb_xml, obb_xml, picture, vhr10, voc_xml
@@ -585,7 +585,7 @@ def test_dota_classes_with_spaces(tmp_path):
     assert found == [
         ("storage tank", False), ("large vehicle", True), ("ground track field", False), ("ship", False), ("storage tank", False),
     ]  # fmt: skip
-    assert raw.notes == {"objects without a difficult flag": 2}
+    assert raw.notes == {"objects without a difficult flag": 2, TWINS: 1}
 
 
 def test_dota_classes_of_ones_own(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ccdiff_cli.dataset import polygon_area
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.formats import detect_format, read_raw
+from ccdiff_cli.formats import TWINS, detect_format, read_raw
 from tests.rawsets import labelme_file, picture
 
 OBB = [[40.5, 10.0], [60.0, 12.0], [58.0, 30.0], [38.0, 28.0]]
@@ -51,7 +51,7 @@ def test_turned_shapes_and_outlines(tmp_path):
     assert turned.corners == four.corners == slanted.corners == FLAT and turned.oriented and slanted.oriented
     assert turned.extra == {"direction": 0.1022}
     assert five == closed and five.mask == (tuple(v for point in outline for v in point),) and five.hbb == (1, 1, 9, 12)
-    assert sum(raw.notes.values()) == 2 and not raw.skipped
+    assert raw.notes[TWINS] == 3 and sum(raw.notes.values()) == 5 and not raw.skipped
 
 
 def test_masks_at_their_box(tmp_path):

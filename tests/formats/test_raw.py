@@ -70,7 +70,7 @@ def yolo(root, lines):
 
 
 def test_one_bad_line_does_not_stop_a_set_and_a_person_sees_it(tmp_path):
-    root = yolo(tmp_path / "r", ["0 0.5 0.5 0.2 0.2"] * 3 + ["0 0.5 0,5 0.2 0.2"])
+    root = yolo(tmp_path / "r", ["0 0.5 0.5 0.2 0.2", "0 0.4 0.5 0.2 0.2", "0 0.3 0.5 0.2 0.2", "0 0.5 0,5 0.2 0.2"])
     made = prepare_dataset(root, tmp_path / "out")
     (reason,) = made.manifest["skipped"]
     assert reason.startswith("broken lines: field ...: expected a number") and made.manifest["skipped"][reason] == 1
