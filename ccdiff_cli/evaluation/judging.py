@@ -10,8 +10,8 @@ import numpy as np
 from ..detectors import DetectorConfig, Progress, fit
 from ..detectors.store import write_detections
 from ..metrics.average_precision import evaluate as average_precision
-from ..metrics.clip_score import Clip, clip_rows
-from ..metrics.colours import colour_rows, colour_summary
+from ..metrics.clip_score import CLIP_ROWS, Clip, clip_rows
+from ..metrics.colours import COLOUR_ROWS, colour_rows, colour_summary
 from ..metrics.distances import compare as distances
 from ..metrics.distances import mean_interval, nearest
 from ..metrics.features import Extractor, cached, features_of
@@ -88,6 +88,7 @@ def judge_clip(compared: Compared, clip: Clip) -> None:
             [compared.sets[name].key(), clip.key, options.crops],
             compared.out / "clip",
             lambda some: clip_rows(some, clip, options.crops, options.batch_size),
+            CLIP_ROWS,
             progress=compared.progress,
             stage=f"CLIP, {name}",
         )
@@ -111,6 +112,7 @@ def judge_colours(compared: Compared) -> None:
             [compared.sets[name].key(), "colours"],
             compared.out / "colours",
             colour_rows,
+            COLOUR_ROWS,
             progress=compared.progress,
             stage=f"colours, {name}",
         )

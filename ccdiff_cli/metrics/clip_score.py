@@ -22,7 +22,7 @@ from ..errors import CCDiffError
 from ..files import content_key, sha256_file
 from ..geometry import corners_to_le90, fitted_corners, le90_to_corners
 from ..scene import Scene
-from .features import EXTRA, read_scene, read_state
+from .features import EXTRA, Column, read_scene, read_state
 
 Crops = Literal["hbb", "obb"]
 PUBLISHED_MODEL = "ViT-L-14"
@@ -92,6 +92,9 @@ def find_clip(text: str, device: str = "auto") -> Clip:
         return len(tokenizer.encode(some)) + 2 if hasattr(tokenizer, "encode") else 0
 
     return Clip(f"{name} {tag}", key, pictures, texts, tokens)
+
+
+CLIP_ROWS = {"global": Column(gaps=True), "local": Column(counted="objects"), "objects": Column(), "lost": Column()}
 
 
 def clip_rows(scenes: Sequence[Scene], clip: Clip, crops: Crops, batch: int = 32) -> dict[str, np.ndarray]:

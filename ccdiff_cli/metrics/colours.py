@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from ..scene import Scene
-from .features import read_scene
+from .features import Column, read_scene
 
 BANDS = 32
+
+
+COLOUR_ROWS = {"mean": Column(axes=2), "deviation": Column(axes=2), "spectrum": Column(axes=2)}
 
 
 def colour_rows(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:

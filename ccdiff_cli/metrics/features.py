@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -95,7 +95,20 @@ def features_of(
         rows = [extractor.encode([read_scene(s) for s in some[i : i + batch]]) for i in range(0, len(some), batch)]
         return {"features": np.concatenate(rows)}
 
-    return cached(scenes, [set_key, extractor.key], folder, make, progress=progress, stage=stage)["features"]
+    return cached(scenes, [set_key, extractor.key], folder, make, FEATURES, progress=progress, stage=stage)["features"]
+
+
+class Column(NamedTuple):
+    """An array of what is kept of pictures."""
+
+    axes: int = 1
+    counted: str = ""
+    """The column that says how many of its rows a picture has; one unless given."""
+    gaps: bool = False
+    """Whether NaN stands where a picture has no value."""
+
+
+FEATURES = {"features": Column(axes=2)}
 
 
 def cached(
@@ -103,16 +116,17 @@ def cached(
     key: Any,
     folder: Path,
     make: Callable[[Sequence[Scene]], Mapping[str, np.ndarray]],
+    columns: Mapping[str, Column],
     *,
     progress: Progress | None,
     stage: str,
 ) -> dict[str, np.ndarray]:
-    """``make`` on parts of the scenes, its arrays joined along their first axis; finished parts are read from ``folder``."""
+    """``make`` on parts of the scenes, its arrays (``columns``) joined along their first axis; finished parts are read from ``folder``."""
     root = folder / content_key([key, [s.file_name for s in scenes]])
     parts: list[Mapping[str, np.ndarray]] = []
     for start in range(0, len(scenes), PART):
         file = root / f"{start:07d}.safetensors"
-        part = _kept(file, min(PART, len(scenes) - start), parts[0] if parts else None)
+        part = _kept(file, min(PART, len(scenes) - start), columns, parts[0] if parts else None)
         if part is None:
             part = make(scenes[start : start + PART])
             write_bytes(file, save({name: np.ascontiguousarray(value) for name, value in part.items()}))
@@ -122,17 +136,24 @@ def cached(
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
-def _kept(file: Path, rows: int, like: Mapping[str, np.ndarray] | None) -> Mapping[str, np.ndarray] | None:
+def _kept(file: Path, rows: int, columns: Mapping[str, Column], like: Mapping[str, np.ndarray] | None) -> Mapping[str, np.ndarray] | None:
     """The arrays of a finished part; None where there is none, or one that is torn or cannot be this part."""
     try:
         part = load(read_bytes(file, limit=10**11))
     except (CCDiffError, ValueError, SafetensorError):
         return None
-    whole = bool(part) and all(array.ndim >= 1 for array in part.values()) and max(len(array) for array in part.values()) >= rows
+    whole = part.keys() == columns.keys() and all(_fits(part[name], column) for name, column in columns.items())
+    whole = whole and all(len(part[n]) == (part[c.counted].sum() if c.counted else rows) for n, c in columns.items())
     if like is not None:
-        whole = whole and part.keys() == like.keys()
         whole = whole and all(part[n].dtype == like[n].dtype and part[n].shape[1:] == like[n].shape[1:] for n in part)
     return part if whole else None
+
+
+def _fits(array: np.ndarray, column: Column) -> bool:
+    """Whether an array is of numbers (whole ones are counts) and of so many axes."""
+    if array.ndim != column.axes or array.dtype.kind not in "fi" or (array.dtype.kind == "i" and (array < 0).any()):
+        return False
+    return bool((np.isfinite(array) | (np.isnan(array) & column.gaps)).all())
 
 
 def read_scene(scene: Scene) -> Image.Image:

@@ -12,6 +12,7 @@ from ..errors import CCDiffError
 from ..files import clear_partials, read_json, write_json, write_text
 from ..locks import locked
 from ..metrics.average_precision import evaluate
+from ..stored import Count, Number, Stored, Text, checked
 from .adherence import adherence_scores
 from .arms import REAL, Arm, Training, make_arms, split_lists
 from .config import SYNTHETIC, ExperimentConfig
@@ -194,7 +195,35 @@ def _without_failures(
     return kept, failures
 
 
+class _Weights(Stored):
+    sha256: Text | None
+    note: Text = ""
+
+
+class _Losses(Stored):
+    columns: list[Text]
+    rows: list[list[Number]]
+
+
+class _Account(Stored):
+    """What is read of a ``detector.json`` here."""
+
+    key: Text
+    device: Text
+    seconds: Number
+    pictures_per_second: Number
+    objects_unusable: Count
+    backbone_weights: _Weights
+    losses: _Losses
+
+
+def _said(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(path)
+    checked(_Account, found, where=path, fix="delete its folder, and run the same command again: it is trained again")
+    return found
+
+
 def _account(out: Path, trainings: Sequence[Any]) -> dict[str, Any]:
     """What the last training says of itself, with the seconds of all stages."""
-    infos = [read_json(out / TRAININGS / t.key / "detector.json") for t in trainings]
+    infos = [_said(out / TRAININGS / t.key / "detector.json") for t in trainings]
     return {**infos[-1], "seconds": round(sum(i["seconds"] for i in infos), 1)}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load, save
 from safetensors.torch import load_file, save_file
 
 from ccdiff_cli.dataset import read_set
@@ -150,8 +151,14 @@ def test_features_go_on_where_they_stopped_and_keep_their_order(tmp_path):
     assert sum(seen) - before == PART + 9  # the first part was finished
     assert found == pytest.approx(np.stack([np.asarray(read_scene(s), np.float32).mean((0, 1)) for s in scenes]))
     part = next((tmp_path / "features").rglob("0000000.safetensors"))
-    part.write_bytes(part.read_bytes()[:50])  # torn: made again
-    assert np.array_equal(features_of(scenes, "key", judge, tmp_path / "features", batch=32, stage=""), found)
+    whole = load(part.read_bytes())["features"]
+    torn = [
+        part.read_bytes()[:50],
+        *(save({"features": a}) for a in (whole.reshape(-1), whole[:-1], whole * np.nan, whole == 0, whole.astype(np.int64) - 999)),
+    ]
+    for data in (*torn, save({"features": whole, "more": whole}), save({})):  # made again
+        part.write_bytes(data)
+        assert np.array_equal(features_of(scenes, "key", judge, tmp_path / "features", batch=32, stage=""), found)
 
 
 def test_a_picture_of_another_size_than_its_labels_is_named(tmp_path):
@@ -159,4 +166,4 @@ def test_a_picture_of_another_size_than_its_labels_is_named(tmp_path):
     scene = scenes[0]
     Image.new("RGB", (20, 30)).save(tmp_path / "set" / "images" / scene.file_name)
     with pytest.raises(CCDiffError, match=rf"{scene.file_name}: the picture has 20 x 30 pixels"):
-        cached(scenes, "k", tmp_path, lambda some: {"a": np.array(read_scene(some[0]))}, progress=None, stage="")
+        cached(scenes, "k", tmp_path, lambda some: {"a": np.array(read_scene(some[0]))}, {}, progress=None, stage="")

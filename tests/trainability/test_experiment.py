@@ -643,3 +643,23 @@ def test_the_lists_of_a_part_prepare_a_set_of_it_alone(sets, tmp_path, monkeypat
     assert names == {s.file_name for s in fraction_of(whole.split("train"), 40, 0)} and 0 < len(names) < len(whole.split("train"))
     assert [s.file_name for s in part.split("test")] == [s.file_name for s in whole.split("test")]
     assert part.manifest["skipped"]["pictures in no split list"] == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("backbone_weights", "x"),
+        ("backbone_weights", None),
+        ("losses", {"columns": ["step"], "rows": [["x"]]}),
+        ("seconds", "1"),
+        ("key", 1),
+    ],
+)
+def test_a_damaged_description_of_a_finished_training_is_named(sets, tmp_path, monkeypatch, key, value):
+    FakeFits().install(monkeypatch)
+    eval_trainability(sets / "real", sets / "synthetic", tmp_path, tiny(0))
+    for path in sorted((tmp_path / "trainings").glob("*/detector.json")):
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps({**told, key: value}))
+    with pytest.raises(CCDiffError, match=rf"detector\.json: {key}(.|\n)*it is trained again"):
+        eval_trainability(sets / "real", sets / "synthetic", tmp_path, tiny(0))
