@@ -242,7 +242,7 @@ def _write(made: PictureSet, scenes: Sequence[Scene], out: Path, account: dict[s
     account["pictures_without_a_label_left"] = len(made.scenes) - len(scenes)
     write_contact_sheet(out / CONTACT_SHEET, placed, made.classes)
     write_text(out / CARD, _card(made, account))
-    hashes = {scene.file_name: made.manifest["pictures"][scene.file_name] for scene in scenes}
+    hashes = {scene.file_name: made.hashes[scene.file_name] for scene in scenes}
     write_set(out, placed, made.classes, kind="synthetic", details={**details, "repair": account}, picture_hashes=hashes)
 
 

@@ -199,3 +199,12 @@ def test_no_score_is_sure_where_too_much_is_wrong(sets):
             return [found(((0, 24, 6, 30), 0.3, "ship"))] * len(scenes)
 
     assert sure_score(Blind(), real, 0.95) is None
+
+
+def test_a_picture_that_the_manifest_does_not_know_is_repaired_as_it_lies_there(sets, tmp_path):
+    real, synthetic, detector = sets
+    manifest = json.loads((synthetic / "manifest.json").read_text())
+    known = manifest["pictures"].pop("s0.png")
+    (synthetic / "manifest.json").write_text(json.dumps(manifest))
+    repair_set(synthetic, real, tmp_path / "out", RepairOptions(detector=detector))
+    assert read_set(tmp_path / "out").manifest["pictures"]["s0.png"] == known and verify_set(tmp_path / "out")["ok"]
