@@ -28,6 +28,7 @@ from .plan import Plan, environment, holds_plan, read_plan, write_plan
 from .planning import check_needs, check_objects, identity_of, make_plan, open_layouts, resolved
 from .records import RECORDS, missing_blocks
 from .shards import begin, finish_shards, identity_of_all, identity_of_shard, is_sharded_run, left_of, make_shards, wait_for_shards
+from .starting import Starter
 from .worker import PIPELINE, Parts, device_of, fixed_arithmetic, maker_of, memory_of, pipeline_from
 from .workers import (
     Counter,
@@ -91,13 +92,14 @@ def synthesize(
         all_of_it = {"pictures": options.n, "shards": sum(1 for _ in options.shards())} if options.n > options.shard_size else {}
         return {**_summary(out, plan), **all_of_it, **task.cost, **_estimate(plan, task.parts, work.num_processes, options.n)}
     machine = environment(device_of(0).partition(":")[0])
-    with stop_signal() as stop:
+    starter = Starter(task.identity["options"]["threads"])
+    with stop_signal() as stop, contextlib.closing(starter):
         make = _make_in_shards if is_sharded_run(out, options) else _make_set
-        return make(task, machine, work, stop, progress)
+        return make(task, machine, work, stop, progress, starter)
 
 
 def _make_in_shards(
-    task: _Task, machine: dict[str, Any], work: WorkOptions, stop: Callable[[], bool], progress: Progress | None
+    task: _Task, machine: dict[str, Any], work: WorkOptions, stop: Callable[[], bool], progress: Progress | None, starter: Starter
 ) -> dict[str, Any]:
     """Make, or finish, a set of very many pictures; see ``shards``."""
     out, options, (rank, world) = task.out, task.options, place()
@@ -115,7 +117,7 @@ def _make_in_shards(
         alone = work.model_copy(update={"part": None} | ({"num_processes": 1} if world > 1 else {}))
 
         def make(folder: Path, wanted: Mapping[str, Any], report: Progress | None) -> dict[str, Any]:
-            return _make_set(replace(task, out=folder, identity=dict(wanted)), machine, alone, stop, report, by=(0, 1))
+            return _make_set(replace(task, out=folder, identity=dict(wanted)), machine, alone, stop, report, starter, by=(0, 1))
 
         share = work.part or (rank, world)
         done = make_shards(out, identity, machine, options, share, make, stop=stop, progress=progress if rank == 0 else None)
@@ -135,6 +137,7 @@ def _make_set(
     work: WorkOptions,
     stop: Callable[[], bool],
     progress: Progress | None,
+    starter: Starter,
     by: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Make, or finish, a set in one folder, as one of ``by[1]`` processes that were started from outside."""
@@ -151,7 +154,7 @@ def _make_set(
         kept = len(plan.jobs) - sum(len(plan.block(b)) for b in missing)
         report = Counter(plan, kept, progress if rank == 0 else None)
         start = time.monotonic()
-        mine = _make(Work(out, plan, parts, stop), missing, work, report, by or place())
+        mine = _make(Work(out, plan, parts, stop), missing, work, report, starter, by or place())
         if rank > 0:
             return _summary(out, plan)
         done = {**_summary(out, plan), **_account(plan, mine, kept, time.monotonic() - start, report)}
@@ -308,7 +311,7 @@ def _clean(out: Path) -> None:
 # ---- blocks ----
 
 
-def _make(work: Work, missing: list[int], options: WorkOptions, report: Counter, by: tuple[int, int]) -> list[int]:
+def _make(work: Work, missing: list[int], options: WorkOptions, report: Counter, starter: Starter, by: tuple[int, int]) -> list[int]:
     """Make the missing blocks, or this part's or process's share of them; returns the numbers of those that were to be made here."""
     part, (rank, world) = options.part, by
     mine = missing if part is None else [b for b in missing if b % part[1] == part[0]]
@@ -326,7 +329,7 @@ def _make(work: Work, missing: list[int], options: WorkOptions, report: Counter,
         if count == 1:
             work.make(mine, int(os.environ.get("LOCAL_RANK", 0)) if place()[1] > 1 else 0, report)
         else:
-            start_workers(work, mine, count, report)
+            start_workers(work, mine, count, report, starter)
     return mine
 
 

@@ -90,6 +90,20 @@ def pipeline_from(name: str) -> Callable[[str, str, str], Any]:
     return getattr(importlib.import_module(module), function)
 
 
+def import_parts(parts: str) -> None:
+    """Import what a worker with these :class:`Parts` (as JSON) will load, and load nothing."""
+    given = Parts(**json.loads(parts))
+    if given.pipeline == PIPELINE:
+        from ..generator import read_generator
+        from ..methods import method_of
+
+        method_of(read_generator(given.checkpoint)).pipeline()
+    else:
+        pipeline_from(given.pipeline)
+    if given.crops:
+        importlib.import_module(f"{__package__}.crops")
+
+
 def device_of(index: int) -> str:
     """The device of the worker with this number on its machine: GPUs in turn, else the CPU."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

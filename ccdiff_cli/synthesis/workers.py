@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +22,9 @@ from typing import Any
 import torch
 
 from ..errors import CCDiffError, Stopped
-from ..startup import python_command, python_environment
 from .plan import Plan
 from .records import missing_blocks, record_path
+from .starting import Starter, Worker
 from .worker import Parts, device_of, make_blocks, memory_of
 
 Progress = Callable[[str, int, int], None]
@@ -33,10 +32,6 @@ Progress = Callable[[str, int, int], None]
 
 AHEAD = 2
 """Blocks that a worker is given at a time: while one is written, the next is made."""
-RUN_WORKER = (
-    "from ccdiff_cli.startup import end_with, quiet_aborts; quiet_aborts(); end_with({}); "
-    "from ccdiff_cli.synthesis.worker import run; run()"
-)
 
 
 class Work:
@@ -164,7 +159,7 @@ def process_count(asked: int | None, blocks: int, threads: int) -> int:
     return max(1, min(cores // threads, blocks // 2))  # a process takes seconds to start
 
 
-def start_workers(work: Work, missing: list[int], count: int, report: Counter) -> None:
+def start_workers(work: Work, missing: list[int], count: int, report: Counter, starter: Starter) -> None:
     """Start workers and hand each a block whenever it has done one.
 
     Raises:
@@ -175,7 +170,8 @@ def start_workers(work: Work, missing: list[int], count: int, report: Counter) -
         todo.put(b)
     failures: list[CCDiffError] = []
     deaths: list[str] = []
-    workers = [_launch(work, index) for index in range(count)]
+    parts = json.dumps(asdict(work.parts))
+    workers = [starter.start([str(work.out), str(index), parts]) for index in range(count)]
     threads = [
         threading.Thread(target=_serve, args=(index, worker, todo, report, failures, deaths, work.stop), daemon=True)
         for index, worker in enumerate(workers)
@@ -190,7 +186,7 @@ def start_workers(work: Work, missing: list[int], count: int, report: Counter) -
                     break
     finally:
         for worker in workers:
-            if worker.poll() is None and (failures or any(t.is_alive() for t in threads)):
+            if failures or any(t.is_alive() for t in threads):
                 worker.kill()
             with contextlib.suppress(OSError):
                 worker.stdin.close()  # type: ignore[union-attr]
@@ -211,16 +207,9 @@ def start_workers(work: Work, missing: list[int], count: int, report: Counter) -
         )
 
 
-def _launch(work: Work, index: int) -> subprocess.Popen[str]:
-    threads = str(work.plan.options["threads"])
-    variables = {**python_environment(), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    command = [*python_command(RUN_WORKER.format(os.getpid())), str(work.out), str(index), json.dumps(asdict(work.parts))]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, bufsize=1)
-
-
 def _serve(
     index: int,
-    worker: subprocess.Popen[str],
+    worker: Worker,
     todo: queue.Queue[int],
     report: Counter,
     failures: list[CCDiffError],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import ccdiff_cli.files
@@ -16,11 +18,12 @@ import ccdiff_cli.synthesis as room
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import read_json, sha256_file, write_json
-from ccdiff_cli.synthesis import verify_set
+from ccdiff_cli.synthesis import starting, verify_set
 from tests.synthesis.grouped import make_set
 
 FAKE = "tests.synthesis.fake:load"
 ROOT = Path(__file__).resolve().parents[2]
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are started afresh")
 
 
 def make(generator, layouts, out, n=10, **options):
@@ -54,6 +57,10 @@ def write_script(out, code):
     path = Path(out).parent / "script.py"
     path.write_text(code)
     return str(path)
+
+
+def children(pid):
+    return subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True).stdout.split()
 
 
 def wait_for_pictures(out, count, seconds=120):
@@ -135,6 +142,31 @@ def test_several_processes_make_the_same_set(generator, layouts, tmp_path, refer
     assert made["made"] == 10 and files_of(tmp_path / "s") == reference
 
 
+@linux
+@pytest.mark.parametrize("forks", [True, False])
+def test_forked_workers_make_what_fresh_ones_make(generator, layouts, tmp_path, monkeypatch, forks):
+    begun = []
+    begin = starting.Starter._begin
+    monkeypatch.setattr(starting.Starter, "_begin", lambda self: (begun.append(self), begin(self)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if not forks:
+        made = starting.Starter.__init__
+        monkeypatch.setattr(starting.Starter, "__init__", lambda self, threads: (made(self, threads), setattr(self, "forks", False))[0])
+    make(generator, layouts, tmp_path / "one", threads=2, shard_size=4, batch_size=2)
+    make(generator, layouts, tmp_path / "two", threads=2, shard_size=4, batch_size=2, num_processes=2)
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+    assert len(begun) == forks, "once, for all shards"
+
+
+@linux
+def test_of_what_could_not_be_forked_nothing_is_killed_or_waited_for():
+    starter = starting.Starter(1)
+    worker = starting.Forked(None, None, None, starter)
+    worker.kill()
+    assert worker.wait() == -9 and starter.ask(kill=0) == {}, "there is nobody to ask"
+    starter.close()
+
+
 def test_torchrun_makes_the_same_set(generator, layouts, tmp_path, reference):
     out = tmp_path / "s"
     run = start(generator, layouts, out, prefix=("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"))
@@ -160,15 +192,29 @@ def test_kill_with_workers_and_run_again(generator, layouts, tmp_path, reference
     out = tmp_path / "s"
     run = start(generator, layouts, out, processes=2, environment={"FAKE_SECONDS": "0.5"})
     wait_for_pictures(out, 1)
-    workers = subprocess.run(["ps", "--ppid", str(run.pid), "-o", "pid="], capture_output=True, text=True).stdout.split()
+    forking = children(run.pid)
+    workers = [pid for parent in forking for pid in children(parent)] if sys.platform == "linux" else forking
     run.kill()
     run.communicate()
     assert len(workers) == 2
+    workers += forking
     end = time.monotonic() + 60
     while time.monotonic() < end and any(Path(f"/proc/{pid}").exists() for pid in workers):
         time.sleep(0.02)
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()], "no worker outlives the process that started it"
     assert make(generator, layouts, out)["kept"] < 10
+    assert files_of(out) == reference
+
+
+@linux
+def test_kill_what_forks_the_workers_and_run_again(generator, layouts, tmp_path, reference):
+    out = tmp_path / "s"
+    run = start(generator, layouts, out, processes=2, environment={"FAKE_SECONDS": "0.5"})
+    wait_for_pictures(out, 1)
+    os.kill(int(children(run.pid)[0]), signal.SIGKILL)
+    _, errors = run.communicate(timeout=120)
+    assert "blocks of pictures are missing: worker 0 ended with exit code -9; worker 1 ended with exit code -9" in errors
+    assert make(generator, layouts, out, num_processes=2)["kept"] < 10
     assert files_of(out) == reference
 
 
