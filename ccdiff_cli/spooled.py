@@ -3,7 +3,8 @@ asked for.
 
 Notable: a picture takes about a tenth of what it takes as Python objects, on disk and not in memory; to read one costs some 50
 microseconds, in whatever order they are asked for.  The file lies in the system's folder of temporary files (``TMPDIR``) and goes with the
-sequence; other processes read the same file.
+sequence; other processes read the same file as long as the one lives that laid it down.  On Linux it has no name there, so that nothing
+stays of a process that is killed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar, overload
+from typing import IO, Any, Generic, TypeVar, overload
 
 import numpy as np
 
@@ -28,11 +29,20 @@ Item = TypeVar("Item")
 
 @dataclass
 class _File:
-    """Where the items lie: item k from ``ends[k]`` to ``ends[k + 1]``; ``tags``: one of each."""
+    """Where the items lie: item k from ``ends[k]`` to ``ends[k + 1]``; ``tags``: one of each.
+
+    Attributes:
+        path: what this process and others open it by.
+        held: of a file without a name, what it lives by.
+    """
 
     path: str
     ends: array[int] = field(default_factory=lambda: array("q", [0]))
     tags: list[str] = field(default_factory=list)
+    held: IO[bytes] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "held": None}  # for another process, which opens it by its path
 
 
 class Spooled(Sequence[Item], Generic[Item]):
@@ -102,20 +112,32 @@ def spool(items: Iterable[tuple[str, Item]], encode: Callable[[Item], bytes], de
     Raises:
         CCDiffError: the disk is full.
     """
-    with os_errors(tempfile.gettempdir(), "make a temporary file"):
-        number, path = tempfile.mkstemp(prefix="ccdiff-labels-")
-    made = _File(path)
-    weakref.finalize(made, _remove, path)
-    with os.fdopen(number, "wb") as file:
-        for tag, item in items:
-            data = zlib.compress(encode(item), 1)
-            with os_errors(path, "lay down labels (TMPDIR names another folder for them)"):
-                file.write(data)
-            made.ends.append(made.ends[-1] + len(data))
-            made.tags.append(sys.intern(tag))
-        with os_errors(path, "lay down labels (TMPDIR names another folder for them)"):
-            file.flush()
+    folder = tempfile.gettempdir()
+    with os_errors(folder, "make a temporary file"):
+        made, file = _unnamed() if os.path.isdir("/proc/self/fd") else _named()
+    for tag, item in items:
+        data = zlib.compress(encode(item), 1)
+        with os_errors(folder, "lay down labels (TMPDIR names another folder for them)"):
+            file.write(data)
+        made.ends.append(made.ends[-1] + len(data))
+        made.tags.append(sys.intern(tag))
+    with os_errors(folder, "lay down labels (TMPDIR names another folder for them)"):
+        file.flush() if made.held else file.close()
     return Spooled(made, decode, np.arange(len(made.tags)))
+
+
+def _unnamed() -> tuple[_File, IO[bytes]]:
+    """A file that ends with this process, and what to write it by."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as it is needed
+    return _File(f"/proc/{os.getpid()}/fd/{file.fileno()}", held=file), file
+
+
+def _named() -> tuple[_File, IO[bytes]]:
+    """The same where a file without a name cannot be opened again; a process that is killed leaves it."""
+    file = tempfile.NamedTemporaryFile(prefix="ccdiff-labels-", delete=False)  # noqa: SIM115 - closed when it is written
+    made = _File(file.name)
+    weakref.finalize(made, _remove, file.name)
+    return made, file
 
 
 def _remove(path: str) -> None:

@@ -1,14 +1,20 @@
 """Labels that lie in a file: the same in any order, for other processes too, and gone with the sequence."""
 
 import gc
+import os
 import pickle
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from ccdiff_cli import spooled
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.spooled import spool
+
+ROOT = Path(__file__).parents[1]
 
 
 def letters(words: str):
@@ -32,7 +38,8 @@ def test_items_come_back_in_any_order(folder):
         found[5]
 
 
-def test_the_file_goes_with_the_last_that_reads_it(folder):
+def test_a_file_with_a_name_goes_with_the_last_that_reads_it(folder, monkeypatch):
+    monkeypatch.setattr(spooled.os.path, "isdir", lambda path: False)  # a system without /proc
     found = letters("ant bee")
     other, part = pickle.loads(pickle.dumps(found)), found.tagged("b")  # noqa: S301
     del found
@@ -40,6 +47,28 @@ def test_the_file_goes_with_the_last_that_reads_it(folder):
     del part
     gc.collect()
     assert not list(folder.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the file has a name")
+def test_on_linux_the_file_has_no_name_and_other_processes_read_it(folder):
+    found = letters("ant bee")
+    assert not list(folder.iterdir()) and list(found.tagged("b")) == ["bee"]
+    code = "import pickle, sys; print(list(pickle.load(sys.stdin.buffer)))"
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(found), capture_output=True, cwd=ROOT, check=True)
+    assert done.stdout.decode().strip() == "['ant', 'bee']"
+    path = found._file.path
+    del found
+    gc.collect()
+    assert not os.path.exists(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the file has a name")
+def test_nothing_stays_of_a_process_that_is_killed(folder):
+    code = "import os; from tests.test_spooled import letters; found = letters('ant bee'); print(list(found)); os.kill(os.getpid(), 9)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(folder)}, cwd=ROOT, capture_output=True, check=False
+    )
+    assert done.returncode == -9 and not list(folder.iterdir()), done.stderr
 
 
 def test_what_fails_on_the_way_leaves_nothing(folder, monkeypatch):

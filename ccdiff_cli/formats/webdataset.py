@@ -4,15 +4,19 @@
 the classes.  Followed: the README of webdataset (files of one key stand one after the other; a key ends at the first dot of its name).
 
 * Everything else of this program opens pictures by their path, so those in the shards are unpacked: once a process, into a temporary
-  folder (``TMPDIR`` says where) that goes when it ends.
+  folder (``TMPDIR`` says where) that goes when it ends; that of a process that was killed goes when the next one makes its own.
 * NOTE: names in the archive lead nowhere: pictures are written under numbers, and links, devices and sparse members are left out.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import shutil
 import tarfile
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -30,6 +34,11 @@ MAX_MEMBER_BYTES = 2_000_000_000
 _HEAD_MEMBERS = 20
 unpacked: dict[tuple[Any, ...], tempfile.TemporaryDirectory[str]] = {}
 """Paths, sizes and times of shards -> where their pictures lie."""
+PREFIX = "ccdiff-webdataset-"
+FRESH_SECONDS = 60.0
+"""So young a folder may not be held yet."""
+_held: list[int] = []
+"""Locks on these folders, which the operating system gives back however this process ends."""
 
 
 def is_webdataset(root: Path) -> bool:
@@ -84,7 +93,9 @@ def _room(shards: list[Path]) -> Path:
     key = tuple((str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in shards)
     if key not in unpacked:
         with os_errors(Path(tempfile.gettempdir()), "make a temporary folder for the pictures"):
-            unpacked[key] = tempfile.TemporaryDirectory(prefix="ccdiff-webdataset-")
+            _clear_abandoned(Path(tempfile.gettempdir()))
+            unpacked[key] = tempfile.TemporaryDirectory(prefix=PREFIX)
+            _held.extend(_lock(Path(unpacked[key].name)))
     return Path(unpacked[key].name)
 
 
@@ -92,6 +103,36 @@ def forget_unpacked() -> None:
     """Remove every temporary folder of this process."""
     while unpacked:
         unpacked.popitem()[1].cleanup()
+    while _held:
+        os.close(_held.pop())
+
+
+def _lock(folder: Path) -> list[int]:
+    """The handle by which a folder is held; none where somebody else holds it, or there are no such locks."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except (ImportError, OSError):
+        return []
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return []
+    return [handle]
+
+
+def _clear_abandoned(place: Path) -> None:
+    """Remove the folders of processes that were killed: one's own that nobody holds."""
+    for folder in place.glob(f"{PREFIX}*") if hasattr(os, "getuid") else ():  # else there are no locks either
+        with contextlib.suppress(OSError):
+            about = folder.lstat()
+            if about.st_uid != os.getuid() or time.time() - about.st_mtime < FRESH_SECONDS:
+                continue
+            for handle in _lock(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(handle)
 
 
 def _members(shard: Path, *, labels_alone: bool = False) -> Iterator[tuple[str, bytes]]:

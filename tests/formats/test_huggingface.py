@@ -4,14 +4,19 @@ What our own exporter writes is read back in ``tests/export/test_round_trips.py`
 """
 
 import json
+import os
+import subprocess
+import sys
 import tarfile
+import tempfile
+from pathlib import Path
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.formats import detect_format, read_raw
+from ccdiff_cli.formats import detect_format, read_raw, webdataset
 from ccdiff_cli.formats.classes import read_class_file
 from ccdiff_cli.formats.webdataset import forget_unpacked, unpacked
 from tests.rawsets import picture, shard
@@ -141,6 +146,28 @@ def test_shards(tmp_path):
     assert read_raw(root).scenes == raw.scenes and len(unpacked) >= 1  # the same folder
     forget_unpacked()
     assert not unpacked
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_what_a_killed_process_unpacked_is_removed_by_the_next(tmp_path, monkeypatch):
+    place = tmp_path / "tmp"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    monkeypatch.setattr(webdataset, "FRESH_SECONDS", 0.0)
+    forget_unpacked()
+    roots = [tmp_path / name for name in "abc"]
+    for root in roots:
+        root.mkdir()
+        shard(root / "train-000000.tar", [("0.png", picture(tmp_path / "x.png").read_bytes()), ("0.json", label("0.png"))])
+        (root / "classes.txt").write_text("ship\ncar\n")
+    code = "import os, sys; from ccdiff_cli.formats import read_raw; read_raw(sys.argv[1]); os.kill(os.getpid(), 9)"
+    environment = {**os.environ, "TMPDIR": str(place), "PYTHONPATH": str(Path(webdataset.__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", code, str(roots[0])], env=environment, check=False)
+    (left,) = place.iterdir()
+    mine = [Path(read_raw(root).scenes[0].path) for root in roots[1:]]
+    assert not left.exists() and all(path.is_file() for path in mine), "of living processes they stay"
+    forget_unpacked()
+    assert not list(place.iterdir())
 
 
 def test_names_in_shards_lead_nowhere(tmp_path):
