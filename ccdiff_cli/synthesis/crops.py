@@ -7,6 +7,7 @@ set and nothing else: a crop without an object looks like one of them, too, if n
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
 from torch import Tensor, nn
 
+from ..console import remark
 from ..dataset import PictureSet
 from ..detectors import DetectorConfig, training_key
 from ..detectors.backbones import CHANNELS, EfficientNetLite0, build_body, find_weights, torch_device
@@ -28,6 +30,7 @@ from ..files import cache_folder, content_key, read_bytes, write_bytes
 from ..pictures import read_rgb
 from ..references import reference_window
 from ..scene import Scene
+from ..threads import THREADS, Threads, restored
 
 SIDE, BATCH, STEPS, PEAK_LR = 64, 32, 300, 1e-3
 REVISION = 1
@@ -65,7 +68,9 @@ class CropJudge:
         try:
             self.net.load_state_dict(safetensors_load(read_bytes(self.file)))
         except (CCDiffError, SafetensorError, RuntimeError):  # none yet, or a damaged one
-            _train(self.net, real, self.device, progress)
+            with restored():
+                threads = Threads(self.file.with_suffix(f".{THREADS}"), device=self.device.type, say=remark)
+                _train(self.net, real, self.device, threads, progress)
             state = {name: value.detach().cpu().contiguous() for name, value in self.net.state_dict().items()}
             write_bytes(self.file, safetensors_save(state))
         self.net.eval()
@@ -96,8 +101,8 @@ def _tensor(crops: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _train(net: CropNet, real: PictureSet, device: torch.device, progress: Progress | None) -> None:
-    """Cross-entropy on crops flipped and turned by quarters, every class as often as every other."""
+def _train(net: CropNet, real: PictureSet, device: torch.device, threads: Threads, progress: Progress | None) -> None:
+    """Cross-entropy on crops flipped and turned by quarters, every class as often as every other; a step, tried, chooses the threads."""
     crops: list[np.ndarray] = []
     labels: list[int] = []
     for scene in real.split("train"):
@@ -111,16 +116,22 @@ def _train(net: CropNet, real: PictureSet, device: torch.device, progress: Progr
     members = [np.flatnonzero(np.array(labels) == k) for k in sorted(set(labels))]
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=PEAK_LR, weight_decay=0.01)
     net.train()
-    for step in range(STEPS):
+
+    def loss_of(net: CropNet, step: int) -> Tensor:
         rng = np.random.default_rng((0, step))
         chosen = [int(rng.choice(members[k % len(members)])) for k in range(step * BATCH, (step + 1) * BATCH)]
         codes = rng.integers(8, size=BATCH).tolist()
         batch = torch.stack(
             [turned(c, bool(code & 1), code >> 1) for c, code in zip(_tensor([crops[k] for k in chosen]), codes, strict=True)]
         )
+        return nn.functional.cross_entropy(net(batch.to(device)), torch.tensor([labels[k] for k in chosen], device=device))
+
+    other = copy.deepcopy(net)  # running means change as it is tried
+    threads.choose("crop classifier", lambda: loss_of(other, 0).backward())
+    for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = PEAK_LR * min(1.0, 10 * (step + 1) / STEPS) * (0.5 + 0.5 * math.cos(math.pi * step / STEPS))
-        loss = nn.functional.cross_entropy(net(batch.to(device)), torch.tensor([labels[k] for k in chosen], device=device))
+        loss = loss_of(net, step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from ccdiff_cli import threads
 from ccdiff_cli.dataset import read_set, write_set
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.files import sha256_file
+from ccdiff_cli.files import read_json, sha256_file
 from ccdiff_cli.options import checked_options
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from ccdiff_cli.synthesis import crops as module
@@ -46,6 +48,29 @@ def real(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "STEPS", 12)
     monkeypatch.setattr(module, "BATCH", 8)
     return picture_set(tmp_path / "real")
+
+
+def test_its_threads_are_measured_by_a_step_of_which_nothing_stays(real, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        judge = CropJudge(real, "cpu")
+        kept, weights = judge.file.with_suffix(".threads.json"), judge.file.read_bytes()
+        chosen = read_json(kept)["crop classifier"]
+        assert chosen in (1, 2) and torch.get_num_threads() == 2, "the number of before comes back"
+        judge.file.unlink()  # as where it was killed: the same number again, whatever a clock says now
+        monkeypatch.setattr(threads, "seconds_by_threads", lambda step, most: {3 - chosen: 0.0})
+        CropJudge(real, "cpu")
+        assert judge.file.read_bytes() == weights
+        kept.unlink()
+        judge.file.unlink()
+        monkeypatch.setenv("OMP_NUM_THREADS", "x")  # whoever fixed the number: nothing is tried
+        torch.set_num_threads(chosen)
+        CropJudge(real, "cpu")
+        assert judge.file.read_bytes() == weights
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_it_learns_the_classes_and_is_trained_once(real, tmp_path):
