@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .dataset import PictureSet, read_set
+from .dataset import PictureSet, check_out, read_set
 from .errors import CCDiffError
 
 Item = TypeVar("Item")
@@ -41,8 +41,7 @@ def check_sets(sets: Mapping[str, PictureSet], out: str | Path) -> None:
     """
     real = sets["real"]
     for name, other in sets.items():
-        if other.root.resolve() == Path(out).resolve():
-            raise CCDiffError(f"the output folder is the {name} set itself", where=out, fix="choose another --out folder")
+        check_out(out, other.root, f"{name} set")
         if set(other.classes) != set(real.classes):
             lacking = [c for c in real.classes if c not in other.classes]
             surplus = [c for c in other.classes if c not in real.classes]

@@ -579,6 +579,18 @@ def _taken_up(data: bytes) -> Scene:
     return scene_from_record(record).replace(path=path)
 
 
+def check_out(out: str | Path, root: str | Path, name: str = "set", *, around: bool = False) -> None:
+    """Whether a folder that is to be written is not the one of a set that is read, nor, where it is asked, one around it.
+
+    Raises:
+        CCDiffError: it is; ``name`` is what the set is called.
+    """
+    folder, read = Path(out).resolve(), Path(root).resolve()
+    if folder == read or (around and folder in read.parents):
+        what = "is" if folder == read else "lies around"
+        raise CCDiffError(f"the output folder {what} the {name} itself", where=out, fix="choose another --out folder")
+
+
 HELD = 2000, 800
 """Bytes of memory that the labels of a picture take, and those of each of its objects, about."""
 

@@ -258,8 +258,10 @@ def test_a_raw_folder_and_a_set_without_objects(tmp_path):
 
 
 def test_refusals(plain, tmp_path):
-    with pytest.raises(CCDiffError, match="in or around the set"):
+    with pytest.raises(CCDiffError, match="the output folder is the set itself"):
         inspect_set(plain.root, plain.root)
+    with pytest.raises(CCDiffError, match="the output folder lies around the set itself"):
+        inspect_set(plain.root, plain.root.parent)
     with pytest.raises(CCDiffError, match="no such folder"):
         inspect_set(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "file").write_text("mine")

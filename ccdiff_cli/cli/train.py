@@ -34,7 +34,7 @@ def train(
 
     start = generator_folder(options.start) if options.start else None
     if dry_run:
-        described = plan(recipe, data, start=start, transplanted=options.transplant)
+        described = plan(recipe, data, out, start=start, transplanted=options.transplant)
         finish(described, as_json=as_json, lines=[f"{k}: {v}" for k, v in described.items()])
         return
     with progress_bars(quiet=as_json) as progress:

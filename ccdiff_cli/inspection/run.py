@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..dataset import ANNOTATIONS, MANIFEST, in_memory, is_sharded, read_set
+from ..dataset import ANNOTATIONS, MANIFEST, check_out, in_memory, is_sharded, read_set
 from ..duplicates import look_at_all
 from ..errors import CCDiffError
 from ..files import write_json, write_text
@@ -47,8 +47,8 @@ def inspect_set(
         CCDiffError: no such set, broken labels, a missing picture, a folder that cannot be written.
     """
     source, out = Path(source), Path(out)
-    if source.is_dir() and out.resolve() in (source.resolve(), *source.resolve().parents):
-        raise CCDiffError("the report would lie in or around the set itself", where=out, fix="choose another output folder (--out)")
+    if source.is_dir():
+        check_out(out, source, around=True)
     kind, names, scenes, reader = _read(source, options, progress)
     scenes, pixels, wrong_size = _settled(scenes, kind.startswith("raw"), reader, progress)
     looks = look_at_all([str(s.path) for s in scenes], progress, readings=[s.reading for s in scenes])

@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from ..bounds import check_crowded, check_memory
-from ..dataset import PictureSet, in_memory, read_set, scene_record
+from ..dataset import PictureSet, check_out, in_memory, read_set, scene_record
 from ..drawing import contact_sheet, layout_image, legend
 from ..errors import CCDiffError
 from ..files import write_bytes, write_json, write_text
@@ -161,6 +161,5 @@ def _open(data: str | Path, out: str | Path, split: str, n: int) -> PictureSet:
     pictures = in_memory(read_set(data))
     check_crowded(pictures.split(split), where=data)
     check_memory(n * 20_000.0, f"a list of {n:,} layouts", where="--n", fix="ask for fewer layouts")
-    if Path(out).resolve() in (pictures.root.resolve(), *pictures.root.resolve().parents):
-        raise CCDiffError("the layouts would lie in or around the set itself", where=out, fix="choose another folder (--out)")
+    check_out(out, pictures.root, around=True)
     return pictures

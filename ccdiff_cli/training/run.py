@@ -331,9 +331,14 @@ def _finished(out: Path, identity: str, prepared: PictureSet) -> dict[str, Any] 
     return None
 
 
-def plan(recipe: Recipe, data: str | Path, *, start: str | Path | None = None, transplanted: bool = False) -> dict[str, Any]:
-    """What :func:`train` would do: stages, steps, pictures seen; raises the same errors before anything is written."""
+def plan(
+    recipe: Recipe, data: str | Path, out: str | Path | None = None, *, start: str | Path | None = None, transplanted: bool = False
+) -> dict[str, Any]:
+    """What :func:`train` would do, into ``out`` where one is named: stages, steps, pictures seen; raises the same errors before anything is
+    written."""
     prepared = read_set(data)
+    if out is not None:
+        check_sets({"real": prepared}, out)
     scenes = prepared.split("train")
     _check_set(prepared, scenes, recipe)
     if start:

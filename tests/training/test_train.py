@@ -269,6 +269,8 @@ def test_refusals(generator: Path, recipe: Recipe, recipe_file: Path, prepared: 
         train(load_recipe(recipe_file, {"seed": 5}), prepared, generator, cpu=True)
     with pytest.raises(CCDiffError, match="--size 64"):
         plan(load_recipe(recipe_file, {"picture_size": 64}), prepared)
+    with pytest.raises(CCDiffError, match="the output folder is the real set itself"):
+        plan(load_recipe(recipe_file), prepared, prepared)
     with pytest.raises(CCDiffError, match=r"recipe key autoencoder\.source"):
         train(load_recipe(recipe_file, {"autoencoder.source": str(tmp_path)}), prepared, tmp_path / "g", cpu=True)
     with pytest.raises(CCDiffError, match="unfinished"):
