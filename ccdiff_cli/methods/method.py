@@ -133,7 +133,7 @@ class Given:
 
 def stable_diffusion_schedule(recipe: Recipe, training: bool) -> Any:
     """The noise schedule of Stable Diffusion 1.x, as a scheduler for training or as the recipe samples."""
-    from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+    from diffusers import DDPMScheduler, EulerDiscreteScheduler
 
     schedule: dict[str, Any] = {
         "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -143,7 +143,10 @@ def stable_diffusion_schedule(recipe: Recipe, training: bool) -> Any:
         return DDPMScheduler(**schedule, clip_sample=False)
     if recipe.sampling.scheduler == "euler":
         return EulerDiscreteScheduler(**schedule, timestep_spacing="leading", steps_offset=1)
-    return DPMSolverMultistepScheduler(**schedule, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing")
+    from ..models.pipeline import SAMPLERS
+
+    kind, own = SAMPLERS[recipe.sampling.scheduler]
+    return kind(**schedule, **own)
 
 
 def _nothing(recipe: Any) -> dict[str, Any]:
@@ -238,7 +241,7 @@ class Method:
     clips: Callable[[Any], Mapping[str, str]] = _no_clips
     import_checkpoint: Callable[[Path, Path, Given], dict[str, Any]] | None = None
     export_checkpoint: Callable[[Path, Path], list[Path]] | None = None
-    schedulers: tuple[str, ...] = ("euler",)
+    schedulers: tuple[str, ...] = ("euler", "dpmsolver++", "dpmsolver++-karras")
     published: Mapping[str, Any] = field(default_factory=dict)
     most_objects: Callable[[Any], int | None] = _any_number
     places: Callable[[Path], Places] = _no_places

@@ -186,7 +186,9 @@ class DenoiserConfig(Section):
 class SamplingConfig(Section):
     """How `ccdiff synthesize` samples from the generator unless told otherwise."""
 
-    scheduler: Literal["dpmsolver++", "euler"] = Field("dpmsolver++", description="DPM-Solver++ 2M, or Euler as published")
+    scheduler: Literal["dpmsolver++", "dpmsolver++-karras", "euler"] = Field(
+        "dpmsolver++", description="DPM-Solver++ 2M, the same with the noise levels of Karras et al., or Euler as published"
+    )
     steps: int = Field(20, gt=0, le=1000, description="denoising steps (50 as published)")
     guidance_scale: float = Field(7.5, ge=1, le=1000, description="classifier-free guidance; 1: none")
     negative_prompt: str = Field("", description="caption of the unconditional branch")

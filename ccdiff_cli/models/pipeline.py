@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, EulerDiscreteScheduler
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from diffusers.utils import BaseOutput, deprecation_utils
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
@@ -43,6 +43,14 @@ from .layout import LayoutBatch, boxes_of_scenes
 
 _CACHE_BYTES = 512 * 2**20
 _DTYPE = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"  # diffusers renamed the argument
+_DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "timestep_spacing": "trailing"}
+SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "euler": (EulerDiscreteScheduler, {"use_karras_sigmas": False}),
+    "dpmsolver++": (DPMSolverMultistepScheduler, {**_DPM, "use_karras_sigmas": False}),
+    "dpmsolver++-karras": (DPMSolverMultistepScheduler, {**_DPM, "use_karras_sigmas": True}),
+}
+"""Those that may stand in place of a generator's own, and how they differ from its schedule.  Noise levels of Karras et al. (NeurIPS 2022)
+end near 0, where even times leave the last of them in one step: with few steps, fine detail is lost in it."""
 PUBLISHED_NEGATIVE_PROMPT = "worst quality, low quality, bad anatomy, watermark, text, blurry"
 
 
@@ -407,10 +415,11 @@ class ScenePipeline(DiffusionPipeline):
         Raises:
             CCDiffError: the method does not sample so.
         """
-        if scheduler == "euler":
-            self.scheduler = EulerDiscreteScheduler.from_config(self.scheduler.config)
+        if scheduler in SAMPLERS:
+            kind, changes = SAMPLERS[scheduler]
+            self.scheduler = kind.from_config(self.scheduler.config, **changes)
         elif scheduler is not None:
-            raise CCDiffError(f"unknown scheduler {scheduler!r}", where="--scheduler", fix="choose euler")
+            raise CCDiffError(f"unknown scheduler {scheduler!r}", where="--scheduler", fix=f"choose {', '.join(SAMPLERS)}")
         if channels_last:
             for name in (*self.TRAINED, "vae"):
                 part = getattr(self, name, None)

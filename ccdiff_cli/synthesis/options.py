@@ -29,7 +29,9 @@ class SamplingOptions(Options):
         None, max_length=10_000, description="Caption of the unconditional branch; the generator's own unless given."
     )
     scheduler: str | None = Field(
-        None, max_length=200, description="Sampler in place of the generator's own: a name that its method knows, dpmsolver++ or euler."
+        None,
+        max_length=200,
+        description="Sampler in place of the generator's own: a name that its method knows, as euler, dpmsolver++, dpmsolver++-karras.",
     )
     published: Annotated[bool, Option(names=("--published",))] = Field(
         False, description="Sample as its method was published, in its steps, sampler and guidance."

@@ -14,6 +14,9 @@ from PIL import Image
 
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.methods.ccdiff.pipeline import CCDiffPipeline
+from ccdiff_cli.methods.method import stable_diffusion_schedule
+from ccdiff_cli.models.pipeline import SAMPLERS
+from ccdiff_cli.recipes import load_recipe
 from ccdiff_cli.scene import Instance
 
 from .small import DrawnReferences, make_pipeline, make_scenes
@@ -102,6 +105,29 @@ def test_schedulers_interchange(pipe, scheduler):
         assert np.abs(alone[0] - a[1]).max() < 1e-4
     finally:
         pipe.scheduler = kept
+
+
+def test_samplers_by_name_stand_in_whatever_stood_there():
+    pipe, scenes = make_pipeline(), make_scenes([2, 1])
+    last = {}
+    for name in ("dpmsolver++-karras", "euler", "dpmsolver++", "euler", "dpmsolver++-karras"):
+        pipe.set_up(scheduler=name)
+        pipe.scheduler.set_timesteps(8)
+        sigmas = pipe.scheduler.sigmas
+        assert (sigmas[:-1] > sigmas[1:]).all()
+        assert last.setdefault(name, float(sigmas[-2])) == float(sigmas[-2]), "what stood there before makes no difference"
+        assert np.isfinite(pipe(*scenes, generator=seeds(0, 1), output_type="np").images).all()
+    assert last["dpmsolver++-karras"] < 0.05 < 0.3 < last["dpmsolver++"]
+    with pytest.raises(CCDiffError, match="unknown scheduler 'heun'"):
+        pipe.set_up(scheduler="heun")
+
+
+@pytest.mark.parametrize("name", ["dpmsolver++", "dpmsolver++-karras", "euler"])
+def test_a_recipe_samples_as_it_says(name):
+    recipe = load_recipe("tiny", {"sampling.scheduler": name})
+    made = stable_diffusion_schedule(recipe, training=False)
+    kind, own = SAMPLERS[name]
+    assert type(made) is kind and own.items() <= dict(made.config).items()
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.02), (torch.float16, 0.005)])

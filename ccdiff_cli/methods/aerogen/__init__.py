@@ -40,8 +40,8 @@ class AeroGenSettings(Section):
 class AeroGenSampling(SamplingConfig):
     """As of any method, with the published sampler."""
 
-    scheduler: Literal["ddim", "dpmsolver++", "euler"] = Field(  # type: ignore[assignment]
-        "ddim", description="DDIM as published, DPM-Solver++ 2M or Euler"
+    scheduler: Literal["ddim", "dpmsolver++", "dpmsolver++-karras", "euler"] = Field(  # type: ignore[assignment]
+        "ddim", description="DDIM as published, DPM-Solver++ 2M, the same with the noise levels of Karras et al., or Euler"
     )
 
 
@@ -129,7 +129,7 @@ AEROGEN = Method(
     clips=lambda recipe: {"aerogen.class_source": recipe.aerogen.class_source} if recipe.aerogen.class_source else {},
     import_checkpoint=_import,
     export_checkpoint=_export,
-    schedulers=("euler", "ddim"),
+    schedulers=("ddim", "euler", "dpmsolver++", "dpmsolver++-karras"),
     published={"steps": 50, "guidance_scale": 7.5, "scheduler": "ddim"},
     places=places_in("layout", "slots", "aerogen.slots", bound=False),
     numbers_of_object=numbers_of_object,
