@@ -136,6 +136,6 @@ def test_the_runnable_blocks_run(tmp_path: Path) -> None:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=3600,
+                timeout=4 * 3600,
             )
             assert done.returncode == 0, f"{body}\n{done.stderr}"
