@@ -65,9 +65,8 @@ def test_on_linux_the_file_has_no_name_and_other_processes_read_it(folder):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the file has a name")
 def test_nothing_stays_of_a_process_that_is_killed(folder):
     code = "import os; from tests.test_spooled import letters; found = letters('ant bee'); print(list(found)); os.kill(os.getpid(), 9)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(folder)}, cwd=ROOT, capture_output=True, check=False
-    )
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
     assert done.returncode == -9 and not list(folder.iterdir()), done.stderr
 
 

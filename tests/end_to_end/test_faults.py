@@ -214,6 +214,7 @@ def test_a_full_disk_while_preparing(drawn: Path, prepared: Path, tmp_path: Path
 
 
 @needs_small_disk
+@pytest.mark.slow
 def test_a_full_disk_while_training(prepared: Path, recipe: Path, generator: Path, tmp_path: Path) -> None:
     said, copy = on_a_small_disk(tmp_path, "900k", "train", "--recipe", recipe, "--data", prepared, "--cpu")
     assert_refused_then_finished(said)
@@ -222,6 +223,7 @@ def test_a_full_disk_while_training(prepared: Path, recipe: Path, generator: Pat
 
 
 @needs_small_disk
+@pytest.mark.slow
 def test_a_full_disk_while_synthesizing(ccdiff: Run, prepared: Path, generator: Path, tmp_path: Path) -> None:
     order = ("synthesize", "--n", 8, "--checkpoint", generator, "--layouts", prepared, "--batch-size", 2)
     said, copy = on_a_small_disk(tmp_path, "56k", *order)

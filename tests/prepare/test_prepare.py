@@ -421,7 +421,7 @@ def test_bad_options(options, message):
 
 def test_a_set_without_a_box_that_can_be_kept_says_why(tmp_path):
     source = vhr10(tmp_path / "raw", {"001": [("ship", (500, 10, 520, 20)), ("ship", (5, 5, 5, 9)), ("ship", (6, 5, 6, 9))]})
-    with pytest.raises(CCDiffError, match=r"is left; objects whose box has no area: 2; objects outside the picture: 1\n"):
+    with pytest.raises(CCDiffError, match=r"is left; objects whose box has no area: 2; objects outside the picture: 1;"):
         prepare_dataset(source, tmp_path / "out")
 
 

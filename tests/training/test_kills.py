@@ -48,6 +48,7 @@ def kill_after_every_write(monkeypatch: pytest.MonkeyPatch, work: object) -> int
     return kills
 
 
+@pytest.mark.slow
 def test_killed_between_any_two_writes(recipe: Recipe, prepared: Path, generator: Path, tmp_path: Path, monkeypatch) -> None:
     kills = kill_after_every_write(monkeypatch, lambda: train(recipe, prepared, tmp_path / "g", cpu=True))
     assert kills >= 20, "parts of the generator, checkpoints, losses, features, validation pictures, ccdiff.json"
