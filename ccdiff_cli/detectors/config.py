@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from ..stored import Number, Stored, Text
+
 EXECUTION_FIELDS = frozenset({"device", "workers", "checkpoint_every"})
 """Settings that change how fast a training runs but not what it learns: left out of the cache key."""
 
@@ -242,3 +244,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 """The published protocols without their number of steps, which follows from the set (:meth:`DetectorConfig.published`)."""
 PUBLISHED_EPOCHS = {"rtmdet-r": 36, "yolo": 50}
 """Epochs of the published schedule where they are not 12 (1x)."""
+
+
+class BackboneWeights(Stored):
+    """What ``detector.json`` says of the weights that its backbone began with."""
+
+    name: Text = ""
+    sha256: Text | None
+    note: Text = ""
+
+
+class Losses(Stored):
+    """Of its training: a row for each step that was kept."""
+
+    columns: list[Text]
+    rows: list[list[Number]]

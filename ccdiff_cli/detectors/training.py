@@ -46,7 +46,7 @@ from ..stored import ClassName, Count, Digest, Number, Stored, Text, checked
 from ..threads import THREADS, Threads, restored
 from . import STAGE, Detections, Progress, build_network
 from .backbones import find_weights, torch_device
-from .config import DetectorConfig
+from .config import BackboneWeights, DetectorConfig, Losses
 from .samples import Draws, collate, count_unusable, load_picture
 
 REVISION = 1
@@ -100,26 +100,15 @@ class Network(Protocol):
         """What is in the pictures, (3, H, W) uint8 each, in their order."""
 
 
-class _Weights(Stored):
-    name: Text = ""
-    sha256: Text | None
-    note: Text = ""
-
-
-class _Losses(Stored):
-    columns: list[Text]
-    rows: list[list[Number]]
-
-
 class Description(Stored):
     """``detector.json``."""
 
     config: DetectorConfig
     classes: Annotated[list[ClassName], Field(min_length=1)]
-    backbone_weights: _Weights
+    backbone_weights: BackboneWeights
     key: Text | None = None
     weights: Digest | None = None
-    losses: _Losses | None = None
+    losses: Losses | None = None
     seconds: Number | None = None
     threads: Annotated[int, Field(strict=True, ge=1, le=MOST_PROCESSES)] | None = None
     pictures_per_second: Number | None = None

@@ -25,7 +25,6 @@ from .classes import HRSC_TREE, ClassMap, over
 from .raw import (
     SPLIT_WORDS,
     Faults,
-    OtherUnits,
     RawSet,
     UnknownClass,
     child,
@@ -35,6 +34,7 @@ from .raw import (
     listed,
     missing_picture,
     number,
+    radians,
     read_split_lists,
 )
 from .voc import begins_with_tag, parse_xml, unannotated
@@ -127,10 +127,8 @@ def _instance(element: Element, names: ClassMap, raw: RawSet, *, where: str) -> 
         cx, cy, w, h, angle = (number(_text(element, key), where=where, what=f"<{key}>") for key in _MBOX)
         if w < 0 or h < 0:
             raise CCDiffError(f"<mbox_w>, <mbox_h>: expected positive sizes, found {w:g} and {h:g}", where=where)
-        if abs(angle) > 7:  # a full turn is 6.28
-            fix = "write radians: if this one is in degrees, the smaller ones are, too"
-            raise OtherUnits(f"<mbox_ang>: expected radians, found {angle:g}", where=where, fix=fix)
-        return Instance.from_corners(category, le90_to_corners((cx, cy, w, h, angle)), hbb, difficult=difficult, extra=extra)
+        turned = le90_to_corners((cx, cy, w, h, radians(angle, where=where, what="<mbox_ang>")))
+        return Instance.from_corners(category, turned, hbb, difficult=difficult, extra=extra)
     if hbb is None:
         raise CCDiffError("the object has neither <mbox_cx> ... nor <box_xmin> ...", where=where)
     raw.notes["objects with an HBB alone"] += 1

@@ -278,6 +278,18 @@ def flag(value: object, *, where: str, what: str) -> bool:
     raise CCDiffError(f"{what}: expected 0 or 1 (or yes, no, true, false), found {str(value)[:40]!r}", where=where)
 
 
+def radians(angle: float, *, where: str, what: str) -> float:
+    """An angle of a format that has radians.
+
+    Raises:
+        OtherUnits: it is beyond a full turn.
+    """
+    if abs(angle) > 7:  # a full turn is 6.28
+        fix = "write radians: if this one is in degrees, the smaller ones are, too"
+        raise OtherUnits(f"{what}: expected radians, found {angle:g}", where=where, fix=fix)
+    return angle
+
+
 TURNS = ("angle", "theta", "rotation", "orientation", "rbox", "rotated_box", "rotated_bbox", "obbox")
 """Keys under which tools keep the turn of a box; each may mean degrees or radians, of either sense."""
 

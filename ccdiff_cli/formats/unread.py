@@ -13,6 +13,7 @@ from .raw import first_files, read_head
 HEAD, FILES = 100_000, 5
 _EXPORT = "let the tool export COCO, YOLO or VOC"
 _BY = "convert it to COCO, for example by supervision or FiftyOne"
+_GROUND = "boxes of the ground become pixels by each picture's transform: convert it to COCO"
 _KEYS: tuple[tuple[str, tuple[bytes, ...], str], ...] = (
     (
         "VIA (VGG Image Annotator)",
@@ -38,7 +39,7 @@ _KEYS: tuple[tuple[str, tuple[bytes, ...], str], ...] = (
     (
         "GeoJSON",
         (rb'"type"\s*:\s*"FeatureCollection"',),
-        "boxes of the ground become pixels by each picture's transform: convert it to COCO",
+        _GROUND,
     ),
 )
 """Name, what all must stand in the head of a JSON file, what to do."""
@@ -94,8 +95,8 @@ def _parquet(root: Path) -> tuple[str, str, str] | None:
 
 _SUFFIXES: dict[str, tuple[str, str]] = {
     ".tfrecord": ("TFRecord", _BY),
-    ".shp": ("a shapefile", "boxes of the ground become pixels by each picture's transform: convert it to COCO"),
-    ".kml": ("KML", "boxes of the ground become pixels by each picture's transform: convert it to COCO"),
+    ".shp": ("a shapefile", _GROUND),
+    ".kml": ("KML", _GROUND),
     ".lmdb": ("LMDB", _BY),
     ".mat": ("a MATLAB file", _BY),
     ".hdf5": ("HDF5", _BY),

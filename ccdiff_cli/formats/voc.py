@@ -37,7 +37,6 @@ from .raw import (
     LITTER_FOLDER,
     SPLIT_WORDS,
     Faults,
-    OtherUnits,
     RawSet,
     child,
     files_below,
@@ -50,6 +49,7 @@ from .raw import (
     note_turn,
     number,
     path_parts,
+    radians,
     read_head,
     read_split_lists,
     turned_box,
@@ -452,10 +452,7 @@ def _turned(box: Element, where: str) -> Corners:
     cx, cy, w, h, angle = _numbers(box, _TURNED, where)
     if w < 0 or h < 0:
         raise CCDiffError(f"<w>, <h>: expected sizes that are not negative, found {w:g} and {h:g}", where=where)
-    if abs(angle) > 7:  # a full turn is 6.28
-        fix = "write radians: if this one is in degrees, the smaller ones are, too"
-        raise OtherUnits(f"<angle>: expected radians, found {angle:g}", where=where, fix=fix)
-    return le90_to_corners((cx, cy, w, h, angle))
+    return le90_to_corners((cx, cy, w, h, radians(angle, where=where, what="<angle>")))
 
 
 def declared_size(tree: Element) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..dataset import read_set
 from ..detectors import Detections, Progress
+from ..detectors.config import BackboneWeights, Losses
 from ..errors import CCDiffError
 from ..files import clear_partials, read_json, write_json, write_text
 from ..locks import locked
@@ -195,16 +196,6 @@ def _without_failures(
     return kept, failures
 
 
-class _Weights(Stored):
-    sha256: Text | None
-    note: Text = ""
-
-
-class _Losses(Stored):
-    columns: list[Text]
-    rows: list[list[Number]]
-
-
 class _Account(Stored):
     """What is read of a ``detector.json`` here."""
 
@@ -213,8 +204,8 @@ class _Account(Stored):
     seconds: Number
     pictures_per_second: Number
     objects_unusable: Count
-    backbone_weights: _Weights
-    losses: _Losses
+    backbone_weights: BackboneWeights
+    losses: Losses
 
 
 def _said(path: Path) -> dict[str, Any]:
