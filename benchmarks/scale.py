@@ -1,13 +1,13 @@
 """What a set of very many pictures takes: processor time and memory of every stage, by number of pictures.
 
     OMP_NUM_THREADS=1 python -m benchmarks.scale /tmp/scale --pictures 1000 10000 100000
-    OMP_NUM_THREADS=1 python -m benchmarks.scale /tmp/scale --pictures 1000000 --workers 3 --kills 5
+    OMP_NUM_THREADS=1 python -m benchmarks.scale /tmp/scale --pictures 1000000 --workers 3 --kills 5 --within 600
 
 The pictures are of 32 px and come from the pipeline that the tests use, which costs next to nothing: what is measured is everything
 around a generator.  Every stage is a process of its own; time and memory (of the largest process, workers included) are the kernel's.
 
-* ``synthesize``: plan, pictures, labels, by ``--workers`` processes; killed (SIGKILL, workers too) ``--kills`` times on its way and
-  begun again, whose times are added up;
+* ``synthesize``: plan, pictures, labels, by ``--workers`` processes; killed (SIGKILL, workers too) ``--kills`` times on its way, each
+  10 to ``--within`` seconds after it began, and begun again, whose times are added up;
 * ``again``: the same command once more, which finds nothing to do;
 * ``verify``; ``export`` (COCO, by hard links).
 """
@@ -99,7 +99,7 @@ def measured(taken: Taken, code: str, *arguments: object, kill_after: float | No
     return status == 0
 
 
-def run(stage: str, folder: Path, out: Path, n: int, workers: int, kills: int) -> Taken:
+def run(stage: str, folder: Path, out: Path, n: int, workers: int, kills: int, within: float) -> Taken:
     """One stage of a set of n pictures."""
     taken = Taken()
     if stage in ("verify", "export"):
@@ -107,7 +107,7 @@ def run(stage: str, folder: Path, out: Path, n: int, workers: int, kills: int) -
         return taken
     rng = np.random.default_rng(n)
     for _ in range(kills if stage == "synthesize" else 0):
-        measured(taken, MAKE, folder, out, n, workers, kill_after=float(rng.uniform(10, 90)))
+        measured(taken, MAKE, folder, out, n, workers, kill_after=float(rng.uniform(10, within)))
     measured(taken, MAKE, folder, out, n, workers)
     return taken
 
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--layouts", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--within", type=float, default=90)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     options = parser.parse_args()
     folder = options.folder / str(options.layouts)
@@ -130,7 +131,7 @@ def main() -> None:
             for old in (out, Path(f"{out}-coco")):
                 shutil.rmtree(old, ignore_errors=True)
         for stage in options.stages:
-            taken = run(stage, folder, out, n, options.workers, options.kills)
+            taken = run(stage, folder, out, n, options.workers, options.kills, options.within)
             print(f"| {n:,} | {stage} | {taken.wall:.1f} | {taken.processor:.1f} | {taken.memory:,} |", flush=True)
 
 
