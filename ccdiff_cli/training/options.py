@@ -33,7 +33,8 @@ class TrainOptions(Options):
         None, min_length=1, description="Go on from a generator folder, or from the shipped model: tiny (./tiny: a folder)."
     )
     transplant: Annotated[bool, Option(names=("--transplant",), panel="What")] = Field(
-        False, description="With --from: take its encoders and the inner levels of its denoiser, the rest by the recipe."
+        False,
+        description="With --from: take its encoders and the inner levels of its denoiser (the outer ones, too, where both have the same autoencoder), the rest by the recipe.",
     )
     overrides: Annotated[
         dict[str, JsonValue], BeforeValidator(_overrides), Option(names=("--set",), panel="What", first=True, kind=list[str] | None)

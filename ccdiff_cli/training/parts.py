@@ -190,14 +190,22 @@ def learn_words(pipe: Any, prepared: PictureSet, scenes: Sequence[Scene], recipe
 def transplanted(pipe: ScenePipeline, given: ScenePipeline) -> dict[str, Any]:
     """Take the inner levels of the UNet and the other trained parts of ``given``; how many tensors were copied, which are new."""
     told = {}
+    same_latents = _same_weights(getattr(pipe, "vae", None), getattr(given, "vae", None))
     for name in pipe.TRAINED:
         mine, theirs = getattr(pipe, name), getattr(given, name, None)
         if theirs is None:
             continue
         levels = [len(part.config.get("block_out_channels", ())) for part in (mine, theirs)]
-        names = transplant(mine, theirs, shift=levels[1] - levels[0])
+        names = transplant(mine, theirs, shift=levels[1] - levels[0], same_latents=same_latents)
         told[name] = {"copied": len(names["copied"]), "in part": names["in part"], "new": names["new"]}
     return {"transplant": told}
+
+
+def _same_weights(one: torch.nn.Module | None, other: torch.nn.Module | None) -> bool:
+    if one is None or other is None:
+        return False
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k].cpu(), theirs[k].cpu()) for k in mine)
 
 
 def _load_autoencoder(found: Found, auto: AutoencoderConfig, device: torch.device, scenes: Sequence[Scene]) -> Any:

@@ -1,6 +1,8 @@
 """Inner levels of one denoiser in another: what is copied, what is new, and that what was copied computes what it did."""
 
+import pytest
 import torch
+from diffusers import UNet2DModel
 from torch import nn
 
 from ccdiff_cli.training.transplant import transplant
@@ -23,6 +25,55 @@ def test_levels_are_counted_from_the_innermost() -> None:
     assert torch.equal(target.mid_block.weight, source.mid_block.weight)
     assert torch.equal(target.conv_in.weight, before), "the ends belong to the latents"
     assert told["new"] == ["conv_in.weight", "conv_in.bias"] and len(told["copied"]) == 6 and not told["in part"]
+
+
+def test_ends_of_the_same_latents_are_copied() -> None:
+    source, target = blocks(4, 8), blocks(6, 8)
+    told = transplant(target, source, same_latents=True)
+    assert torch.equal(target.conv_in.weight[:4], source.conv_in.weight) and not told["new"]
+
+
+@pytest.mark.parametrize("widths", [(16, 12), (8, 20), (16, 20)])
+def test_what_comes_from_below_and_what_was_kept_are_told_apart(widths: tuple[int, int]) -> None:
+    """Without normalisation a wider UNet computes exactly what the narrow one did."""
+    source, target = unet(8, 12), unet(*widths)
+    told = transplant(target, source, same_latents=True)
+    assert not told["new"]
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 500])
+    with torch.no_grad():
+        torch.testing.assert_close(target(x, t).sample, source(x, t).sample)
+
+
+def unet(*widths: int) -> nn.Module:
+    made = UNet2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=widths,
+        layers_per_block=2,
+        down_block_types=["DownBlock2D"] * len(widths),
+        up_block_types=["UpBlock2D"] * len(widths),
+        add_attention=False,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        time_embedding_type="positional",
+    )
+    for block in (m for m in made.modules() if isinstance(m, nn.Module)):
+        for name, child in block.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(block, name, Scale(child.num_channels))
+    return made.eval()
+
+
+class Scale(nn.Module):
+    """The weights of a normalisation, without its groups."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(channels) / 4), nn.Parameter(torch.rand(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 def test_a_wider_layer_computes_what_the_narrow_one_did() -> None:
