@@ -34,7 +34,8 @@ class TrainOptions(Options):
     )
     transplant: Annotated[bool, Option(names=("--transplant",), panel="What")] = Field(
         False,
-        description="With --from: take its encoders and the inner levels of its denoiser (the outer ones, too, where both have the same autoencoder), the rest by the recipe.",
+        description="With --from: take its encoders and of its denoiser what fits (ends only where both have the same autoencoder), the "
+        "rest by the recipe.",
     )
     overrides: Annotated[
         dict[str, JsonValue], BeforeValidator(_overrides), Option(names=("--set",), panel="What", first=True, kind=list[str] | None)
