@@ -56,8 +56,7 @@ def _take(name: str, tensor: torch.Tensor, there: torch.Tensor, below: tuple[int
         return "new"
     rows, columns = there.shape[0], there.shape[read]
     if tensor.dim() == 1:
-        if below[1]:
-            tensor[: below[1]] = there[: below[1]]
+        tensor[: below[1]] = there[: below[1]]
         tensor[below[0] : below[0] + known] = there[below[1] :]
         return "in part"
     tensor[:rows] = 0
