@@ -7,6 +7,7 @@ Notable:
 * Cheapest first: few steps before many, at each the smallest part first.  A regime is taken when the yardstick clears zero there and the
   detector has converged, that is: twice the steps bring the part alone less than :data:`CONVERGED` mAP.  A regime that is clear but not
   converged leaves a gain that mere training time brings as well.
+* A part that lacks a class is left out, and said: what more pictures bring over it is that class more than anything else.
 * Trainings and predictions lie where the experiment files its own, so an interrupted search goes on, and what it trained serves the
   experiment.  What was found is a recipe: ``regime.yaml``.
 """
@@ -112,10 +113,11 @@ def calibrate(
 
     Returns:
         {"tried": [{"fraction", "pictures", "of", "steps", "mAP", "mAP_all", "yardstick", "converged"}, ...], "regime": {"fraction",
-        "steps", "converged"} or None, "sentence", "recipe": its path or None, "validation": what was looked at}; for a dry run the plan.
+        "steps", "converged"} or None, "sentence", "recipe": its path or None, "left_out": parts that lack a class,
+        "validation": what was looked at}; for a dry run the plan.
 
     Raises:
-        CCDiffError: no training pictures, nothing to validate on, a training failed (finished ones are kept).
+        CCDiffError: no training pictures, nothing to validate on, no part holds every class, a training failed (finished ones are kept).
     """
     pictures = read_set(real)
     config = config.with_steps(len(pictures.split("train")))
@@ -164,8 +166,8 @@ def _validation(real: PictureSet, draw: int) -> tuple[Sequence[Scene], Sequence[
 
 
 def _fractions(search: _Search) -> list[float]:
-    """The parts that are tried, smallest first; those that are no smaller than all pictures are left out."""
-    wanted = [f for f in search.config.fractions if f < 100] or list(FRACTIONS)
+    """The parts that are tried, smallest first; those that are no smaller than all pictures, or lack a class, are left out."""
+    wanted = _wanted(search)
     usable = [f for f in wanted if any(s.instances for s in search.part(f)) and len(search.part(f)) < len(search.train)]
     if not usable:
         raise CCDiffError(
@@ -173,7 +175,24 @@ def _fractions(search: _Search) -> list[float]:
             where=search.real.root,
             fix="name larger or smaller parts: --fractions 10,25,50",
         )
-    return usable
+    complete = [f for f in usable if not _lacking(search, f)]
+    if not complete:
+        raise CCDiffError(
+            f"no part of the real training pictures holds every class: {usable[-1]:g} % lack {', '.join(_lacking(search, usable[-1]))}",
+            where=search.real.root,
+            fix="name larger parts, or draw others: --fractions 25,50, --set draw=1",
+        )
+    return complete
+
+
+def _wanted(search: _Search) -> list[float]:
+    return [f for f in search.config.fractions if f < 100] or list(FRACTIONS)
+
+
+def _lacking(search: _Search, fraction: float) -> list[str]:
+    """Classes of the training pictures that no object of the part is of: no detector trained on it can find them."""
+    held = {i.category for s in search.part(fraction) for i in s.instances}
+    return sorted({i.category for s in search.train for i in s.instances} - held)
 
 
 def _regime(search: _Search, fraction: float, steps: int, part: list[Evaluation]) -> dict[str, Any]:
@@ -239,6 +258,7 @@ def _result(search: _Search, tried: list[dict[str, Any]], chosen: dict[str, Any]
         "regime": {k: chosen[k] for k in ("fraction", "steps", "converged")} if chosen else None,
         "sentence": sentence,
         "recipe": str(search.out / REGIME) if chosen else None,
+        "left_out": [{"fraction": f, "lacking": _lacking(search, f)} for f in _wanted(search) if _lacking(search, f)],
         "validation": {"what": held, "pictures": len(search.validation), "objects": sum(len(s.instances) for s in search.validation)},
         "seeds": list(search.config.seeds),
     }
@@ -259,7 +279,7 @@ def _plan(search: _Search, fractions: Sequence[float], ladder: Sequence[int]) ->
             )  # fmt: skip
     return {
         "regimes": rows,
-        "validation": _result(search, [], None)["validation"],
+        **{key: _result(search, [], None)[key] for key in ("left_out", "validation")},
         "seeds": list(search.config.seeds),
         "estimated minutes": round(sum(r["minutes"] for r in rows), 1),
     }

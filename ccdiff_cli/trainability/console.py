@@ -42,13 +42,14 @@ def _calibration(made: Mapping[str, Any], out: Path) -> list[RenderableType]:
         )
     looked = made["validation"]
     where = f"looked at: {looked['pictures']:,} validation pictures with {looked['objects']:,} objects ({looked['what']}); no test picture"
+    parts = [f"left out: {part['fraction']:g} %, for they lack {', '.join(part['lacking'])}" for part in made["left_out"]]
     if "regimes" in made:
         end = [f"at most {made['estimated minutes']:.0f} minutes, fewer where an early regime will do",
                f"nothing was trained or written (--dry-run); the same command without it writes {out}"]  # fmt: skip
     else:
         end = [str(made["sentence"])]
         end += [f"recipe: {made['recipe']} (eval-trainability --recipe {made['recipe']})"] if made["recipe"] else []
-    return [table, where, *end]
+    return [table, *parts, where, *end]
 
 
 def _plan(plan: Mapping[str, Any], out: Path) -> list[RenderableType]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ccdiff_cli import demo
+from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError
 
 from .conftest import DETECTOR, Run, files_under
@@ -35,16 +36,22 @@ def test_the_chain_resumes_and_ends_with_the_report(tmp_path: Path, generator: P
         demo.run_demo(out, generator=generator, **SMALL, progress=stop_in_synthesis)
     assert "HF_HUB_OFFLINE" not in os.environ
     assert not (out / "demo.json").exists()
-    kept = files_under(out / "prepared") | files_under(out / "generator")
+    kept = files_under(out / "prepared") | files_under(out / "few") | files_under(out / "generator")
 
     made = demo.run_demo(out, generator=generator, **SMALL, progress=lambda stage, done, total: stages.append(stage))
-    assert kept.items() <= (files_under(out / "prepared") | files_under(out / "generator")).items()
+    assert kept.items() <= (files_under(out / "prepared") | files_under(out / "few") | files_under(out / "generator")).items()
     assert {stage[:3] for stage in stages} == {f"{n}/6" for n in range(1, 7)}
     assert Path(made["report"]).is_file()
     assert made["lines"][-2] == f"report: {made['report']}"
     assert made["lines"][-1].startswith("next, on your own data") and "ccdiff prepare" in made["lines"][-1]
     assert made["synthetic"]["pictures"] == 4
     assert list(made["seconds"]) == ["draw", "prepare", "train", "synthesize", "export", "eval-trainability"]
+    few, everything = (read_set(out / name).split("train") for name in ("few", "prepared"))
+    assert len(few) == round(len(everything) * demo.PERCENT / 100) and {s.source for s in few} < {s.source for s in everything}
+    shown = read_set(out / "synthetic").scenes
+    assert {s.provenance["layout"]["picture"] for s in shown} <= {Path(s.file_name).name for s in few}  # nothing of the rest
+    assert sum("synthesized:" in line or "with pasted crops:" in line for line in made["lines"]) == 2
+    assert made["yardstick"]["sentence"] in made["lines"] and made["yardstick"]["over"].startswith("20 % of real")
     for format in demo.FORMATS:
         assert (out / "export" / format / "export.json").is_file()
 

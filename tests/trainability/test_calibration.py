@@ -11,6 +11,7 @@ from ccdiff_cli.dataset import read_set
 from ccdiff_cli.detectors import Detections
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.trainability import ExperimentConfig, calibrate, eval_trainability, load_experiment, trainings
+from ccdiff_cli.trainability.arms import fraction_of
 
 from ..detectors.small import CLASSES, TINY, make_set
 from .fake import FakeFits
@@ -170,6 +171,40 @@ def test_dry_run_and_command_line(real, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main([*common, "--json"])
     assert json.loads(capsys.readouterr().out)["regime"] == {"fraction": 10, "steps": 4, "converged": True}
+
+
+def test_a_part_that_lacks_a_class_is_left_out_and_said(tmp_path, capsys):
+    from ccdiff_cli.cli import main
+
+    real = make_set(tmp_path / "real", {"train": 24, "val": 8}, tag="r")
+    scenes = real.split("train")
+    rare = next(s for s in scenes if s not in fraction_of(scenes, 10, 0) and s in fraction_of(scenes, 50, 0))
+    everything = json.loads((real.root / "annotations.json").read_text())
+    image = next(i["id"] for i in everything["images"] if i["file_name"].endswith(rare.file_name.split("/")[-1]))
+    for box in everything["annotations"]:
+        box["category_id"] = 2 if box["image_id"] == image else 1
+    (real.root / "annotations.json").write_text(json.dumps(everything))
+    second = list(CLASSES)[1]
+    lacking = [second]
+    plan = calibrate(real.root, tmp_path / "out", config(fractions=[10, 50]), dry_run=True)
+    assert {r["fraction"] for r in plan["regimes"]} == {50} and plan["left_out"] == [{"fraction": 10, "lacking": lacking}]
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "eval-trainability",
+                "--calibrate",
+                "--real",
+                str(real.root),
+                "--out",
+                str(tmp_path / "o"),
+                "--fractions",
+                "10,50",
+                "--dry-run",
+            ]
+        )
+    assert f"left out: 10 %, for they lack {second}" in capsys.readouterr().out
+    with pytest.raises(CCDiffError, match=f"no part of the real training pictures holds every class: 10 % lack {second}"):
+        calibrate(real.root, tmp_path / "out", config(fractions=[10]))
 
 
 def test_parts_that_hold_nothing_are_refused(tmp_path):
