@@ -96,17 +96,10 @@ def finish(pipe: Any, scenes: Sequence[Scene], references: Sequence[Any], first:
     pixels = np.stack([np.asarray(read_scene(scene), np.float32) for scene in scenes])
     x = pipe.encode_latents(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1)
     if first < steps:
-        layout = pipe.layout_batch(scenes, references)
-        noise = pipe.initial_noise([torch.Generator().manual_seed(seed + k) for k in range(len(scenes))], layout)
-        condition, scale = pipe.condition(layout, pipe._text("")[0], guided=True), pipe.config.guidance_scale
-        scheduler = pipe.scheduler
-        scheduler.set_timesteps(steps)
-        x = scheduler.add_noise(x, noise, scheduler.timesteps[first].repeat(len(x))) if first else noise * scheduler.init_noise_sigma
-        scheduler.set_begin_index(first)
-        for i in range(first, steps):
-            t = scheduler.timesteps[i]
-            without, with_it = pipe.predict(torch.cat([x, x]), t, condition, i / steps).chunk(2)
-            x = scheduler.step(without + scale * (with_it - without), t, x, return_dict=False)[0]
+        generators = [torch.Generator().manual_seed(seed + k) for k in range(len(scenes))]
+        given = {"latents": x, "begin": first} if first else {}
+        layout, empty = pipe.layout_batch(scenes, references), pipe.encode_text([""])[0]
+        x = pipe.sample(layout, empty, generators, steps=steps, scale=pipe.config.guidance_scale, **given)
     decoded = pipe.decode_latents(x).permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture) for picture in (decoded * 255).round().astype(np.uint8)]
 

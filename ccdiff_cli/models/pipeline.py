@@ -491,6 +491,7 @@ class ScenePipeline(DiffusionPipeline):
         steps: int,
         scale: float,
         latents: Tensor | None = None,
+        begin: int = 0,
         **options: Any,
     ) -> Tensor:
         """The denoising loop: ``(B, C, h, w)`` float32 latents.
@@ -498,23 +499,31 @@ class ScenePipeline(DiffusionPipeline):
         Args:
             empty: ``(1, L, D)`` text tokens of the unconditional branch.
             latents: the initial noise in place of one drawn from ``generators``.
+            begin: the first step that is taken; above 0 ``latents`` are those of pictures, and are noised to that step.
         """
         device, size, guided = self._execution_device, layout.batch_size, scale != 1.0
         condition = self.condition(layout, empty, guided=guided, **options)
         scheduler = self.scheduler
         scheduler.set_timesteps(steps, device=device)
-        noise = self.initial_noise(generators, layout) if latents is None else latents
+        noise = self.initial_noise(generators, layout) if latents is None or begin else latents
         expected = (size, self.unet.config.in_channels, *layout.latent_size)
         if noise.shape != expected:
             raise CCDiffError(f"latents of shape {tuple(noise.shape)}, expected {expected}")
-        x = noise.to(device=device, dtype=torch.float32) * scheduler.init_noise_sigma
+        x = noise.to(device=device, dtype=torch.float32)
+        if begin:
+            assert latents is not None
+            x = scheduler.add_noise(latents.to(x), x, scheduler.timesteps[begin : begin + 1].repeat(size))
+            if hasattr(scheduler, "set_begin_index"):  # the others keep no place
+                scheduler.set_begin_index(begin)
+        else:
+            x = x * scheduler.init_noise_sigma
         accepted = inspect.signature(scheduler.step).parameters
         extra: dict[str, Any] = {"generator": list(generators)} if "generator" in accepted and generators[0] is not None else {}
         if "eta" in accepted and "eta" in self.config:
             extra["eta"] = self.config["eta"]
         total = len(scheduler.timesteps)
         with self.progress_bar(total=steps) as bar:
-            for i, t in enumerate(scheduler.timesteps):
+            for i, t in enumerate(scheduler.timesteps[begin:], begin):
                 rows = scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t).to(self.arithmetic)
                 predicted = self.predict(rows, t, condition, i / total)
                 if guided:

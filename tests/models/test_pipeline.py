@@ -168,6 +168,34 @@ def test_latents_survive_the_autoencoder_scaling(pipe):
     assert torch.allclose(latents, expected) and torch.allclose(pipe.decode_latents(latents), (decoded / 2 + 0.5).clamp(0, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize("scheduler", [None, DDIMScheduler, EulerDiscreteScheduler])
+def test_sampling_begins_at_a_step_with_latents_noised_to_it(scheduler, monkeypatch):
+    pipe = make_pipeline()
+    if scheduler is not None:
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    scenes, references = make_scenes([2, 1])
+    layout, empty = pipe.layout_batch(scenes, references), pipe.encode_text([""])[0]
+    latents = torch.randn(2, pipe.unet.config.in_channels, *layout.latent_size, generator=seeds(5)[0])
+    pipe.scheduler.set_timesteps(4)
+    t = pipe.scheduler.timesteps[2]
+    wanted = pipe.scheduler.add_noise(latents, pipe.initial_noise(seeds(1, 2), layout), t.repeat(2))
+    given = []
+    predict = pipe.predict
+    monkeypatch.setattr(pipe, "predict", lambda x, time, *rest: given.append((float(time), x)) or predict(x, time, *rest))
+    found = pipe.sample(layout, empty, seeds(1, 2), steps=4, scale=1.0, latents=latents, begin=2)
+    assert [time for time, _ in given] == [float(x) for x in pipe.scheduler.timesteps[2:]]
+    assert torch.isfinite(found).all()
+    pipe.scheduler.set_timesteps(4)
+    pipe.scheduler.set_begin_index(2) if hasattr(pipe.scheduler, "set_begin_index") else None
+    assert torch.allclose(given[0][1], pipe.scheduler.scale_model_input(wanted, t), atol=1e-6)
+    again = pipe.sample(layout, empty, seeds(1, 2), steps=4, scale=1.0, latents=latents, begin=2)
+    assert torch.equal(found, again)
+    fresh = make_pipeline()
+    fresh.scheduler = pipe.scheduler
+    whole = pipe.sample(layout, empty, seeds(1, 2), steps=4, scale=1.0)  # what began late leaves nothing behind
+    assert torch.equal(whole, fresh.sample(layout, empty, seeds(1, 2), steps=4, scale=1.0))
+
+
 def test_a_cut_caption_is_said(pipe):
     with pytest.warns(UserWarning, match="cut to 8"):
         pipe.encode_text(["an aerial picture with ship and plane and court"])
