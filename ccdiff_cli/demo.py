@@ -34,7 +34,7 @@ PERCENT = 20
 DRAW = 0
 """Which of them: the draw of the experiment."""
 SYNTHETIC = 100
-"""Five for each of its pictures: as many as all real ones."""
+"""To be looked at; the experiment adds one for each real picture, as published."""
 SAMPLING_STEPS = 8
 DETECTOR: dict[str, Any] = {"steps": 200, "input_size": 128, "anchor_sizes": [8, 16, 32, 64], "warmup_steps": 40}
 FORMATS = ("yolo-obb", "coco", "dota")
@@ -122,12 +122,12 @@ def run_demo(
                 seeds=tuple(detector_seeds),
                 fractions=(PERCENT,),
                 draw=DRAW,
-                arms={"synthetic": ("all",), "copy-paste": ("all",)},
+                arms={"synthetic": (1.0,), "copy-paste": (1.0,)},
             )
             sets = TrainabilityOptions(generator_data=folders["few"])
             measured = eval_trainability(folders["prepared"], folders["synthetic"], folders["trainability"], config, sets, progress=report)
     page = folders["trainability"] / "report.html"
-    pasted = next(arm for arm in measured["arms"].values() if arm["kind"] == "copy-paste")
+    added, pasted = (next(arm for arm in measured["arms"].values() if arm["kind"] == kind) for kind in ("synthetic", "copy-paste"))
     result = {
         "report": str(page),
         "verdict": measured["verdict"],
@@ -147,7 +147,7 @@ def run_demo(
         **result,
         "lines": [
             f"done in {minutes:.1f} minutes: {pictures} pictures drawn, {made['pictures']} synthesized ({made['objects']} objects)",
-            f"{pasted['real']} real pictures + {made['pictures']} synthesized: {measured['verdict']}",
+            f"{added['real']} real pictures + {added['added']} synthesized: {measured['verdict']}",
             f"{pasted['real']} real pictures + {pasted['added']} with pasted crops: "
             + verdict(pasted["gain"]["mAP"], len(detector_seeds), "the copy-paste pictures"),
             measured["yardstick"]["sentence"],
