@@ -83,28 +83,22 @@ def run_demo(
     folders = {name: out / name for name in ("drawn", "prepared", "few", "generator", "synthetic", "export", "trainability")}
     seconds: dict[str, float] = {}
     with _offline():
-        from .dataset import read_set
         from .drawn import CLASSES, draw_dataset
         from .export import ExportOptions, export_set
         from .generator import read_generator
         from .prepare import PrepareOptions, prepare_dataset
         from .synthesis import CONTACT_SHEET, SamplingOptions, SynthesisOptions, synthesize
-        from .trainability import ExperimentConfig, TrainabilityOptions, eval_trainability, load_detector_config, verdict
-        from .trainability.arms import fraction_of, split_lists
+        from .trainability import TrainabilityOptions, eval_trainability
         from .training import train
 
         known = read_generator(start)
         with _stage(1, "draw", progress, seconds) as report:
             draw_dataset(folders["drawn"], pictures=pictures, seed=seed, progress=report)
         with _stage(2, "prepare", progress, seconds) as report:
-            prepared = PrepareOptions(size=known["picture_size"], classes=folders["drawn"] / CLASSES)
-            prepare_dataset(folders["drawn"], folders["prepared"], prepared, progress=report)
-            lists = out / "few.splits"
-            everything = read_set(folders["prepared"])
-            for name, text in split_lists(everything, fraction_of(everything.split("train"), PERCENT, DRAW)).items():
-                if not (lists / name).is_file():
-                    write_text(lists / name, text)
-            prepare_dataset(folders["drawn"], folders["few"], prepared.model_copy(update={"splits": lists}), progress=report)
+            whole = PrepareOptions(size=known["picture_size"], classes=folders["drawn"] / CLASSES)
+            prepare_dataset(folders["drawn"], folders["prepared"], whole, progress=report)
+            part = whole.model_copy(update={"splits": _part(folders["prepared"], out / "few.splits")})
+            prepare_dataset(folders["drawn"], folders["few"], part, progress=report)
         with _stage(3, "train", progress, seconds) as report:
             trained = train(_recipe(known, train_steps, seed), folders["few"], folders["generator"], start=start, progress=report)
         with _stage(4, "synthesize", progress, seconds) as report:
@@ -114,20 +108,11 @@ def run_demo(
             for format in FORMATS:
                 export_set(folders["synthetic"], folders["export"] / format, ExportOptions(format=format), progress=report)
         with _stage(6, "eval-trainability", progress, seconds) as report:
-            small = load_detector_config(overrides={**DETECTOR, **(detector or {})})
-            # both protocols would take twice as long; the report says so
-            config = ExperimentConfig(
-                detector=small,
-                match="steps",
-                seeds=tuple(detector_seeds),
-                fractions=(PERCENT,),
-                draw=DRAW,
-                arms={"synthetic": (1.0,), "copy-paste": (1.0,)},
-            )
+            config = _experiment(detector or {}, detector_seeds)
             sets = TrainabilityOptions(generator_data=folders["few"])
             measured = eval_trainability(folders["prepared"], folders["synthetic"], folders["trainability"], config, sets, progress=report)
     page = folders["trainability"] / "report.html"
-    added, pasted = (next(arm for arm in measured["arms"].values() if arm["kind"] == kind) for kind in ("synthetic", "copy-paste"))
+    pasted = _arm(measured, "copy-paste")
     result = {
         "report": str(page),
         "verdict": measured["verdict"],
@@ -147,10 +132,7 @@ def run_demo(
         **result,
         "lines": [
             f"done in {minutes:.1f} minutes: {pictures} pictures drawn, {made['pictures']} synthesized ({made['objects']} objects)",
-            f"{added['real']} real pictures + {added['added']} synthesized: {measured['verdict']}",
-            f"{pasted['real']} real pictures + {pasted['added']} with pasted crops: "
-            + verdict(pasted["gain"]["mAP"], len(detector_seeds), "the copy-paste pictures"),
-            measured["yardstick"]["sentence"],
+            *_findings(measured, len(detector_seeds)),
             "(a demonstration on drawn pictures with a minute of training, one seed: whether your set gains is measured on your set)",
             f"synthetic pictures with their boxes: {folders['synthetic'] / CONTACT_SHEET}",
             f"the same set for other tools: {', '.join(str(folders['export'] / f) for f in FORMATS)}",
@@ -159,6 +141,49 @@ def run_demo(
             "ccdiff prepare YOUR_DATA --tile 256 --overlap 64 --size 128 --out runs/mine",
         ],
     }
+
+
+def _part(prepared: Path, lists: Path) -> Path:
+    """The folder of split lists that hold the small labelled set, and val and test as they are."""
+    from .dataset import read_set
+    from .trainability.arms import fraction_of, split_lists
+
+    everything = read_set(prepared)
+    for name, text in split_lists(everything, fraction_of(everything.split("train"), PERCENT, DRAW)).items():
+        if not (lists / name).is_file():
+            write_text(lists / name, text)
+    return lists
+
+
+def _experiment(detector: Mapping[str, Any], seeds: Sequence[int]) -> Any:
+    """The experiment, at equal steps alone: both protocols would take twice as long, and the report says so."""
+    from .trainability import ExperimentConfig, load_detector_config
+
+    return ExperimentConfig(
+        detector=load_detector_config(overrides={**DETECTOR, **detector}),
+        match="steps",
+        seeds=tuple(seeds),
+        fractions=(PERCENT,),
+        draw=DRAW,
+        arms={"synthetic": (1.0,), "copy-paste": (1.0,)},
+    )
+
+
+def _arm(measured: Mapping[str, Any], kind: str) -> Any:
+    return next(arm for arm in measured["arms"].values() if arm["kind"] == kind)
+
+
+def _findings(measured: Mapping[str, Any], seeds: int) -> list[str]:
+    """What the experiment says of the synthetic pictures, of pasted crops, and of itself."""
+    from .trainability import verdict
+
+    made, pasted = _arm(measured, "synthetic"), _arm(measured, "copy-paste")
+    return [
+        f"{made['real']} real pictures + {made['added']} synthesized: {measured['verdict']}",
+        f"{pasted['real']} real pictures + {pasted['added']} with pasted crops: "
+        + verdict(pasted["gain"]["mAP"], seeds, "the copy-paste pictures"),
+        measured["yardstick"]["sentence"],
+    ]
 
 
 def _recipe(generator: Mapping[str, Any], steps: int, seed: int) -> Any:
