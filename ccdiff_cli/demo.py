@@ -4,7 +4,7 @@
 
 Notable here:
 - a part of the drawn pictures plays the small labelled set that a user has: generator, layouts, pasted crops and detectors know those
-  alone.  The rest says what more real pictures would bring, without which no verdict can be read (docs/results.md, "The demo").
+  alone.  The rest says what more real pictures would bring, without which no verdict can be read (docs/log.md, "a demo that can answer").
 - every stage is the function behind a verb, called as a user's command would call it, and resumes as that verb does; so a demo that
   was interrupted goes on where it stopped, and a finished one is only read.
 - the amounts are fixed rather than fitted to the clock, so that the same seed gives the same pictures everywhere.

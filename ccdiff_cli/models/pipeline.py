@@ -507,12 +507,12 @@ class ScenePipeline(DiffusionPipeline):
         scheduler.set_timesteps(steps, device=device)
         noise = self.initial_noise(generators, layout) if latents is None or begin else latents
         expected = (size, self.unet.config.in_channels, *layout.latent_size)
-        if noise.shape != expected:
-            raise CCDiffError(f"latents of shape {tuple(noise.shape)}, expected {expected}")
+        given = noise if latents is None else latents
+        if given.shape != expected:
+            raise CCDiffError(f"latents of shape {tuple(given.shape)}, expected {expected}")
         x = noise.to(device=device, dtype=torch.float32)
         if begin:
-            assert latents is not None
-            x = scheduler.add_noise(latents.to(x), x, scheduler.timesteps[begin : begin + 1].repeat(size))
+            x = scheduler.add_noise(given.to(x), x, scheduler.timesteps[begin : begin + 1].repeat(size))
             if hasattr(scheduler, "set_begin_index"):  # the others keep no place
                 scheduler.set_begin_index(begin)
         else:

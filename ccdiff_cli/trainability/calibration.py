@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ class _Search:
     @property
     def look(self) -> Look:
         return Look("val", self.real.key(), self.validation)
+
+    @property
+    def wanted(self) -> list[float]:
+        """The parts that were asked for, percent."""
+        return [f for f in self.config.fractions if f < 100] or list(FRACTIONS)
+
+    @cached_property
+    def lacking(self) -> dict[float, list[str]]:
+        """Part -> classes of the training pictures that none of its objects is of: no detector trained on it can find them."""
+        classes = {i.category for s in self.train for i in s.instances}
+        missing = {f: sorted(classes - {i.category for s in self.part(f) for i in s.instances}) for f in self.wanted}
+        return {f: names for f, names in missing.items() if names}
 
     def part(self, fraction: float) -> tuple[Scene, ...]:
         return fraction_of(self.train, fraction, self.config.draw)
@@ -167,32 +180,22 @@ def _validation(real: PictureSet, draw: int) -> tuple[Sequence[Scene], Sequence[
 
 def _fractions(search: _Search) -> list[float]:
     """The parts that are tried, smallest first; those that are no smaller than all pictures, or lack a class, are left out."""
-    wanted = _wanted(search)
-    usable = [f for f in wanted if any(s.instances for s in search.part(f)) and len(search.part(f)) < len(search.train)]
+    usable = [f for f in search.wanted if any(s.instances for s in search.part(f)) and len(search.part(f)) < len(search.train)]
     if not usable:
+        asked = ", ".join(f"{f:g} %" for f in search.wanted)
         raise CCDiffError(
-            f"no part of the real training pictures can be tried: {', '.join(f'{f:g} %' for f in wanted)} hold no object, or all pictures",
+            f"no part of the real training pictures can be tried: {asked} hold no object, or all pictures",
             where=search.real.root,
             fix="name larger or smaller parts: --fractions 10,25,50",
         )
-    complete = [f for f in usable if not _lacking(search, f)]
+    complete = [f for f in usable if f not in search.lacking]
     if not complete:
         raise CCDiffError(
-            f"no part of the real training pictures holds every class: {usable[-1]:g} % lack {', '.join(_lacking(search, usable[-1]))}",
+            f"no part of the real training pictures holds every class: {usable[-1]:g} % lack {', '.join(search.lacking[usable[-1]])}",
             where=search.real.root,
             fix="name larger parts, or draw others: --fractions 25,50, --set draw=1",
         )
     return complete
-
-
-def _wanted(search: _Search) -> list[float]:
-    return [f for f in search.config.fractions if f < 100] or list(FRACTIONS)
-
-
-def _lacking(search: _Search, fraction: float) -> list[str]:
-    """Classes of the training pictures that no object of the part is of: no detector trained on it can find them."""
-    held = {i.category for s in search.part(fraction) for i in s.instances}
-    return sorted({i.category for s in search.train for i in s.instances} - held)
 
 
 def _regime(search: _Search, fraction: float, steps: int, part: list[Evaluation]) -> dict[str, Any]:
@@ -258,7 +261,7 @@ def _result(search: _Search, tried: list[dict[str, Any]], chosen: dict[str, Any]
         "regime": {k: chosen[k] for k in ("fraction", "steps", "converged")} if chosen else None,
         "sentence": sentence,
         "recipe": str(search.out / REGIME) if chosen else None,
-        "left_out": [{"fraction": f, "lacking": _lacking(search, f)} for f in _wanted(search) if _lacking(search, f)],
+        "left_out": [{"fraction": f, "lacking": classes} for f, classes in search.lacking.items()],
         "validation": {"what": held, "pictures": len(search.validation), "objects": sum(len(s.instances) for s in search.validation)},
         "seeds": list(search.config.seeds),
     }
@@ -266,6 +269,7 @@ def _result(search: _Search, tried: list[dict[str, Any]], chosen: dict[str, Any]
 
 def _plan(search: _Search, fractions: Sequence[float], ladder: Sequence[int]) -> dict[str, Any]:
     """What would be tried, and its cost if the search goes on to the end."""
+    nothing_yet = _result(search, [], None)
     step = seconds_per_step(search.train, search.real.classes, search.config.detector)
     counted: set[str] = set()
     rows = []
@@ -279,7 +283,7 @@ def _plan(search: _Search, fractions: Sequence[float], ladder: Sequence[int]) ->
             )  # fmt: skip
     return {
         "regimes": rows,
-        **{key: _result(search, [], None)[key] for key in ("left_out", "validation")},
+        **{key: nothing_yet[key] for key in ("left_out", "validation")},
         "seeds": list(search.config.seeds),
         "estimated minutes": round(sum(r["minutes"] for r in rows), 1),
     }
