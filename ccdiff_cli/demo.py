@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CCDiffError
-from .files import write_json, write_text
+from .files import write_json
 from .generator import shipped_generator
 from .locks import locked
 
@@ -146,12 +146,10 @@ def run_demo(
 def _part(prepared: Path, lists: Path) -> Path:
     """The folder of split lists that hold the small labelled set, and val and test as they are."""
     from .dataset import read_set
-    from .trainability.arms import fraction_of, split_lists
+    from .trainability.arms import fraction_of, write_split_lists
 
     everything = read_set(prepared)
-    for name, text in split_lists(everything, fraction_of(everything.split("train"), PERCENT, DRAW)).items():
-        if not (lists / name).is_file():
-            write_text(lists / name, text)
+    write_split_lists(everything, fraction_of(everything.split("train"), PERCENT, DRAW), lists)
     return lists
 
 

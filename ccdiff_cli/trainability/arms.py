@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ..dataset import PictureSet
 from ..detectors import DetectorConfig, training_key
 from ..errors import CCDiffError
+from ..files import write_text
 from ..scene import ClassList, Scene
 from .config import ALL, COPY_PASTE, PRETRAIN, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig, with_steps
 
@@ -93,18 +95,21 @@ def fraction_of(train: Sequence[Scene], percent: float, draw: int) -> tuple[Scen
     return tuple(s for s in train if source_of(s) in chosen)
 
 
-def split_lists(real: PictureSet, part: Sequence[Scene]) -> dict[str, str]:
-    """The files ``train.txt``, ... with which ``ccdiff prepare --splits`` makes a set of this part of the train split alone.
+def write_split_lists(real: PictureSet, part: Sequence[Scene], folder: Path) -> None:
+    """Write ``train.txt``, ... with which ``ccdiff prepare --splits`` makes a set of this part of the train split alone.
 
-    A generator trained on that set knows nothing of the rest.  Empty where the pictures do not say what they were cut from.
+    A generator trained on that set knows nothing of the rest.  Nothing where the pictures do not say what they were cut from; a list
+    that is there stays, since a set may be prepared from it already.
     """
     scenes = [*part, *(s for s in real.scenes if s.split != "train")]
     if not all(isinstance(s.provenance.get("picture"), str) for s in scenes):
-        return {}
+        return
     lists: dict[str, set[str]] = {}
     for scene in scenes:
         lists.setdefault(scene.split, set()).add(scene.provenance["picture"])
-    return {f"{split}.txt": "".join(f"{name}\n" for name in sorted(names)) for split, names in sorted(lists.items())}
+    for split, names in sorted(lists.items()):
+        if not (folder / f"{split}.txt").is_file():
+            write_text(folder / f"{split}.txt", "".join(f"{name}\n" for name in sorted(names)))
 
 
 def part_of(scenes: Sequence[Scene], count: int, draw: int) -> tuple[Scene, ...]:

@@ -7,7 +7,8 @@ Notable:
 * Cheapest first: few steps before many, at each the smallest part first.  A regime is taken when the yardstick clears zero there and the
   detector has converged, that is: twice the steps bring the part alone less than :data:`CONVERGED` mAP.  A regime that is clear but not
   converged leaves a gain that mere training time brings as well.
-* A part that lacks a class is left out, and said: what more pictures bring over it is that class more than anything else.
+* A part that lacks a class is left out, and said: what more pictures bring over it is that class more than anything else.  Where every
+  part lacks one, as with very rare classes, all are tried, and what each lacks stands beside what was found.
 * Trainings and predictions lie where the experiment files its own, so an interrupted search goes on, and what it trained serves the
   experiment.  What was found is a recipe: ``regime.yaml``.
 """
@@ -76,6 +77,16 @@ class _Search:
         missing = {f: sorted(classes - {i.category for s in self.part(f) for i in s.instances}) for f in self.wanted}
         return {f: names for f, names in missing.items() if names}
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether every part lacks a class, so that all are tried."""
+        return all(f in self.lacking for f in self.usable)
+
+    @cached_property
+    def usable(self) -> list[float]:
+        """The parts that hold an object, and fewer pictures than there are."""
+        return [f for f in self.wanted if any(s.instances for s in self.part(f)) and len(self.part(f)) < len(self.train)]
+
     def part(self, fraction: float) -> tuple[Scene, ...]:
         return fraction_of(self.train, fraction, self.config.draw)
 
@@ -125,12 +136,12 @@ def calibrate(
         dry_run: train and write nothing; return what would be tried, and its cost.
 
     Returns:
-        {"tried": [{"fraction", "pictures", "of", "steps", "mAP", "mAP_all", "yardstick", "converged"}, ...], "regime": {"fraction",
-        "steps", "converged"} or None, "sentence", "recipe": its path or None, "left_out": parts that lack a class,
+        {"tried": [{"fraction", "pictures", "of", "steps", "lacking" (classes), "mAP", "mAP_all", "yardstick", "converged"}, ...],
+        "regime": {"fraction", "steps", "converged"} or None, "sentence", "recipe": its path or None, "left_out": parts that lack a class,
         "validation": what was looked at}; for a dry run the plan.
 
     Raises:
-        CCDiffError: no training pictures, nothing to validate on, no part holds every class, a training failed (finished ones are kept).
+        CCDiffError: no training pictures, nothing to validate on, no part can be tried, a training failed (finished ones are kept).
     """
     pictures = read_set(real)
     config = config.with_steps(len(pictures.split("train")))
@@ -179,23 +190,15 @@ def _validation(real: PictureSet, draw: int) -> tuple[Sequence[Scene], Sequence[
 
 
 def _fractions(search: _Search) -> list[float]:
-    """The parts that are tried, smallest first; those that are no smaller than all pictures, or lack a class, are left out."""
-    usable = [f for f in search.wanted if any(s.instances for s in search.part(f)) and len(search.part(f)) < len(search.train)]
-    if not usable:
+    """The parts that are tried, smallest first: smaller than all pictures and, where some part holds every class, those that do."""
+    if not search.usable:
         asked = ", ".join(f"{f:g} %" for f in search.wanted)
         raise CCDiffError(
             f"no part of the real training pictures can be tried: {asked} hold no object, or all pictures",
             where=search.real.root,
             fix="name larger or smaller parts: --fractions 10,25,50",
         )
-    complete = [f for f in usable if f not in search.lacking]
-    if not complete:
-        raise CCDiffError(
-            f"no part of the real training pictures holds every class: {usable[-1]:g} % lack {', '.join(search.lacking[usable[-1]])}",
-            where=search.real.root,
-            fix="name larger parts, or draw others: --fractions 25,50, --set draw=1",
-        )
-    return complete
+    return search.usable if search.incomplete else [f for f in search.usable if f not in search.lacking]
 
 
 def _regime(search: _Search, fraction: float, steps: int, part: list[Evaluation]) -> dict[str, Any]:
@@ -212,6 +215,7 @@ def _regime(search: _Search, fraction: float, steps: int, part: list[Evaluation]
         "pictures": len(arms[0].scenes),
         "of": len(arms[1].scenes),
         "steps": steps,
+        "lacking": search.lacking.get(fraction, []),
         "mAP": spread([e.summary["mAP"] for e in part]),
         "mAP_all": spread([e.summary["mAP"] for e in whole]),
         "yardstick": {**answer_of(rows, fraction, len(search.config.seeds)), "gain": rows[0]["gain"]},
@@ -250,6 +254,7 @@ def _result(search: _Search, tried: list[dict[str, Any]], chosen: dict[str, Any]
         sentence = (
             f"{chosen['fraction']:g} % of the real pictures ({chosen['pictures']} of {chosen['of']}), {chosen['steps']:,} steps: all of "
             f"them bring {signed(gain)} mAP [{signed(within['low'])}, {signed(within['high'])}] on validation pictures"
+            + (f"; the part has no {', no '.join(chosen['lacking'])}, and some of the gain is theirs" if chosen["lacking"] else "")
             + ("" if chosen["converged"] else "; the detector has not been seen to converge: more steps may bring as much")
             + "."
         )
@@ -261,7 +266,7 @@ def _result(search: _Search, tried: list[dict[str, Any]], chosen: dict[str, Any]
         "regime": {k: chosen[k] for k in ("fraction", "steps", "converged")} if chosen else None,
         "sentence": sentence,
         "recipe": str(search.out / REGIME) if chosen else None,
-        "left_out": [{"fraction": f, "lacking": classes} for f, classes in search.lacking.items()],
+        "left_out": [] if search.incomplete else [{"fraction": f, "lacking": classes} for f, classes in search.lacking.items()],
         "validation": {"what": held, "pictures": len(search.validation), "objects": sum(len(s.instances) for s in search.validation)},
         "seeds": list(search.config.seeds),
     }
@@ -272,14 +277,14 @@ def _plan(search: _Search, fractions: Sequence[float], ladder: Sequence[int]) ->
     nothing_yet = _result(search, [], None)
     step = seconds_per_step(search.train, search.real.classes, search.config.detector)
     counted: set[str] = set()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for steps in ladder:
         for fraction in fractions:
             new = {t.key for f in (fraction, 100.0) for t in search.trainings(f, steps) if not is_finished(t, search.out)} - counted
             counted |= new
             rows.append(
                 {"fraction": fraction, "pictures": len(search.part(fraction)), "steps": steps, "trainings": len(new),
-                 "minutes": round(len(new) * steps * step / 60, 1)}
+                 "minutes": round(len(new) * steps * step / 60, 1), "lacking": search.lacking.get(fraction, [])}
             )  # fmt: skip
     return {
         "regimes": rows,

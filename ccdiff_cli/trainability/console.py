@@ -43,6 +43,8 @@ def _calibration(made: Mapping[str, Any], out: Path) -> list[RenderableType]:
     looked = made["validation"]
     where = f"looked at: {looked['pictures']:,} validation pictures with {looked['objects']:,} objects ({looked['what']}); no test picture"
     parts = [f"left out: {part['fraction']:g} %, for they lack {', '.join(part['lacking'])}" for part in made["left_out"]]
+    incomplete = {row["fraction"]: row["lacking"] for row in rows if row["lacking"]}
+    parts += [f"no part holds every class: {fraction:g} % lack {', '.join(names)}" for fraction, names in incomplete.items()]
     if "regimes" in made:
         end = [f"at most {made['estimated minutes']:.0f} minutes, fewer where an early regime will do",
                f"nothing was trained or written (--dry-run); the same command without it writes {out}"]  # fmt: skip

@@ -10,12 +10,12 @@ from ..dataset import read_set
 from ..detectors import Detections, Progress
 from ..detectors.config import BackboneWeights, Losses
 from ..errors import CCDiffError
-from ..files import clear_partials, read_json, write_json, write_text
+from ..files import clear_partials, read_json, write_json
 from ..locks import locked
 from ..metrics.average_precision import evaluate
 from ..stored import Count, Number, Stored, Text, checked
 from .adherence import adherence_scores
-from .arms import REAL, Arm, Training, make_arms, split_lists
+from .arms import REAL, Arm, Training, make_arms, write_split_lists
 from .config import SYNTHETIC, ExperimentConfig
 from .experiment import Experiment, Plan, open_experiment, pools_of, read_sets, with_arms, yardstick_of
 from .leaks import check_leaks
@@ -77,7 +77,8 @@ def eval_trainability(
         return plan_of(experiment, leaks)
     clear_partials(experiment.out)
     arms = make_arms(experiment.config, experiment.train, pools_of(experiment))
-    _write_split_lists(experiment, arms)
+    for arm in (a for a in arms if a.kind == REAL and a.fraction < 100):
+        write_split_lists(experiment.sets["real"], arm.scenes, experiment.out / SPLITS / f"{arm.fraction:g}")
     chosen, baseline = headline_of(arms)
     plan = experiment.trainings(sorted(arms, key=lambda a: a.kind != REAL))
     failed = _train(experiment, arms, plan)
@@ -96,13 +97,6 @@ def eval_trainability(
             fix=first["fix"] or "run the same command again",
         )
     return results
-
-
-def _write_split_lists(experiment: Experiment, arms: Sequence[Arm]) -> None:
-    """The pictures of each part of the real set, as ``prepare --splits`` reads them."""
-    for arm in (a for a in arms if a.kind == REAL and a.fraction < 100):
-        for name, text in split_lists(experiment.sets["real"], arm.scenes).items():
-            write_text(experiment.out / SPLITS / f"{arm.fraction:g}" / name, text)
 
 
 def _train(experiment: Experiment, arms: Sequence[Arm], plan: Plan) -> dict[str, CCDiffError]:

@@ -10,7 +10,7 @@ import pytest
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.detectors import Detections
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.trainability import ExperimentConfig, calibrate, eval_trainability, load_experiment, trainings
+from ccdiff_cli.trainability import ExperimentConfig, calibrate, calibration, eval_trainability, load_experiment, trainings
 from ccdiff_cli.trainability.arms import fraction_of
 
 from ..detectors.small import CLASSES, TINY, make_set
@@ -173,9 +173,15 @@ def test_dry_run_and_command_line(real, tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["regime"] == {"fraction": 10, "steps": 4, "converged": True}
 
 
-def test_a_part_that_lacks_a_class_is_left_out_and_said(tmp_path, capsys):
+def main_says(capsys, real, out, fractions, wanted):
     from ccdiff_cli.cli import main
 
+    with pytest.raises(SystemExit):
+        main(["eval-trainability", "--calibrate", "--real", str(real.root), "--out", str(out), "--fractions", fractions, "--dry-run"])
+    return wanted in capsys.readouterr().out
+
+
+def test_a_part_that_lacks_a_class_is_left_out_and_said_or_tried_and_said(tmp_path, capsys, monkeypatch):
     real = make_set(tmp_path / "real", {"train": 24, "val": 8}, tag="r")
     scenes = real.split("train")
     rare = next(s for s in scenes if s not in fraction_of(scenes, 10, 0) and s in fraction_of(scenes, 50, 0))
@@ -188,23 +194,14 @@ def test_a_part_that_lacks_a_class_is_left_out_and_said(tmp_path, capsys):
     lacking = [second]
     plan = calibrate(real.root, tmp_path / "out", config(fractions=[10, 50]), dry_run=True)
     assert {r["fraction"] for r in plan["regimes"]} == {50} and plan["left_out"] == [{"fraction": 10, "lacking": lacking}]
-    with pytest.raises(SystemExit):
-        main(
-            [
-                "eval-trainability",
-                "--calibrate",
-                "--real",
-                str(real.root),
-                "--out",
-                str(tmp_path / "o"),
-                "--fractions",
-                "10,50",
-                "--dry-run",
-            ]
-        )
-    assert f"left out: 10 %, for they lack {second}" in capsys.readouterr().out
-    with pytest.raises(CCDiffError, match=f"no part of the real training pictures holds every class: 10 % lack {second}"):
-        calibrate(real.root, tmp_path / "out", config(fractions=[10]))
+    assert main_says(capsys, real, tmp_path / "o", "10,50", f"left out: 10 %, for they lack {second}")
+    assert main_says(capsys, real, tmp_path / "o", "10", f"no part holds every class: 10 % lack {second}")
+    Learning(enough=4).install(monkeypatch)
+    made = calibrate(real.root, tmp_path / "out", config(fractions=[10], calibrate_steps=[4]))
+    assert made["left_out"] == [] and [(t["fraction"], t["lacking"]) for t in made["tried"]] == [(10, lacking)]
+    chosen = {**made["tried"][0], "yardstick": {"gain": {"mAP": {"mean": 4.0, "interval": {"low": 1.0, "high": 7.0}}}}}
+    search = calibration._Search(real, real.split("train"), real.split("val"), False, config(fractions=[10]), tmp_path / "out", None, None)
+    assert f"the part has no {second}, and some of the gain is theirs" in calibration._result(search, [chosen], chosen)["sentence"]
 
 
 def test_parts_that_hold_nothing_are_refused(tmp_path):
