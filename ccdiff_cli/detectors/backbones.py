@@ -172,6 +172,13 @@ def build_body(config: DetectorConfig, weights: dict[str, Any]) -> nn.Module:
     return IntermediateLayerGetter(body, {f"layer{i + 1}": str(i) for i in range(4)})
 
 
+def imagenet_lite0(weights: dict[str, Any]) -> EfficientNetLite0:
+    """EfficientNet-Lite0 as it was trained on ImageNet, in evaluation mode; ``weights`` of :func:`find_weights`, with a file."""
+    model = EfficientNetLite0(_norm)
+    load_weights(model, {re.sub(r"(^|\.)_", r"\1", name): value for name, value in read_weights(weights).items()}, weights)
+    return model.eval()
+
+
 def find_weights(config: DetectorConfig) -> dict[str, Any]:
     """Which ImageNet weights the backbone starts from, as ``{"name", "file", "sha256", "note"}`` (file None: from scratch).
 

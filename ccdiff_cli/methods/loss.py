@@ -29,6 +29,11 @@ class DenoiserLoss(nn.Module):
         self.scheduler = pipe.scheduler
         self.snr_gamma, self.object_weight = recipe.denoiser.snr_gamma, recipe.denoiser.object_weight
         self.objects_at_once = recipe.denoiser.objects_at_once
+        self.perceptual = recipe.denoiser.perceptual
+        if self.perceptual:
+            from .perceptual import PerceptualLoss
+
+            self.seen = PerceptualLoss(pipe)
 
     def parts(self, batch: dict[str, Any]) -> list[tuple[float, dict[str, Any]]]:
         """A batch of ``training.denoiser.batch_source`` in pieces of at most ``objects_at_once`` objects (a picture is never divided).
@@ -83,7 +88,26 @@ class DenoiserLoss(nn.Module):
         error = error.mean((1, 2))
         if self.snr_gamma:
             error = error * self.snr_weight(compute_snr(schedule, steps))
+        if self.perceptual:
+            error = error + self.perceptual * self._unlike(noisy, predicted, steps, latents)
         return error.mean()
+
+    def _unlike(self, noisy: torch.Tensor, predicted: torch.Tensor, steps: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """How unlike the real pictures the denoised ones look, ``(B,)``; 0 where the noise is too strong to ask."""
+        from .perceptual import BELOW
+
+        schedule = self.scheduler
+        rows = torch.nonzero(steps < BELOW * schedule.config.num_train_timesteps)[:, 0]
+        found = torch.zeros(len(steps), device=latents.device)
+        if not len(rows):
+            return found
+        share = schedule.alphas_cumprod.to(latents)[steps[rows]].view(-1, 1, 1, 1)
+        signal, noise = share.sqrt(), (1 - share).sqrt()
+        if schedule.config.prediction_type == "epsilon":
+            clean = (noisy[rows] - noise * predicted[rows]) / signal
+        else:
+            clean = signal * noisy[rows] - noise * predicted[rows]
+        return found.index_put((rows,), self.seen(clean, latents[rows]).float())
 
     def snr_weight(self, snr: torch.Tensor) -> torch.Tensor:
         """min-SNR weight of steps (Hang et al., ICCV 2023), ``(B,)``: it weights the error of the picture alike whatever is predicted."""

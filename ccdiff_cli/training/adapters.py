@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import CCDiffError
+from ..methods.perceptual import network_weights
 from ..methods.recipe import Recipe, Section, StageConfig
 
 TARGETS = ("to_q", "to_k", "to_v")
@@ -29,6 +30,8 @@ def check_extras(recipe: Recipe) -> None:
     """
     if recipe.unet is not None and recipe.unet.lora and importlib.util.find_spec("peft") is None:
         raise CCDiffError("low-rank adapters need peft", where="recipe key unet.lora", fix="pip install 'ccdiff[lora]', or set it to 0")
+    if recipe.denoiser.perceptual:
+        network_weights()
     for key in _eight_bits(recipe):
         if importlib.util.find_spec("bitsandbytes") is None:
             fix = "pip install 'ccdiff[8bit]', or set it to adamw"

@@ -12,7 +12,7 @@ Notable here:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +22,16 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..bounds import amount, check_crowded, check_memory, free_memory
+from ..detectors.backbones import EfficientNetLite0
 from ..errors import CCDiffError
 from ..generator import SHIPPED, shipped_generator
 from ..methods import Base, Stage, method_named
+from ..models.autoencoder import TinyAutoencoder
 from ..recipes import Recipe
 from ..scene import Scene
 from .adapters import numbers
 from .parts import own_unet
+from .sources import autoencoder_without_weights
 
 PROGRAM = 800e6
 """Bytes of the interpreter and its libraries."""
@@ -44,14 +47,17 @@ def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Pat
     """
     try:
         parts, frozen = _parts_without_weights(recipe, Path(start) if start else None)
-        needs = [_of_stage(recipe, stage, parts, frozen, scenes) for stage in method_named(recipe.method).stages]
+        looking = _kept_by_looking(recipe, Path(start) if start else None) if recipe.denoiser.perceptual else 0
+        needs = [_of_stage(recipe, stage, parts, frozen, scenes, looking) for stage in method_named(recipe.method).stages]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError, AttributeError):  # said by what loads them
         return {}
     need = max(needs, key=lambda found: found["weights"] + found["pictures"] + found["objects"])
     return {**need, "all": PROGRAM + need["weights"] + need["pictures"] + need["objects"]}
 
 
-def _of_stage(recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], frozen: float, scenes: Sequence[Scene]) -> dict[str, float]:
+def _of_stage(
+    recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], frozen: float, scenes: Sequence[Scene], looking: int
+) -> dict[str, float]:
     method, train = method_named(recipe.method), stage.config(recipe)
     kept = _kept_by(stage, recipe, parts)
     every = sum(map(_count, parts.values()))
@@ -64,7 +70,7 @@ def _of_stage(recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], f
     moments = 2 if train.optimizer == "adamw8bit" else 8
     weights = trained * (_TRAINED + moments + ema) + (every - trained) * _UNTRAINED + frozen
     width = 4 if train.precision == "float32" else 2
-    picture = kept * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0)
+    picture = kept * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0) + looking * width * (stage.sees == "features")
     objects = [len(scene.instances) for scene in scenes] if stage.sees == "features" else []
     crowd = _largest_piece(objects, train.batch_size, recipe.denoiser.objects_at_once)
     return {
@@ -164,18 +170,39 @@ def _count(module: torch.nn.Module) -> int:
 
 def _kept_by(stage: Stage, recipe: Recipe, parts: dict[str, torch.nn.Module]) -> int:
     """Numbers that autograd keeps of one picture."""
+    for part in parts.values():
+        part.requires_grad_(True)
+    return _numbers_kept(parts.values(), lambda: stage.once(recipe, parts))
+
+
+def _kept_by_looking(recipe: Recipe, start: Path | None) -> int:
+    """The same of one whose latents are decoded and looked at."""
+    auto, side = recipe.autoencoder, recipe.picture_size
+    if auto is None:
+        return 0
+    folder = start / "vae" if start else None
+    if folder is None and auto.source:
+        folder = shipped_generator() / "vae" if auto.source == SHIPPED else Path(auto.source) / (auto.subfolder or "")
+    with torch.device("meta"):
+        decoder = autoencoder_without_weights(folder) if folder else TinyAutoencoder((auto.width,) * 4, auto.latent_channels)
+        parts = [decoder.requires_grad_(False), EfficientNetLite0(torch.nn.BatchNorm2d).eval().requires_grad_(False)]
+        small = side // 2 ** (len(decoder.config.block_out_channels) - 1)
+        latents = torch.empty(1, decoder.config.latent_channels, small, small, requires_grad=True)
+        return _numbers_kept(parts, lambda: parts[1](decoder.decode(latents, return_dict=False)[0]))
+
+
+def _numbers_kept(parts: Iterable[torch.nn.Module], once: Callable[[], Any]) -> int:
+    """Numbers that autograd keeps, beside those of the parts themselves, of what ``once`` computes."""
     kept: dict[int, torch.Tensor] = {}
-    own = {id(p) for part in parts.values() for p in part.parameters()}
+    own = {id(p) for part in parts for p in part.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in own and tensor._base is None:
             kept[id(tensor)] = tensor
         return tensor
 
-    for part in parts.values():
-        part.requires_grad_(True)
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        stage.once(recipe, parts)
+        once()
     return sum(tensor.numel() for tensor in kept.values())
 
 

@@ -56,6 +56,12 @@ _XL_SCALE = 0.13025
 """Of the latents of Stable Diffusion XL: its autoencoder has the form of the earlier ones, and other latents."""
 
 
+def autoencoder_without_weights(folder: Path) -> Any:
+    """The autoencoder that a folder's ``config.json`` describes; its weights are not read."""
+    config = read_json(folder / "config.json")
+    return _AUTOENCODERS[config["_class_name"]].from_config(config)
+
+
 class Sources(dict[str, Found]):
     """Part -> where it is and that it fits; places that several parts lie in are opened once."""
 

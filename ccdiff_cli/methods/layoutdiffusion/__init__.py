@@ -60,8 +60,11 @@ class LayoutDiffusionRecipe(Recipe):
 
     @model_validator(mode="after")
     def _as_it_is_trained(self) -> Self:
-        if self.denoiser.prediction != "epsilon" or self.denoiser.snr_gamma:
-            raise ValueError("denoiser: LayoutDiffusion predicts noise and variance, unweighted: set prediction to epsilon, snr_gamma to 0")
+        if self.denoiser.prediction != "epsilon" or self.denoiser.snr_gamma or self.denoiser.perceptual:
+            raise ValueError(
+                "denoiser: LayoutDiffusion predicts noise and variance, unweighted: set prediction to epsilon, "
+                "snr_gamma and perceptual to 0"
+            )
         for key, values in (("encoders", self.encoders), ("unet", self.unet)):
             if values is not None:
                 raise ValueError(f"{key}: LayoutDiffusion reads no text and has its own network: leave this section out")
