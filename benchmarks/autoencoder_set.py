@@ -12,10 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
+from benchmarks.latents import latents_of, pictures_of
 from ccdiff_cli.dataset import IMAGES, read_set, write_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.files import atomic_write, sha256_file
@@ -49,14 +48,10 @@ def decoded_set(real: Path, leave_out: Path | None, checkpoint: str, out: Path) 
     hashes: dict[str, str] = {}
     for start in range(0, len(scenes), BATCH):
         part = scenes[start : start + BATCH]
-        pixels = np.stack([np.asarray(Image.open(str(scene.path)).convert("RGB"), np.float32) for scene in part])
-        with torch.no_grad():
-            latents = pipe.encode_latents(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1)
-            decoded = (pipe.decode_latents(latents).permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
-        for scene, picture in zip(part, decoded, strict=True):
+        for scene, picture in zip(part, pictures_of(pipe, latents_of(pipe, part)), strict=True):
             path = out / IMAGES / scene.file_name
             with atomic_write(path, durable=False) as stream:
-                Image.fromarray(picture).save(stream, format="PNG")
+                picture.save(stream, format="PNG")
             hashes[scene.file_name] = sha256_file(path)
     told = {"decoded": {"real": pictures.key(), "checkpoint": str(checkpoint)}}
     return write_set(out, scenes, pictures.classes, kind="synthetic", details=told, picture_hashes=hashes).root

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.latents import latents_of, pictures_of
 from ccdiff_cli.dataset import read_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.generator import SHIPPED, generator_folder, read_generator
@@ -63,6 +64,7 @@ def measure(data: Path, split: str, generator: str, n: int, steps: int, out: Pat
     judge = find_extractor("efficientnet-lite0", "cpu")
     features = encoded(judge, real)
     colours = colour_rows(real)
+    pipe.set_progress_bar_config(disable=True)
     pipe.scheduler.set_timesteps(steps)
     times = [int(t) for t in pipe.scheduler.timesteps]
     print("| begun at time (of 1,000) | FID | KID | precision | fine detail |\n|---|---|---|---|---|")
@@ -93,15 +95,13 @@ def encoded(judge: Extractor, scenes: Sequence[Scene]) -> np.ndarray:
 @torch.no_grad()
 def finish(pipe: Any, scenes: Sequence[Scene], references: Sequence[Any], first: int, steps: int, *, seed: int) -> list[Image.Image]:
     """The pictures of scenes, noised to step ``first`` and denoised by the steps from there on; 0: from noise alone."""
-    pixels = np.stack([np.asarray(read_scene(scene), np.float32) for scene in scenes])
-    x = pipe.encode_latents(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1)
+    x = latents_of(pipe, scenes)
     if first < steps:
         generators = [torch.Generator().manual_seed(seed + k) for k in range(len(scenes))]
         given = {"latents": x, "begin": first} if first else {}
         layout, empty = pipe.layout_batch(scenes, references), pipe.encode_text([""])[0]
         x = pipe.sample(layout, empty, generators, steps=steps, scale=pipe.config.guidance_scale, **given)
-    decoded = pipe.decode_latents(x).permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(picture) for picture in (decoded * 255).round().astype(np.uint8)]
+    return pictures_of(pipe, x)
 
 
 if __name__ == "__main__":
