@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,13 +130,24 @@ def test_the_runnable_blocks_run(tmp_path: Path) -> None:
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "2", "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
     for runnable, body in blocks((ROOT / "README.md").read_text(encoding="utf-8")):
         if runnable:
-            done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", body],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=4 * 3600,
-            )
-            assert done.returncode == 0, f"{body}\n{done.stderr}"
+            code, told = run_block(body, tmp_path, environment)
+            assert code == 0, f"{body}\n{told}"
+
+
+def run_block(body: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """Exit code of a block of bash, and what it said; whatever ends this, nothing that it started goes on."""
+    with subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", body],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, told = process.communicate(timeout=4 * 3600)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, told
