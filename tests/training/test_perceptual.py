@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ def test_what_is_looked_at_is_the_denoised_picture_where_the_noise_is_low(predic
 
 @needs_weights
 def test_it_trains_the_denoiser_and_costs_memory_that_is_said(recipe_file, prepared, generator, tmp_path) -> None:
-    with_it = load_recipe(recipe_file, {"denoiser.perceptual": 0.1})
+    with_it = load_recipe(recipe_file, {"denoiser.perceptual": 0.1, "sampling.steps": 3})
     told = train(with_it, prepared, tmp_path / "g", start=generator, cpu=True)
     plain = train(load_recipe(recipe_file), prepared, tmp_path / "p", start=generator, cpu=True)
     assert told["recipe"]["denoiser"]["perceptual"] == 0.1 and "perceptual" not in plain["recipe"]["denoiser"]
@@ -90,6 +91,8 @@ def test_it_trains_the_denoiser_and_costs_memory_that_is_said(recipe_file, prepa
     of = [(tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() for name in "gp"]
     vae = [(tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors").read_bytes() for name in "gp"]
     assert of[0] != of[1] and vae[0] == vae[1]
+    steps = [json.loads((tmp_path / name / "model_index.json").read_text())["num_inference_steps"] for name in "gp"]
+    assert steps == [3, 2]  # what the recipe says, not what the start did
     needs = [memory_of_training(recipe, ())["pictures"] for recipe in (load_recipe(recipe_file), with_it)]
     assert needs[1] > 1.2 * needs[0]
 
