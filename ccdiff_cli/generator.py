@@ -20,6 +20,8 @@ SHIPPED = "tiny"
 """What the shipped generator is called where a generator's folder may be given."""
 
 INDEX = "model_index.json"
+IN_PIPELINE = {"steps": "num_inference_steps", "guidance_scale": "guidance_scale", "negative_prompt": "negative_prompt"}
+"""Keys of a recipe's ``sampling`` that a pipeline keeps in its configuration -> their names there."""
 _FIX = "train or import the generator again, or copy it again"
 
 

@@ -159,7 +159,7 @@ def build_body(config: DetectorConfig, weights: dict[str, Any]) -> nn.Module:
     if config.backbone == "efficientnet-lite0":
         lite = EfficientNetLite0(_frozen_norm if frozen else _norm)
         if weights["file"] is not None:
-            load_weights(lite, {re.sub(r"(^|\.)_", r"\1", name): value for name, value in read_weights(weights).items()}, weights)
+            _load_lite0(lite, weights)
         if frozen:
             lite.freeze(config.frozen_stages)
         return lite
@@ -175,8 +175,13 @@ def build_body(config: DetectorConfig, weights: dict[str, Any]) -> nn.Module:
 def imagenet_lite0(weights: dict[str, Any]) -> EfficientNetLite0:
     """EfficientNet-Lite0 as it was trained on ImageNet, in evaluation mode; ``weights`` of :func:`find_weights`, with a file."""
     model = EfficientNetLite0(_norm)
-    load_weights(model, {re.sub(r"(^|\.)_", r"\1", name): value for name, value in read_weights(weights).items()}, weights)
+    _load_lite0(model, weights)
     return model.eval()
+
+
+def _load_lite0(model: EfficientNetLite0, weights: dict[str, Any]) -> None:
+    """Its layers are named in the package's file as here, but for an underscore before each."""
+    load_weights(model, {re.sub(r"(^|\.)_", r"\1", name): value for name, value in read_weights(weights).items()}, weights)
 
 
 def find_weights(config: DetectorConfig) -> dict[str, Any]:

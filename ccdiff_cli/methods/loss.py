@@ -15,6 +15,7 @@ from torch import nn
 
 from ..models.layout import LayoutBatch
 from ..models.pipeline import ScenePipeline
+from .perceptual import BELOW, PerceptualLoss
 from .recipe import Recipe
 
 
@@ -31,8 +32,6 @@ class DenoiserLoss(nn.Module):
         self.objects_at_once = recipe.denoiser.objects_at_once
         self.perceptual = recipe.denoiser.perceptual
         if self.perceptual:
-            from .perceptual import PerceptualLoss
-
             self.seen = PerceptualLoss(pipe)
 
     def parts(self, batch: dict[str, Any]) -> list[tuple[float, dict[str, Any]]]:
@@ -94,8 +93,6 @@ class DenoiserLoss(nn.Module):
 
     def _unlike(self, noisy: torch.Tensor, predicted: torch.Tensor, steps: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """How unlike the real pictures the denoised ones look, ``(B,)``; 0 where the noise is too strong to ask."""
-        from .perceptual import BELOW
-
         schedule = self.scheduler
         rows = torch.nonzero(steps < BELOW * schedule.config.num_train_timesteps)[:, 0]
         found = torch.zeros(len(steps), device=latents.device)

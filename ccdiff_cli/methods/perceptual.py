@@ -49,7 +49,8 @@ class PerceptualLoss:
     """
 
     def __init__(self, pipe: Any) -> None:
-        self.vae, self.network = pipe.vae.requires_grad_(False), imagenet_lite0(network_weights()).requires_grad_(False)
+        self.pipe, self.network = pipe, imagenet_lite0(network_weights()).requires_grad_(False)
+        pipe.vae.requires_grad_(False)
 
     def __call__(self, made: Tensor, real: Tensor) -> Tensor:
         self.network.to(made.device)
@@ -59,6 +60,5 @@ class PerceptualLoss:
         return torch.stack(each).mean(0)
 
     def _features(self, latents: Tensor) -> list[Tensor]:
-        config = self.vae.config
-        pixels = self.vae.decode(latents.to(self.vae.dtype) / config.scaling_factor + (config.shift_factor or 0.0), return_dict=False)[0]
-        return [level * (level.square().sum(1, keepdim=True) + 1e-8).rsqrt() for level in self.network(pixels.float()).values()]
+        levels = self.network(self.pipe.decoded(latents)).values()
+        return [level * (level.square().sum(1, keepdim=True) + 1e-8).rsqrt() for level in levels]

@@ -12,6 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
+from ..generator import IN_PIPELINE
+
 DEFAULT_METHOD = "ccdiff++"
 """Of recipes that do not say."""
 
@@ -203,6 +205,10 @@ class SamplingConfig(Section):
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the generator's arithmetic")
     channels_last: bool = Field(False, description="the memory layout that GPUs like better")
     compile: bool = Field(False, description="compile the repeated blocks of the denoiser: minutes at the start, then faster")
+
+    def in_pipeline(self) -> dict[str, Any]:
+        """What a pipeline keeps of it in its configuration."""
+        return {name: getattr(self, key) for key, name in IN_PIPELINE.items()}
 
 
 class Recipe(Section):

@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, PreTrainedModel
 from .. import __version__
 from ..errors import CCDiffError, os_errors, said_by, visible
 from ..files import TEMPORARY_PREFIX, content_key, write_json
-from ..generator import GENERATOR_FILE
+from ..generator import GENERATOR_FILE, IN_PIPELINE
 from ..pretrained import SPARE_OF_CLIP
 from ..sources import Source, check_files, check_model
 from .accounting import account_for
@@ -189,8 +189,7 @@ def write_generator(pipe: ScenePipeline, out: Path, description: dict[str, Any])
         shutil.rmtree(partial, ignore_errors=True)
         try:
             if "method" in description:  # what a synthesis does unless told otherwise
-                names = {"steps": "num_inference_steps", "guidance_scale": "guidance_scale", "negative_prompt": "negative_prompt"}
-                sampling = {name: pipe.config[key] for name, key in names.items()}
+                sampling = {key: pipe.config[name] for key, name in IN_PIPELINE.items()}
                 description["recipe"] = {**description.get("recipe", {}), "sampling": sampling}
             pipe.save_pretrained(partial)
             write_json(partial / GENERATOR_FILE, description)

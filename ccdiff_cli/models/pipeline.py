@@ -260,8 +260,13 @@ class ScenePipeline(DiffusionPipeline):
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """``(n, C, h, w)`` -> ``(n, 3, H, W)`` float32 in [0, 1]."""
+        return (self.decoded(latents) / 2 + 0.5).clamp(0, 1)
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        """``(n, C, h, w)`` -> ``(n, 3, H, W)`` float32, about [-1, 1] and not cut to it; gradients pass."""
         latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-        return (self.vae.decode(latents, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+        found: Tensor = self.vae.decode(latents, return_dict=False)[0]
+        return found.float()
 
     def _text(self, text: str) -> tuple[Tensor, Tensor]:
         tokens, pooled = self._texts.get((text, self._execution_device, self.arithmetic), lambda: self.encode_text([text]))

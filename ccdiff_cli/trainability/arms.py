@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dataset import PictureSet
+from ..dataset import SPLITS, PictureSet
 from ..detectors import DetectorConfig, training_key
 from ..errors import CCDiffError
 from ..files import write_text
@@ -98,18 +98,20 @@ def fraction_of(train: Sequence[Scene], percent: float, draw: int) -> tuple[Scen
 def write_split_lists(real: PictureSet, part: Sequence[Scene], folder: Path) -> None:
     """Write ``train.txt``, ... with which ``ccdiff prepare --splits`` makes a set of this part of the train split alone.
 
-    A generator trained on that set knows nothing of the rest.  Nothing where the pictures do not say what they were cut from; a list
-    that is there stays, since a set may be prepared from it already.
+    A generator trained on that set knows nothing of the rest.  No lists where the pictures do not say what they were cut from; a list
+    of another part that lies there is replaced or removed.
     """
     scenes = [*part, *(s for s in real.scenes if s.split != "train")]
-    if not all(isinstance(s.provenance.get("picture"), str) for s in scenes):
-        return
     lists: dict[str, set[str]] = {}
-    for scene in scenes:
-        lists.setdefault(scene.split, set()).add(scene.provenance["picture"])
-    for split, names in sorted(lists.items()):
-        if not (folder / f"{split}.txt").is_file():
-            write_text(folder / f"{split}.txt", "".join(f"{name}\n" for name in sorted(names)))
+    if all(isinstance(s.provenance.get("picture"), str) for s in scenes):
+        for scene in scenes:
+            lists.setdefault(scene.split, set()).add(scene.provenance["picture"])
+    for split in SPLITS:
+        file, text = folder / f"{split}.txt", "".join(f"{name}\n" for name in sorted(lists.get(split, ())))
+        if not text:
+            file.unlink(missing_ok=True)
+        elif not file.is_file() or file.read_bytes() != text.encode():  # as it was: a set that was made from it is no older than it
+            write_text(file, text)
 
 
 def part_of(scenes: Sequence[Scene], count: int, draw: int) -> tuple[Scene, ...]:

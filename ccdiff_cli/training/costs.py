@@ -121,20 +121,13 @@ def _parts_without_weights(recipe: Recipe, start: Path | None) -> tuple[dict[str
     """What the method builds, on the meta device, and the bytes of the parts that stay as they are."""
     needs, auto, enc, unet = recipe.base(), recipe.autoencoder, recipe.encoders, recipe.unet
     names = [n for n, need in (("vae", "vae"), ("text_encoder", "text"), ("image_encoder", "image"), ("unet", "unet")) if need in needs]
-    if start:
-        folders = {name: start / name for name in names}
-    else:
-        sources = {
-            "vae": (auto.source, auto.subfolder) if auto else (None, None),
-            "text_encoder": (enc.text_source, enc.text_subfolder) if enc else (None, None),
-            "image_encoder": (enc.image_source, None) if enc else (None, None),
-            "unet": (unet.source, unet.subfolder) if unet else (None, None),
-        }
-        folders = {
-            name: shipped_generator() / name if source == SHIPPED else Path(source) / (sub or "")
-            for name, (source, sub) in sources.items()
-            if source and name in names
-        }
+    sources = {
+        "vae": (auto.source, auto.subfolder) if auto else (None, None),
+        "text_encoder": (enc.text_source, enc.text_subfolder) if enc else (None, None),
+        "image_encoder": (enc.image_source, None) if enc else (None, None),
+        "unet": (unet.source, unet.subfolder) if unet else (None, None),
+    }
+    folders = {name: folder for name in names if (folder := _folder(name, start, *sources[name])) is not None}
     found = {name: _config_of(folder) for name, folder in folders.items()}
     vae, text, image = (found.get(name, {}) for name in ("vae", "text_encoder", "image_encoder"))
     side, channels = recipe.picture_size, 3
@@ -155,6 +148,15 @@ def _parts_without_weights(recipe: Recipe, start: Path | None) -> tuple[dict[str
     frozen = sum(f.stat().st_size for name, folder in folders.items() if name != "unet" for f in folder.glob("*.safetensors"))
     made = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module) and name not in folders.keys() - {"unet"}}
     return made, 2.0 * frozen  # files are in half precision as a rule
+
+
+def _folder(name: str, start: Path | None, source: str | None, subfolder: str | None) -> Path | None:
+    """Where a part is loaded from; None: it is trained."""
+    if start:
+        return start / name
+    if source == SHIPPED:
+        return shipped_generator() / name
+    return Path(source) / (subfolder or "") if source else None
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
@@ -180,9 +182,7 @@ def _kept_by_looking(recipe: Recipe, start: Path | None) -> int:
     auto, side = recipe.autoencoder, recipe.picture_size
     if auto is None:
         return 0
-    folder = start / "vae" if start else None
-    if folder is None and auto.source:
-        folder = shipped_generator() / "vae" if auto.source == SHIPPED else Path(auto.source) / (auto.subfolder or "")
+    folder = _folder("vae", start, auto.source, auto.subfolder)
     with torch.device("meta"):
         decoder = autoencoder_without_weights(folder) if folder else TinyAutoencoder((auto.width,) * 4, auto.latent_channels)
         parts = [decoder.requires_grad_(False), EfficientNetLite0(torch.nn.BatchNorm2d).eval().requires_grad_(False)]

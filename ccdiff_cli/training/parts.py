@@ -91,12 +91,8 @@ def build(work: Work, given: ScenePipeline | None = None) -> tuple[ScenePipeline
     components = {**parts, **work.method.build(base)}
     if (schedule := work.method.schedule(recipe, True)) is not None:
         components["scheduler"] = schedule
-    sampling = recipe.sampling
     make: Any = work.method.pipeline()
-    pipe: ScenePipeline = make(
-        **components, num_inference_steps=sampling.steps, guidance_scale=sampling.guidance_scale,
-        negative_prompt=sampling.negative_prompt, **work.method.options(recipe),
-    )  # fmt: skip
+    pipe: ScenePipeline = make(**components, **recipe.sampling.in_pipeline(), **work.method.options(recipe))
     return pipe, autoencoder_key, encoders_key
 
 

@@ -175,8 +175,7 @@ def _assemble(
         told = {"start": {"generator": start_key, "new words": new_words}}
     if given is not None and not as_transplant:
         pipe, autoencoder_key, encoders_key = given, str(start_key), ""
-        asked = work.recipe.sampling
-        pipe.register_to_config(num_inference_steps=asked.steps, guidance_scale=asked.guidance_scale, negative_prompt=asked.negative_prompt)
+        pipe.register_to_config(**work.recipe.sampling.in_pipeline())
     else:
         pipe, autoencoder_key, encoders_key = build(work, given)
         if given is not None:

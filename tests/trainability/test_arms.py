@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ccdiff_cli.dataset import PictureSet
 from ccdiff_cli.detectors import DetectorConfig
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.scene import Scene
-from ccdiff_cli.trainability.arms import fraction_of, fractions_of, make_arms, part_of, trainings_of
+from ccdiff_cli.trainability.arms import fraction_of, fractions_of, make_arms, part_of, trainings_of, write_split_lists
 from ccdiff_cli.trainability.config import ExperimentConfig
 from ccdiff_cli.trainability.results import headline_of
 
@@ -132,3 +135,28 @@ def test_trainings_of_two_stages_hang_together(tmp_path):
     assert (first.start, second.start, first.config.steps, second.config.steps) == (None, first.key, 50, 50)
     assert len({first.key, second.key, trainings_of(arms["real"], CLASSES, config, 0)[0].key}) == 3
     assert trainings_of(arms["real"], CLASSES, config, 0) != trainings_of(arms["real"], CLASSES, config, 1)
+
+
+def test_split_lists_are_those_of_this_part_whatever_lay_there(tmp_path):
+    def cut(name: str, split: str, source: str) -> Scene:
+        return Scene(name, 64, 64, source=source, split=split, provenance={"picture": f"{source}.jpg"})
+
+    scenes = [cut(f"{s}-{k}.png", split, s) for s, split in (("a", "train"), ("b", "train"), ("c", "val")) for k in range(2)]
+    real = PictureSet(tmp_path / "set", CLASSES, tuple(scenes), {})
+    lists = tmp_path / "lists"
+
+    def written() -> dict[str, str]:
+        return {path.name: path.read_text() for path in lists.iterdir()}
+
+    write_split_lists(real, scenes[:2], lists)
+    assert written() == {"train.txt": "a.jpg\n", "val.txt": "c.jpg\n"}
+    before = {path.name: path.stat().st_ino for path in lists.iterdir()}
+    write_split_lists(real, scenes[2:4], lists)  # another draw
+    assert written() == {"train.txt": "b.jpg\n", "val.txt": "c.jpg\n"}
+    after = {path.name: path.stat().st_ino for path in lists.iterdir()}
+    assert after["val.txt"] == before["val.txt"] and after["train.txt"] != before["train.txt"]  # what is right is not written again
+    write_split_lists(dataclasses.replace(real, scenes=tuple(scenes[:4])), scenes[:4], lists)  # another set, without a val split
+    assert written() == {"train.txt": "a.jpg\nb.jpg\n"}
+    bare = dataclasses.replace(real, scenes=tuple(s.replace(provenance={}) for s in scenes))
+    write_split_lists(bare, bare.scenes[:2], lists)
+    assert written() == {}
