@@ -15,7 +15,7 @@ from torch import nn
 
 from ..models.layout import LayoutBatch
 from ..models.pipeline import ScenePipeline
-from .perceptual import BELOW, PerceptualLoss
+from .perceptual import BELOW, SURE, PerceptualLoss, decoder_parameters
 from .recipe import Recipe
 
 
@@ -33,6 +33,11 @@ class DenoiserLoss(nn.Module):
         self.perceptual = recipe.denoiser.perceptual
         if self.perceptual:
             self.seen = PerceptualLoss(pipe)
+        self.decoder: list[nn.Parameter] = []
+        if recipe.denoiser.decoder:
+            self.vae, self.decoder = pipe.vae, decoder_parameters(pipe.vae)
+            for parameter in self.decoder:
+                parameter.requires_grad_(True)
 
     def parts(self, batch: dict[str, Any]) -> list[tuple[float, dict[str, Any]]]:
         """A batch of ``training.denoiser.batch_source`` in pieces of at most ``objects_at_once`` objects (a picture is never divided).
@@ -53,7 +58,7 @@ class DenoiserLoss(nn.Module):
         pieces = _pieces(layout.valid.sum(1).tolist(), self.objects_at_once)
         if len(pieces) == 1:
             return [(1.0, whole)]
-        rows = ("latents", "dropped", "noise", "steps")
+        rows = [name for name in ("latents", "pixels", "dropped", "noise", "steps") if name in whole]
         return [
             ((last - first) / len(latents), whole | {k: whole[k][first:last] for k in rows} | {"layout": layout.rows(first, last)})
             for first, last in pieces
@@ -74,6 +79,7 @@ class DenoiserLoss(nn.Module):
         noise: torch.Tensor,
         steps: torch.Tensor,
         mean_weight: torch.Tensor,
+        pixels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         schedule = self.scheduler
         noisy = schedule.add_noise(latents, noise, steps)
@@ -88,23 +94,27 @@ class DenoiserLoss(nn.Module):
         if self.snr_gamma:
             error = error * self.snr_weight(compute_snr(schedule, steps))
         if self.perceptual:
-            error = error + self.perceptual * self._unlike(noisy, predicted, steps, latents)
+            assert pixels is not None
+            error = error + self.perceptual * self._unlike(noisy, predicted, steps, pixels)
         return error.mean()
 
-    def _unlike(self, noisy: torch.Tensor, predicted: torch.Tensor, steps: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    def _unlike(self, noisy: torch.Tensor, predicted: torch.Tensor, steps: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """How unlike the real pictures the denoised ones look, ``(B,)``; 0 where the noise is too strong to ask."""
         schedule = self.scheduler
-        rows = torch.nonzero(steps < BELOW * schedule.config.num_train_timesteps)[:, 0]
-        found = torch.zeros(len(steps), device=latents.device)
+        times = schedule.config.num_train_timesteps
+        rows = torch.nonzero(steps < BELOW * times)[:, 0]
+        found = torch.zeros(len(steps), device=pixels.device)
+        if self.decoder:  # in every pass, for processes wait for the gradient of whatever is trained
+            found = found + 0 * torch.stack([parameter.sum() for parameter in self.decoder]).sum()
         if not len(rows):
             return found
-        share = schedule.alphas_cumprod.to(latents)[steps[rows]].view(-1, 1, 1, 1)
+        share = schedule.alphas_cumprod.to(predicted)[steps[rows]].view(-1, 1, 1, 1)
         signal, noise = share.sqrt(), (1 - share).sqrt()
         if schedule.config.prediction_type == "epsilon":
             clean = (noisy[rows] - noise * predicted[rows]) / signal
         else:
             clean = signal * noisy[rows] - noise * predicted[rows]
-        return found.index_put((rows,), self.seen(clean, latents[rows]).float())
+        return found.index_add(0, rows, self.seen(clean, pixels[rows], steps[rows] < SURE * times).float())
 
     def snr_weight(self, snr: torch.Tensor) -> torch.Tensor:
         """min-SNR weight of steps (Hang et al., ICCV 2023), ``(B,)``: it weights the error of the picture alike whatever is predicted."""

@@ -7,7 +7,10 @@ What is notable:
 * The distance is that of LPIPS (Zhang et al., CVPR 2018) without its learned weights: features of unit length, squared differences, the
   mean over places and levels.  The network is EfficientNet-Lite0 with ImageNet's weights, of the extra ``ccdiff[cpu-detector]``, at
   strides 4 to 32.  FID by the same network is no independent judge of what was trained so: look at others, too.
-* Denoised latents are decoded for it, so gradients pass through the decoder, which is frozen.
+* It is held against the real pixels, so what the autoencoder loses counts as well.  Gradients pass through the decoder, which may learn,
+  too (``denoiser.decoder``): it then sees the latents of the denoiser, not those of pictures alone.
+* Where nearly no noise is left (``SURE``) pixels themselves are compared: without that the decoder is free in all that the network does not
+  look at.
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..detectors import DetectorConfig
 from ..detectors.backbones import find_weights, imagenet_lite0
 from ..errors import CCDiffError
 
-BELOW = 0.6
-"""Share of the schedule's times, from the clean end, at which pictures are looked at."""
+BELOW, SURE = 0.6, 0.15
+"""Shares of the schedule's times, from the clean end: up to which pictures are looked at, and up to which pixels are compared."""
+PIXELS = 3.0
+"""Weight of a pixel's error (of 2: black for white) beside the distance."""
 
 
 def network_weights() -> dict[str, Any]:
@@ -41,8 +46,22 @@ def network_weights() -> dict[str, Any]:
     return weights
 
 
+def decoder_parameters(vae: nn.Module) -> list[nn.Parameter]:
+    """What of an autoencoder makes pictures of latents."""
+    return [p for name, p in vae.named_parameters() if not name.startswith(("encoder.", "quant_conv."))]
+
+
+def picture_error(made: Tensor, wanted: Tensor) -> Tensor:
+    """L1 of pictures (n, 3, H, W) and of their differences between neighbours, ``(n,)``: edges matter more than flat ground."""
+    error = made.float() - wanted.float()
+    edges = error.diff(dim=-1).abs().mean((1, 2, 3)) + error.diff(dim=-2).abs().mean((1, 2, 3))
+    return error.abs().mean((1, 2, 3)) + edges / 2
+
+
 class PerceptualLoss:
-    """``loss(made, real) -> (n,)``: distances of denoised latents (n, C, h, w) from the real ones, 0 to 4; 0: alike.
+    """``loss(latents, pixels, sure) -> (n,)``: how unlike real pictures (n, 3, H, W) in [-1, 1] decoded latents (n, C, h, w) look.
+
+    0: alike.  Of rows that are ``sure`` (n,) pixels count, too.
 
     Raises:
         CCDiffError: see :func:`network_weights`.
@@ -52,13 +71,13 @@ class PerceptualLoss:
         self.pipe, self.network = pipe, imagenet_lite0(network_weights()).requires_grad_(False)
         pipe.vae.requires_grad_(False)
 
-    def __call__(self, made: Tensor, real: Tensor) -> Tensor:
-        self.network.to(made.device)
+    def __call__(self, latents: Tensor, pixels: Tensor, sure: Tensor) -> Tensor:
+        self.network.to(pixels.device)
+        made = self.pipe.decoded(latents)
         with torch.no_grad():
-            wanted = self._features(real)
+            wanted = self._features(pixels)
         each = [(a - b).square().sum(1).mean((1, 2)) for a, b in zip(self._features(made), wanted, strict=True)]
-        return torch.stack(each).mean(0)
+        return torch.stack(each).mean(0) + PIXELS * picture_error(made, pixels) * sure
 
-    def _features(self, latents: Tensor) -> list[Tensor]:
-        levels = self.network(self.pipe.decoded(latents)).values()
-        return [level * (level.square().sum(1, keepdim=True) + 1e-8).rsqrt() for level in levels]
+    def _features(self, pixels: Tensor) -> list[Tensor]:
+        return [level * (level.square().sum(1, keepdim=True) + 1e-8).rsqrt() for level in self.network(pixels).values()]

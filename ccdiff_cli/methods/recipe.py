@@ -161,7 +161,7 @@ class DropoutConfig(Section):
 class DenoiserConfig(Grown):
     """Training of the denoiser."""
 
-    LATER = ("perceptual",)
+    LATER = ("perceptual", "decoder")
 
     train: StageConfig
     prediction: Literal["epsilon", "v_prediction"] = Field("epsilon", description="what the UNet predicts")
@@ -181,6 +181,7 @@ class DenoiserConfig(Grown):
         le=1e6,
         description="weight of what EfficientNet-Lite0 sees in denoised pictures (0.1; extra `cpu-detector`); 0: none, as published",
     )
+    decoder: bool = Field(False, description="train the autoencoder's decoder, too, by what `perceptual` sees; false: as published")
     objects_at_once: int = Field(
         4000,
         gt=0,
@@ -272,6 +273,8 @@ class Recipe(Section):
             raise ValueError("unet.lora: adapters are for a UNet that is frozen (unet.train_all: false): set it to 0")
         if self.denoiser.perceptual and "vae" not in base:
             raise ValueError(f"denoiser.perceptual: it looks at decoded latents, and {self.method} has none: set it to 0")
+        if self.denoiser.decoder and not self.denoiser.perceptual:
+            raise ValueError("denoiser.decoder: the decoder learns by denoiser.perceptual alone: set that to 0.1, or this to false")
         if unet is not None and unet.attention is not None and len(unet.attention) != len(unet.channels):
             raise ValueError(f"unet.attention: {len(unet.attention)} values for {len(unet.channels)} resolutions")
         if self.caption_style == "stored" and self.denoiser.symmetries > 1:

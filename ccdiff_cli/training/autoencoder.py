@@ -24,6 +24,7 @@ from torch import nn
 from ..duplicates import alike_across, look_at_all
 from ..errors import CCDiffError
 from ..files import content_key, read_json, write_json
+from ..methods.perceptual import picture_error
 from ..methods.recipe import AutoencoderConfig
 from ..models.autoencoder import TinyAutoencoder
 from ..pictures import SUFFIXES, open_picture, read_rgb, to_rgb
@@ -99,7 +100,7 @@ class _CopyLoss(nn.Module):
             shown = self.teacher.decode(wanted).sample
         noise = self.latent_noise * torch.randn(wanted.shape).to(wanted)
         latents = self.vae.encode(pixels).latent_dist.mode()
-        return (latents - wanted).float().square().mean() + _picture_loss(self.vae.decode(wanted + noise).sample, shown)
+        return (latents - wanted).float().square().mean() + picture_error(self.vae.decode(wanted + noise).sample, shown).mean()
 
 
 class _PictureLoss(nn.Module):
@@ -112,13 +113,7 @@ class _PictureLoss(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         latents = self.vae.encode(pixels).latent_dist.mode()
         noise = self.latent_noise * torch.randn(latents.shape).to(latents)
-        return _picture_loss(self.vae.decode(latents + noise).sample, pixels) + _SPREAD * latents.float().square().mean()
-
-
-def _picture_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    error = made.float() - wanted.float()
-    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + edges / 2
+        return picture_error(self.vae.decode(latents + noise).sample, pixels).mean() + _SPREAD * latents.float().square().mean()
 
 
 def train_autoencoder(

@@ -26,6 +26,7 @@ from ..detectors.backbones import EfficientNetLite0
 from ..errors import CCDiffError
 from ..generator import SHIPPED, shipped_generator
 from ..methods import Base, Stage, method_named
+from ..methods.perceptual import decoder_parameters
 from ..models.autoencoder import TinyAutoencoder
 from ..recipes import Recipe
 from ..scene import Scene
@@ -47,7 +48,7 @@ def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Pat
     """
     try:
         parts, frozen = _parts_without_weights(recipe, Path(start) if start else None)
-        looking = _kept_by_looking(recipe, Path(start) if start else None) if recipe.denoiser.perceptual else 0
+        looking = _looking(recipe, Path(start) if start else None) if recipe.denoiser.perceptual else (0, 0)
         needs = [_of_stage(recipe, stage, parts, frozen, scenes, looking) for stage in method_named(recipe.method).stages]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError, AttributeError):  # said by what loads them
         return {}
@@ -56,7 +57,7 @@ def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Pat
 
 
 def _of_stage(
-    recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], frozen: float, scenes: Sequence[Scene], looking: int
+    recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], frozen: float, scenes: Sequence[Scene], looking: tuple[int, int]
 ) -> dict[str, float]:
     method, train = method_named(recipe.method), stage.config(recipe)
     kept = _kept_by(stage, recipe, parts)
@@ -66,11 +67,13 @@ def _of_stage(
     if recipe.unet is not None and recipe.unet.lora and "unet" in parts:
         more = numbers(parts["unet"], stage.trains(SimpleNamespace(**parts), recipe), recipe.unet.lora)
         trained, every = trained + more, every + more
+    looked, decoder = looking if stage.sees == "features" else (0, 0)
+    trained, every = trained + decoder, every + decoder
     ema = 4 if train.ema_decay else 0
     moments = 2 if train.optimizer == "adamw8bit" else 8
     weights = trained * (_TRAINED + moments + ema) + (every - trained) * _UNTRAINED + frozen
     width = 4 if train.precision == "float32" else 2
-    picture = kept * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0) + looking * width * (stage.sees == "features")
+    picture = kept * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0) + looked * width
     objects = [len(scene.instances) for scene in scenes] if stage.sees == "features" else []
     crowd = _largest_piece(objects, train.batch_size, recipe.denoiser.objects_at_once)
     return {
@@ -177,18 +180,22 @@ def _kept_by(stage: Stage, recipe: Recipe, parts: dict[str, torch.nn.Module]) ->
     return _numbers_kept(parts.values(), lambda: stage.once(recipe, parts))
 
 
-def _kept_by_looking(recipe: Recipe, start: Path | None) -> int:
-    """The same of one whose latents are decoded and looked at."""
+def _looking(recipe: Recipe, start: Path | None) -> tuple[int, int]:
+    """The same of one whose latents are decoded and looked at; and the decoder's numbers, where it is trained."""
     auto, side = recipe.autoencoder, recipe.picture_size
     if auto is None:
-        return 0
+        return 0, 0
     folder = _folder("vae", start, auto.source, auto.subfolder)
     with torch.device("meta"):
         decoder = autoencoder_without_weights(folder) if folder else TinyAutoencoder((auto.width,) * 4, auto.latent_channels)
         parts = [decoder.requires_grad_(False), EfficientNetLite0(torch.nn.BatchNorm2d).eval().requires_grad_(False)]
+        trained = decoder_parameters(decoder) if recipe.denoiser.decoder else []
+        for parameter in trained:
+            parameter.requires_grad_(True)
         small = side // 2 ** (len(decoder.config.block_out_channels) - 1)
         latents = torch.empty(1, decoder.config.latent_channels, small, small, requires_grad=True)
-        return _numbers_kept(parts, lambda: parts[1](decoder.decode(latents, return_dict=False)[0]))
+        kept = _numbers_kept(parts, lambda: parts[1](decoder.decode(latents, return_dict=False)[0]))
+    return kept, sum(parameter.numel() for parameter in trained)
 
 
 def _numbers_kept(parts: Iterable[torch.nn.Module], once: Callable[[], Any]) -> int:

@@ -144,11 +144,13 @@ def pixel_source(items: Sequence[TrainingItem], scenes: Sequence[Scene], stage: 
 
 
 def batch_source(items: Sequence[TrainingItem], features: Features, work: Work, pipe: ScenePipeline, stage: Stage) -> BatchOf:
-    """Batches ``{"latents", "layout", "dropped", "empty_tokens"}`` for a stage that sees cached features."""
+    """Batches ``{"latents", "layout", "dropped", "empty_tokens"}`` for a stage that sees cached features; with the real "pixels" where the
+    recipe's loss looks at them."""
     recipe, bank, classes = work.recipe, work.bank, pipe.known_classes or list(work.prepared.classes)
     class_tokens, class_pooled = _texts(features, classes)
     empty, _ = _texts(features, [recipe.sampling.negative_prompt])
     config, dropout = stage.config(recipe), recipe.denoiser.dropout
+    places = {scene.file_name: k for k, scene in enumerate(work.scenes)} if recipe.denoiser.perceptual else {}
 
     def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, Any]:
         indices = batch_indices(
@@ -188,7 +190,10 @@ def batch_source(items: Sequence[TrainingItem], features: Features, work: Work, 
             image_size=(scene.height, scene.width), latent_size=(int(latents.shape[-2]), int(latents.shape[-1])),
             captions=tuple(captions), metadata=pipe.metadata_of([item.scene for item in drawn]),
         )  # fmt: skip
-        return {"latents": latents, "layout": pipe.prepare_layout(layout), "dropped": torch.from_numpy(dropped), "empty_tokens": empty}
+        batch = {"latents": latents, "layout": pipe.prepare_layout(layout), "dropped": torch.from_numpy(dropped), "empty_tokens": empty}
+        if recipe.denoiser.perceptual:
+            batch["pixels"] = pixel_tensor([_pixels(work.scenes, places, item.latent) for item in drawn])
+        return batch
 
     return batch_of
 
@@ -238,6 +243,6 @@ def train_stage(
     losses = run_stage(stage.name, module, batch_of, stage.config(recipe), work.run(stage.name, key), every=every)
     if adapted is not None:
         merge(adapted)
-    for part in parts:
+    for part in pipe.modules_of().values():
         part.eval().requires_grad_(False)
     return losses
