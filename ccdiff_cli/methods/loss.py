@@ -33,10 +33,9 @@ class DenoiserLoss(nn.Module):
         self.perceptual = recipe.denoiser.perceptual
         if self.perceptual:
             self.seen = PerceptualLoss(pipe)
-        self.decoder: list[nn.Parameter] = []
         if recipe.denoiser.decoder:
-            self.vae, self.decoder = pipe.vae, decoder_parameters(pipe.vae)
-            for parameter in self.decoder:
+            self.vae = pipe.vae
+            for parameter in decoder_parameters(pipe.vae):
                 parameter.requires_grad_(True)
 
     def parts(self, batch: dict[str, Any]) -> list[tuple[float, dict[str, Any]]]:
@@ -104,8 +103,6 @@ class DenoiserLoss(nn.Module):
         times = schedule.config.num_train_timesteps
         rows = torch.nonzero(steps < BELOW * times)[:, 0]
         found = torch.zeros(len(steps), device=pixels.device)
-        if self.decoder:  # in every pass, for processes wait for the gradient of whatever is trained
-            found = found + 0 * torch.stack([parameter.sum() for parameter in self.decoder]).sum()
         if not len(rows):
             return found
         share = schedule.alphas_cumprod.to(predicted)[steps[rows]].view(-1, 1, 1, 1)

@@ -117,6 +117,7 @@ def train(
     folder = out / "train"
     with os_errors(out, "make the folder"):
         folder.mkdir(parents=True, exist_ok=True)
+    cpu = cpu or (not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1)  # processes would not meet without it
     accelerator = Accelerator(cpu=cpu, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     if accelerator.is_main_process:
         clear_partials(folder)
@@ -381,7 +382,7 @@ def processes_note(recipe: Recipe, pictures: int, accelerator: Accelerator) -> s
     if accelerator.num_processes == 1 and {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         note += (
             "\nWARNING: accelerate launch was asked for more than one process and started one, as it does without GPUs; "
-            "for N of them: python -m torch.distributed.run --nproc_per_node N -m ccdiff_cli train ... --cpu"
+            "for N of them: python -m torch.distributed.run --nproc_per_node N -m ccdiff_cli train ..."
         )
     return note
 
