@@ -117,8 +117,7 @@ def train(
     folder = out / "train"
     with os_errors(out, "make the folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    cpu = cpu or (not torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1)  # processes would not meet without it
-    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    accelerator = _accelerator(cpu)
     if accelerator.is_main_process:
         clear_partials(folder)
     accelerator.wait_for_everyone()
@@ -368,6 +367,15 @@ def length_note(stage: StageConfig, pictures: int, processes: int) -> str:
     """How long a stage of so many training pictures lasts, for people."""
     seen = stage.steps * stage.pictures(processes)
     return f"{stage.steps} steps of {stage.pictures(processes)} pictures, {seen} in all ({seen / pictures:.1f} epochs)"
+
+
+def _accelerator(cpu: bool) -> Accelerator:
+    """Where GPUs are missing the processes of a launcher do not meet unless the CPU is asked for: each would train alone."""
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return Accelerator(
+        cpu=cpu or (launched and not torch.cuda.is_available()),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
 
 
 def processes_note(recipe: Recipe, pictures: int, accelerator: Accelerator) -> str:
