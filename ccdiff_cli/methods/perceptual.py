@@ -26,7 +26,7 @@ from ..errors import CCDiffError
 
 BELOW, SURE = 0.6, 0.15
 """Shares of the schedule's times, from the clean end: up to which pictures are looked at, and up to which pixels are compared."""
-PIXELS = 3.0
+PIXELS = 1.0
 """Weight of a pixel's error (of 2: black for white) beside the distance."""
 
 
