@@ -13,9 +13,10 @@ import torch
 from diffusers.training_utils import compute_snr
 from torch import nn
 
+from ..models.autoencoder import decoder_parameters
 from ..models.layout import LayoutBatch
 from ..models.pipeline import ScenePipeline
-from .perceptual import BELOW, SURE, PerceptualLoss, decoder_parameters
+from .perceptual import BELOW, SURE, PerceptualLoss
 from .recipe import Recipe
 
 

@@ -57,11 +57,12 @@ class Stage:
     Attributes:
         name: of its folder under ``G/train``, its seeds and its progress.
         config: its section of the recipe.
-        trains: the parameters that it changes; all others are frozen.
+        trains: the parameters that it changes; all others are frozen, but for the decoder where the recipe's ``denoiser.decoder`` says so.
         loss: the module that the loop trains: ``module(**batch) -> scalar``, with ``parts(batch)`` where batches may be worked off in
             pieces (see ``training.loop.run_stage``).
-        sees: "features": batches of ``training.denoiser.batch_source`` (latents, layout, dropped, empty_tokens); "pixels": batches
-            ``{"pixels": (B, 3, H, W) in [-1, 1], "step": number}``, for a tokenizer of pictures, trained before features are cached.
+        sees: "features": batches of ``training.denoiser.batch_source`` (latents, layout, dropped, empty_tokens; pixels, too, where the loss
+            looks at them); "pixels": batches ``{"pixels": (B, 3, H, W) in [-1, 1], "step": number}``, for a tokenizer of pictures, trained
+            before features are cached.
         once: passes one picture without objects through what is trained, given the recipe and the parts on torch's meta device: what
             autograd keeps of it is counted.
     """

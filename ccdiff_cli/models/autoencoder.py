@@ -22,6 +22,21 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor, nn
 
+SCALES = ("scaling_factor", "shift_factor", "latent_mean", "latent_scale")
+"""Keys of an autoencoder's configuration that decide its latents beside its weights."""
+
+
+def encoder_weights(vae: nn.Module) -> dict[str, Tensor]:
+    """What of an autoencoder (one of ours, or an ``AutoencoderKL``) makes latents of pictures."""
+    return {name: value for name, value in vae.state_dict().items() if name.startswith(("encoder.", "quant_conv."))}
+
+
+def decoder_parameters(vae: nn.Module) -> list[nn.Parameter]:
+    """What of it makes pictures of latents."""
+    encoder = encoder_weights(vae)
+    return [parameter for name, parameter in vae.named_parameters() if name not in encoder]
+
+
 _LOG_VARIANCE = -20.0  # the latent is what the encoder says, without noise
 
 

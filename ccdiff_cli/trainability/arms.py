@@ -20,7 +20,7 @@ import numpy as np
 
 from ..dataset import SPLITS, PictureSet
 from ..detectors import DetectorConfig, training_key
-from ..errors import CCDiffError
+from ..errors import CCDiffError, os_errors
 from ..files import write_text
 from ..scene import ClassList, Scene
 from .config import ALL, COPY_PASTE, PRETRAIN, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig, with_steps
@@ -108,10 +108,11 @@ def write_split_lists(real: PictureSet, part: Sequence[Scene], folder: Path) -> 
             lists.setdefault(scene.split, set()).add(scene.provenance["picture"])
     for split in SPLITS:
         file, text = folder / f"{split}.txt", "".join(f"{name}\n" for name in sorted(lists.get(split, ())))
-        if not text:
-            file.unlink(missing_ok=True)
-        elif not file.is_file() or file.read_bytes() != text.encode():  # as it was: a set that was made from it is no older than it
-            write_text(file, text)
+        with os_errors(file, "write the list"):
+            if not text:
+                file.unlink(missing_ok=True)
+            elif not file.is_file() or file.read_bytes() != text.encode():  # as it was: a set that was made from it is no older than it
+                write_text(file, text)
 
 
 def part_of(scenes: Sequence[Scene], count: int, draw: int) -> tuple[Scene, ...]:

@@ -26,8 +26,7 @@ from ..detectors.backbones import EfficientNetLite0
 from ..errors import CCDiffError
 from ..generator import SHIPPED, shipped_generator
 from ..methods import Base, Stage, method_named
-from ..methods.perceptual import decoder_parameters
-from ..models.autoencoder import TinyAutoencoder
+from ..models.autoencoder import TinyAutoencoder, decoder_parameters
 from ..recipes import Recipe
 from ..scene import Scene
 from .adapters import numbers
@@ -68,7 +67,7 @@ def _of_stage(
         more = numbers(parts["unet"], stage.trains(SimpleNamespace(**parts), recipe), recipe.unet.lora)
         trained, every = trained + more, every + more
     looked, decoder = looking if stage.sees == "features" else (0, 0)
-    trained, every = trained + decoder, every + decoder
+    trained += decoder  # its values are among the frozen ones
     ema = 4 if train.ema_decay else 0
     moments = 2 if train.optimizer == "adamw8bit" else 8
     weights = trained * (_TRAINED + moments + ema) + (every - trained) * _UNTRAINED + frozen

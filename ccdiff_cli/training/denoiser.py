@@ -92,7 +92,7 @@ class Features:
 def cache_features(work: Work, pipe: ScenePipeline, items: Sequence[TrainingItem], *, autoencoder_key: str, encoders_key: str) -> Features:
     """Encode what is not in the cache yet: latents of every picture and symmetry; texts and reference tokens where they are taken."""
     recipe, accelerator, classes = work.recipe, work.accelerator, list(work.prepared.classes)
-    places = {scene.file_name: k for k, scene in enumerate(work.scenes)}
+    places = _places(work.scenes)
     keys = list(dict.fromkeys(item.latent for item in items))
     exact = recipe.autoencoder is None or recipe.autoencoder.precision == "float32"
 
@@ -124,6 +124,11 @@ def cache_features(work: Work, pipe: ScenePipeline, items: Sequence[TrainingItem
     return Features(store("latents", keys, pictures, latents, AT_ONCE), tokens, pooled, references)
 
 
+def _places(scenes: Sequence[Scene]) -> dict[str, int]:
+    """Where each picture stands among the scenes."""
+    return {scene.file_name: k for k, scene in enumerate(scenes)}
+
+
 def _pixels(scenes: Sequence[Scene], places: Mapping[str, int], key: str) -> np.ndarray:
     """The picture of a :class:`TrainingItem`'s ``latent``, in its orientation."""
     name, k = key.rsplit("#", 1)
@@ -132,7 +137,7 @@ def _pixels(scenes: Sequence[Scene], places: Mapping[str, int], key: str) -> np.
 
 def pixel_source(items: Sequence[TrainingItem], scenes: Sequence[Scene], stage: Stage, recipe: Recipe) -> BatchOf:
     """Batches ``{"pixels": (B, 3, H, W) in [-1, 1], "step": number}`` for a stage that sees pictures."""
-    places, config = {scene.file_name: k for k, scene in enumerate(scenes)}, stage.config(recipe)
+    places, config = _places(scenes), stage.config(recipe)
 
     def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, Any]:
         indices = batch_indices(
@@ -150,7 +155,7 @@ def batch_source(items: Sequence[TrainingItem], features: Features, work: Work, 
     class_tokens, class_pooled = _texts(features, classes)
     empty, _ = _texts(features, [recipe.sampling.negative_prompt])
     config, dropout = stage.config(recipe), recipe.denoiser.dropout
-    places = {scene.file_name: k for k, scene in enumerate(work.scenes)} if recipe.denoiser.perceptual else {}
+    places = _places(work.scenes) if recipe.denoiser.perceptual else {}
 
     def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, Any]:
         indices = batch_indices(

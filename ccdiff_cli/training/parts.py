@@ -23,7 +23,7 @@ from ..files import content_key
 from ..generator import SHIPPED, generator_key, shipped_generator
 from ..methods import Base, Method
 from ..methods.recipe import AutoencoderConfig, UNetConfig
-from ..models.autoencoder import TinyAutoencoder
+from ..models.autoencoder import SCALES, TinyAutoencoder, encoder_weights
 from ..models.pipeline import ScenePipeline
 from ..prepare.captions import caption_of
 from ..references import ReferenceBank
@@ -186,7 +186,7 @@ def learn_words(pipe: Any, prepared: PictureSet, scenes: Sequence[Scene], recipe
 def transplanted(pipe: ScenePipeline, given: ScenePipeline) -> dict[str, Any]:
     """Take the inner levels of the UNet and the other trained parts of ``given``; how many tensors were copied, which are new."""
     told = {}
-    same_latents = _same_weights(getattr(pipe, "vae", None), getattr(given, "vae", None))
+    same_latents = same_latents_of(getattr(pipe, "vae", None), getattr(given, "vae", None))
     for name in pipe.TRAINED:
         mine, theirs = getattr(pipe, name), getattr(given, name, None)
         if theirs is None:
@@ -197,10 +197,11 @@ def transplanted(pipe: ScenePipeline, given: ScenePipeline) -> dict[str, Any]:
     return {"transplant": told}
 
 
-def _same_weights(one: torch.nn.Module | None, other: torch.nn.Module | None) -> bool:
-    if one is None or other is None:
+def same_latents_of(one: Any, other: Any) -> bool:
+    """Whether two autoencoders make the same latents of a picture; their decoders may differ."""
+    if one is None or other is None or any(one.config.get(key) != other.config.get(key) for key in SCALES):
         return False
-    mine, theirs = one.state_dict(), other.state_dict()
+    mine, theirs = encoder_weights(one), encoder_weights(other)
     return mine.keys() == theirs.keys() and all(torch.equal(mine[k].cpu(), theirs[k].cpu()) for k in mine)
 
 

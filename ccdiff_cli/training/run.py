@@ -81,7 +81,7 @@ def train(
         recipe: what to train (see ``recipes.load_recipe``).
         data: a prepared set whose pictures are ``recipe.picture_size`` squares.
         out: the generator folder; training state lies in ``out/train``.
-        start: a generator folder to go on from: its VAE and encoders are kept, its denoiser is trained further.
+        start: a generator folder to go on from: its VAE (but see ``denoiser.decoder``) and encoders are kept, its denoiser goes on.
         transplanted: of ``start`` only the encoders, the resampler and the inner levels of the UNet are taken (see ``transplant``);
             autoencoder and UNet are the recipe's, whose latents and widths may be others.
         say: is told by how many processes and threads, how much, and in how much memory is trained.

@@ -146,7 +146,7 @@ def test_two_processes_train_what_one_does_with_accumulated_passes(tmp_path: Pat
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     two = [part for part in command(tmp_path / "two.yaml", prepared, tmp_path / "g2")[1:] if part != "--cpu"]  # without a GPU: of itself
-    done = subprocess.run([*launch, *two], env=ONE_THREAD, capture_output=True, text=True, check=False)
+    done = subprocess.run([*launch, *two], env={**ONE_THREAD, "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("generator:") == 1  # one of the two speaks
     assert done.stderr.count("2 processes on cpu; denoiser: ") == 1
@@ -159,6 +159,18 @@ def test_two_processes_train_what_one_does_with_accumulated_passes(tmp_path: Pat
     trained, expected = weights(tmp_path / "g2"), weights(tmp_path / "g1")
     apart = {name: float((value.float() - expected[name].float()).abs().max()) for name, value in trained.items()}
     assert max(apart.values()) < 2e-3, max(apart.items(), key=lambda pair: pair[1])
+
+
+@pytest.mark.parametrize(("world", "gpu", "asked"), [("2", False, True), ("1", False, False), ("2", True, False)])
+def test_processes_of_a_launcher_meet_on_the_cpu_where_there_is_no_gpu(
+    world: str, gpu: bool, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ccdiff_cli.training import run
+
+    monkeypatch.setenv("WORLD_SIZE", world)
+    monkeypatch.setattr(run.torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(run, "Accelerator", lambda cpu, kwargs_handlers: cpu)
+    assert run._accelerator(False) is asked and run._accelerator(True) is True
 
 
 def test_a_launcher_that_started_fewer_processes_than_it_was_told_is_named(

@@ -5,6 +5,8 @@ import torch
 from diffusers import UNet2DModel
 from torch import nn
 
+from ccdiff_cli.models.autoencoder import PatchAutoencoder, TinyAutoencoder, decoder_parameters
+from ccdiff_cli.training.parts import same_latents_of
 from ccdiff_cli.training.transplant import transplant
 
 
@@ -106,3 +108,20 @@ def test_a_narrower_layer_is_new() -> None:
     target = nn.Linear(3, 2)
     before = target.weight.clone()
     assert transplant(target, nn.Linear(5, 4))["new"] == ["weight", "bias"] and torch.equal(target.weight, before)
+
+
+@pytest.mark.parametrize("make", [lambda: PatchAutoencoder((8, 8, 16), 4), lambda: TinyAutoencoder((8,) * 4, 4)])
+def test_a_decoder_of_its_own_leaves_latents_what_they_are(make) -> None:
+    one, other = make(), make()
+    other.load_state_dict(one.state_dict())
+    with torch.no_grad():
+        for parameter in decoder_parameters(other):
+            parameter.add_(1)
+    assert same_latents_of(one, other) and not same_latents_of(None, one)
+    other.register_to_config(latent_scale=[2.0] * 4)
+    assert not same_latents_of(one, other)
+    other.register_to_config(latent_scale=one.config.get("latent_scale"))
+    assert same_latents_of(one, other)
+    with torch.no_grad():
+        next(p for name, p in other.named_parameters() if name.startswith("encoder")).add_(1)
+    assert not same_latents_of(one, other)
