@@ -13,7 +13,6 @@ import torch
 from diffusers.training_utils import compute_snr
 from torch import nn
 
-from ..models.autoencoder import decoder_parameters
 from ..models.layout import LayoutBatch
 from ..models.pipeline import ScenePipeline
 from .perceptual import BELOW, SURE, PerceptualLoss
@@ -34,10 +33,6 @@ class DenoiserLoss(nn.Module):
         self.perceptual = recipe.denoiser.perceptual
         if self.perceptual:
             self.seen = PerceptualLoss(pipe)
-        if recipe.denoiser.decoder:
-            self.vae = pipe.vae
-            for parameter in decoder_parameters(pipe.vae):
-                parameter.requires_grad_(True)
 
     def parts(self, batch: dict[str, Any]) -> list[tuple[float, dict[str, Any]]]:
         """A batch of ``training.denoiser.batch_source`` in pieces of at most ``objects_at_once`` objects (a picture is never divided).
@@ -55,14 +50,7 @@ class DenoiserLoss(nn.Module):
         noise = torch.randn(latents.shape).to(latents)
         steps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(latents),)).to(latents.device)
         whole = {**batch, "noise": noise, "steps": steps, "mean_weight": self._weights(layout).mean()}
-        pieces = _pieces(layout.valid.sum(1).tolist(), self.objects_at_once)
-        if len(pieces) == 1:
-            return [(1.0, whole)]
-        rows = [name for name in ("latents", "pixels", "dropped", "noise", "steps") if name in whole]
-        return [
-            ((last - first) / len(latents), whole | {k: whole[k][first:last] for k in rows} | {"layout": layout.rows(first, last)})
-            for first, last in pieces
-        ]
+        return in_pieces(whole, self.objects_at_once)
 
     def _weights(self, layout: LayoutBatch) -> torch.Tensor:
         """What the error of each cell counts for, (B, h, w), or one number for all."""
@@ -106,12 +94,7 @@ class DenoiserLoss(nn.Module):
         found = torch.zeros(len(steps), device=pixels.device)
         if not len(rows):
             return found
-        share = schedule.alphas_cumprod.to(predicted)[steps[rows]].view(-1, 1, 1, 1)
-        signal, noise = share.sqrt(), (1 - share).sqrt()
-        if schedule.config.prediction_type == "epsilon":
-            clean = (noisy[rows] - noise * predicted[rows]) / signal
-        else:
-            clean = signal * noisy[rows] - noise * predicted[rows]
+        clean = denoised(schedule, noisy[rows], predicted[rows], steps[rows])
         return found.index_add(0, rows, self.seen(clean, pixels[rows], steps[rows] < SURE * times).float())
 
     def snr_weight(self, snr: torch.Tensor) -> torch.Tensor:
@@ -122,6 +105,29 @@ class DenoiserLoss(nn.Module):
     def figures(self) -> dict[str, float]:
         """What else of the network is worth a line in the training log."""
         return {}
+
+
+def denoised(schedule: Any, noisy: torch.Tensor, predicted: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """The latents that a prediction of noise or velocity at times ``steps`` (n,) says are behind noisy ones (n, C, h, w)."""
+    share = schedule.alphas_cumprod.to(predicted)[steps].view(-1, 1, 1, 1)
+    signal, noise = share.sqrt(), (1 - share).sqrt()
+    if schedule.config.prediction_type == "epsilon":
+        return (noisy - noise * predicted) / signal
+    return signal * noisy - noise * predicted
+
+
+def in_pieces(whole: dict[str, Any], most: int) -> list[tuple[float, dict[str, Any]]]:
+    """A batch of a denoiser in pieces of at most ``most`` objects (a picture is never divided): (share of its pictures, the piece)."""
+    layout = whole["layout"]
+    pieces = _pieces(layout.valid.sum(1).tolist(), most)
+    if len(pieces) == 1:
+        return [(1.0, whole)]
+    count = len(whole["latents"])
+    rows = [name for name in ("latents", "pixels", "dropped", "noise", "steps") if name in whole]
+    return [
+        ((last - first) / count, whole | {k: whole[k][first:last] for k in rows} | {"layout": layout.rows(first, last)})
+        for first, last in pieces
+    ]
 
 
 def _pieces(objects: Sequence[int], most: int) -> list[tuple[int, int]]:

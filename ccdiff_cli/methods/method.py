@@ -57,11 +57,11 @@ class Stage:
     Attributes:
         name: of its folder under ``G/train``, its seeds and its progress.
         config: its section of the recipe.
-        trains: the parameters that it changes; all others are frozen, but for the decoder where the recipe's ``denoiser.decoder`` says so.
+        trains: the parameters that it changes; all others are frozen.
         loss: the module that the loop trains: ``module(**batch) -> scalar``, with ``parts(batch)`` where batches may be worked off in
             pieces (see ``training.loop.run_stage``).
-        sees: "features": batches of ``training.denoiser.batch_source`` (latents, layout, dropped, empty_tokens; pixels, too, where the loss
-            looks at them); "pixels": batches ``{"pixels": (B, 3, H, W) in [-1, 1], "step": number}``, for a tokenizer of pictures, trained
+        sees: "features": batches of ``training.denoiser.batch_source`` (latents, layout, dropped, empty_tokens); "both": these with their
+            "pixels"; "pixels": batches ``{"pixels": (B, 3, H, W) in [-1, 1], "step": number}``, for a tokenizer of pictures, trained
             before features are cached.
         once: passes one picture without objects through what is trained, given the recipe and the parts on torch's meta device: what
             autograd keeps of it is counted.
@@ -71,7 +71,7 @@ class Stage:
     config: Callable[[Any], StageConfig]
     trains: Callable[[Any, Any], Iterable[nn.Parameter]]
     loss: Callable[[Any, Any], nn.Module]
-    sees: Literal["features", "pixels"] = "features"
+    sees: Literal["features", "both", "pixels"] = "features"
     once: Callable[[Any, Mapping[str, Any]], Any] = lambda recipe, parts: unet_once(parts)
 
 
@@ -92,6 +92,25 @@ def denoiser_stage(
 ) -> Stage:
     """The stage of a method that denoises, by the recipe's section ``denoiser``; ``loss``: in place of ``loss.DenoiserLoss``."""
     return Stage("denoiser", config=lambda recipe: recipe.denoiser.train, trains=trains, loss=loss or _denoiser_loss, once=once)
+
+
+def _decoder_loss(pipe: ScenePipeline, recipe: Recipe) -> nn.Module:
+    from .decoder import DecoderLoss
+
+    return DecoderLoss(pipe, recipe)
+
+
+def _decoder_parameters(pipe: Any, recipe: Recipe) -> Iterable[nn.Parameter]:
+    from ..models.autoencoder import decoder_parameters
+
+    return decoder_parameters(pipe.vae)
+
+
+DECODER = Stage(
+    "decoder", config=lambda recipe: recipe.decoder.train, trains=_decoder_parameters, loss=_decoder_loss, sees="both",
+    once=lambda recipe, parts: None,  # what is looked at is counted by itself
+)  # fmt: skip
+"""The stage of a recipe's section ``decoder``, whatever its method."""
 
 
 def _denoiser_loss(pipe: ScenePipeline, recipe: Recipe) -> nn.Module:
@@ -250,6 +269,12 @@ class Method:
     licence: str = "none stated"
     exact: str = "not measured"
     differs: str = ""
+
+    def stages_of(self, recipe: Recipe) -> tuple[Stage, ...]:
+        """What a recipe trains, in order: the method's own stages, and the decoder where it says so."""
+        if recipe.decoder is None:
+            return self.stages
+        return (DECODER,) if recipe.decoder.alone else (*self.stages, DECODER)
 
     def of_boxes(self) -> str | None:
         """What who uses its pictures must know of their labels; None where every box was given to it as it is."""

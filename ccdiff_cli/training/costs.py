@@ -47,8 +47,9 @@ def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Pat
     """
     try:
         parts, frozen = _parts_without_weights(recipe, Path(start) if start else None)
-        looking = _looking(recipe, Path(start) if start else None) if recipe.denoiser.perceptual else (0, 0)
-        needs = [_of_stage(recipe, stage, parts, frozen, scenes, looking) for stage in method_named(recipe.method).stages]
+        looks = recipe.denoiser.perceptual or recipe.decoder is not None
+        looking = _looking(recipe, Path(start) if start else None) if looks else (0, 0)
+        needs = [_of_stage(recipe, stage, parts, frozen, scenes, looking) for stage in method_named(recipe.method).stages_of(recipe)]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError, AttributeError):  # said by what loads them
         return {}
     need = max(needs, key=lambda found: found["weights"] + found["pictures"] + found["objects"])
@@ -61,19 +62,21 @@ def _of_stage(
     method, train = method_named(recipe.method), stage.config(recipe)
     kept = _kept_by(stage, recipe, parts)
     every = sum(map(_count, parts.values()))
-    changed = {id(p): p.numel() for p in stage.trains(SimpleNamespace(**parts), recipe)}
-    trained = sum(changed.values())
-    if recipe.unet is not None and recipe.unet.lora and "unet" in parts:
-        more = numbers(parts["unet"], stage.trains(SimpleNamespace(**parts), recipe), recipe.unet.lora)
-        trained, every = trained + more, every + more
-    looked, decoder = looking if stage.sees == "features" else (0, 0)
-    trained += decoder  # its values are among the frozen ones
+    looked, decoder = looking if stage.sees == "both" or recipe.denoiser.perceptual else (0, 0)
+    if stage.sees == "both":
+        trained = decoder  # its values are among the frozen ones
+    else:
+        changed = {id(p): p.numel() for p in stage.trains(SimpleNamespace(**parts), recipe)}
+        trained = sum(changed.values())
+        if recipe.unet is not None and recipe.unet.lora and "unet" in parts:
+            more = numbers(parts["unet"], stage.trains(SimpleNamespace(**parts), recipe), recipe.unet.lora)
+            trained, every = trained + more, every + more
     ema = 4 if train.ema_decay else 0
     moments = 2 if train.optimizer == "adamw8bit" else 8
     weights = trained * (_TRAINED + moments + ema) + (every - trained) * _UNTRAINED + frozen
     width = 4 if train.precision == "float32" else 2
     picture = kept * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0) + looked * width
-    objects = [len(scene.instances) for scene in scenes] if stage.sees == "features" else []
+    objects = [len(scene.instances) for scene in scenes] if stage.sees != "pixels" else []
     crowd = _largest_piece(objects, train.batch_size, recipe.denoiser.objects_at_once)
     return {
         "weights": weights,
@@ -180,7 +183,7 @@ def _kept_by(stage: Stage, recipe: Recipe, parts: dict[str, torch.nn.Module]) ->
 
 
 def _looking(recipe: Recipe, start: Path | None) -> tuple[int, int]:
-    """The same of one whose latents are decoded and looked at; and the decoder's numbers, where it is trained."""
+    """The same of one whose latents are decoded and looked at; and the decoder's numbers."""
     auto, side = recipe.autoencoder, recipe.picture_size
     if auto is None:
         return 0, 0
@@ -188,9 +191,7 @@ def _looking(recipe: Recipe, start: Path | None) -> tuple[int, int]:
     with torch.device("meta"):
         decoder = autoencoder_without_weights(folder) if folder else TinyAutoencoder((auto.width,) * 4, auto.latent_channels)
         parts = [decoder.requires_grad_(False), EfficientNetLite0(torch.nn.BatchNorm2d).eval().requires_grad_(False)]
-        trained = decoder_parameters(decoder) if recipe.denoiser.decoder else []
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        trained = decoder_parameters(decoder)
         small = side // 2 ** (len(decoder.config.block_out_channels) - 1)
         latents = torch.empty(1, decoder.config.latent_channels, small, small, requires_grad=True)
         kept = _numbers_kept(parts, lambda: parts[1](decoder.decode(latents, return_dict=False)[0]))

@@ -149,13 +149,13 @@ def pixel_source(items: Sequence[TrainingItem], scenes: Sequence[Scene], stage: 
 
 
 def batch_source(items: Sequence[TrainingItem], features: Features, work: Work, pipe: ScenePipeline, stage: Stage) -> BatchOf:
-    """Batches ``{"latents", "layout", "dropped", "empty_tokens"}`` for a stage that sees cached features; with the real "pixels" where the
-    recipe's loss looks at them."""
+    """Batches ``{"latents", "layout", "dropped", "empty_tokens"}`` for a stage that sees cached features; with the real "pixels" where its
+    loss looks at them."""
     recipe, bank, classes = work.recipe, work.bank, pipe.known_classes or list(work.prepared.classes)
     class_tokens, class_pooled = _texts(features, classes)
     empty, _ = _texts(features, [recipe.sampling.negative_prompt])
     config, dropout = stage.config(recipe), recipe.denoiser.dropout
-    places = _places(work.scenes) if recipe.denoiser.perceptual else {}
+    places = _places(work.scenes) if stage.sees == "both" or recipe.denoiser.perceptual else {}
 
     def batch_of(step: int, micro: int, rank: int, world: int) -> dict[str, Any]:
         indices = batch_indices(
@@ -196,7 +196,7 @@ def batch_source(items: Sequence[TrainingItem], features: Features, work: Work, 
             captions=tuple(captions), metadata=pipe.metadata_of([item.scene for item in drawn]),
         )  # fmt: skip
         batch = {"latents": latents, "layout": pipe.prepare_layout(layout), "dropped": torch.from_numpy(dropped), "empty_tokens": empty}
-        if recipe.denoiser.perceptual:
+        if places:
             batch["pixels"] = pixel_tensor([_pixels(work.scenes, places, item.latent) for item in drawn])
         return batch
 
@@ -233,7 +233,7 @@ def train_stage(
     recipe, accelerator = work.recipe, work.accelerator
     parts: list[Any] = [part for name, part in pipe.modules_of().items() if name in pipe.TRAINED]
     for part in parts:
-        part.requires_grad_(False)
+        part.requires_grad_(False).to(accelerator.device)
         if recipe.denoiser.gradient_checkpointing:
             with contextlib.suppress(AttributeError, ValueError):  # a part that has no such mode
                 part.enable_gradient_checkpointing()

@@ -31,7 +31,7 @@ from ..errors import CCDiffError, os_errors
 from ..files import atomic_write, clear_partials, content_key, read_json, write_json
 from ..generator import GENERATOR_FILE, Generator, changed_files, generator_key, part_hashes, read_generator
 from ..locks import locked
-from ..methods import load_pipeline, method_named, method_of
+from ..methods import Stage, load_pipeline, method_named, method_of
 from ..methods.method import REFERENCES
 from ..methods.recipe import StageConfig, in_steps
 from ..models.pipeline import ScenePipeline, check_weights
@@ -81,7 +81,8 @@ def train(
         recipe: what to train (see ``recipes.load_recipe``).
         data: a prepared set whose pictures are ``recipe.picture_size`` squares.
         out: the generator folder; training state lies in ``out/train``.
-        start: a generator folder to go on from: its VAE (but see ``denoiser.decoder``) and encoders are kept, its denoiser goes on.
+        start: a generator folder to go on from: its VAE and encoders are kept, its denoiser goes on; with the recipe's section ``decoder``
+            the VAE's decoder goes on, too, or alone.
         transplanted: of ``start`` only the encoders, the resampler and the inner levels of the UNet are taken (see ``transplant``);
             autoencoder and UNet are the recipe's, whose latents and widths may be others.
         say: is told by how many processes and threads, how much, and in how much memory is trained.
@@ -99,8 +100,7 @@ def train(
     check_sets({"real": prepared}, out)
     scenes = prepared.split("train")
     _check_set(prepared, scenes, recipe)
-    if start:
-        _check_start(start, recipe, transplanted)
+    _check_start(start, recipe, transplanted)
     start_key = generator_key(start) if start else None
     identity: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "data": prepared.key(), "start": start_key}
     if transplanted:
@@ -142,7 +142,7 @@ def train(
         if given is not None and start is not None:
             check_weights(given, start)
         pipe, told, keys = _assemble(work, given, start_key, transplanted)
-        losses = _train_stages(work, pipe, identity, keys)
+        stage, losses = _train_stages(work, pipe, identity, keys)
     description = {
         "format": "ccdiff generator 1",
         "identity": made_from,
@@ -151,7 +151,7 @@ def train(
         "classes": list(prepared.classes),
         "recipe": asked.model_dump(mode="json"),
         "data": {"key": prepared.key(), "pictures": len(scenes), "sources": sorted({scene.source for scene in scenes})},
-        "steps": method.stages[-1].config(recipe).steps,
+        "steps": stage.config(recipe).steps,
         "final_loss": float(np.mean(losses[-100:])),
         "versions": versions(),
         "ccdiff": __version__,
@@ -188,8 +188,8 @@ def _assemble(
     return pipe, told, (autoencoder_key, encoders_key)
 
 
-def _train_stages(work: Work, pipe: ScenePipeline, identity: dict[str, Any], keys: tuple[str, str]) -> list[float]:
-    """Train the method's stages, one after the other, in place; the losses of the last."""
+def _train_stages(work: Work, pipe: ScenePipeline, identity: dict[str, Any], keys: tuple[str, str]) -> tuple[Stage, list[float]]:
+    """Train the recipe's stages, one after the other, in place; the last of the method's own that was trained, and its losses."""
     recipe, method, bank, accelerator = work.recipe, work.method, work.bank, work.accelerator
     for name, part in pipe.modules_of().items():
         part.requires_grad_(False)
@@ -201,9 +201,9 @@ def _train_stages(work: Work, pipe: ScenePipeline, identity: dict[str, Any], key
     if isinstance(bank.similarity, EmbeddingSimilarity):
         bank.similarity.remember([item.caption for item in items], work.progress)
     autoencoder_key, encoders_key = keys
-    losses: list[float] = []
+    told: list[tuple[Stage, list[float]]] = []
     features, resting = None, Resting(work, pipe)
-    for stage in method.stages:
+    for stage in method.stages_of(recipe):
         sample = None
         if stage.sees == "pixels":
             batch_of = pixel_source(items, work.scenes, stage, recipe)
@@ -213,18 +213,19 @@ def _train_stages(work: Work, pipe: ScenePipeline, identity: dict[str, Any], key
                 features = cache_features(work, pipe, items, autoencoder_key=autoencoder_key, encoders_key=encoders_key)
                 resting.leave()
             batch_of = batch_source(items, features, work, pipe, stage)
-            sample = _samples(work, pipe, resting)
+            sample = _samples(work, pipe, resting, stage)
         set_schedule(work, pipe, training=True)
-        losses = train_stage(work, pipe, stage, batch_of, key=identity, sample=sample)
+        told.append((stage, train_stage(work, pipe, stage, batch_of, key=identity, sample=sample)))
     resting.come_back()
-    return losses
+    return next((one for one in reversed(told) if one[0] in method.stages), told[-1])
 
 
-def _samples(work: Work, pipe: ScenePipeline, resting: Resting) -> tuple[Callable[[int], None], Callable[[int], bool]]:
+def _samples(work: Work, pipe: ScenePipeline, resting: Resting, stage: Stage) -> tuple[Callable[[int], None], Callable[[int], bool]]:
     """How validation pictures of a step are made, and whether they are there."""
+    of = "" if stage in work.method.stages else f"{stage.name}-"
 
     def sheet(step: int) -> Path:
-        return work.folder / "samples" / f"step-{step:08d}.png"
+        return work.folder / "samples" / f"{of}step-{step:08d}.png"
 
     def draw(step: int) -> None:
         with resting.awake():
@@ -247,8 +248,16 @@ def set_schedule(work: Work, pipe: ScenePipeline, *, training: bool) -> None:
         pipe.register_modules(scheduler=schedule)
 
 
-def _check_start(start: str | Path, recipe: Recipe, as_transplant: bool) -> None:
+def _check_start(start: str | Path | None, recipe: Recipe, as_transplant: bool) -> None:
     """Whether a training can go on from a generator: a transplant from any, else from one of its own method."""
+    if recipe.decoder is not None and recipe.decoder.alone and (start is None or as_transplant):
+        raise CCDiffError(
+            "the decoder alone is to be trained, and there is no finished denoiser whose latents it draws",
+            where="recipe key decoder.alone",
+            fix="give --from GENERATOR without --transplant, or set it to false: the denoiser is trained first",
+        )
+    if start is None:
+        return
     found = method_of(read_generator(start), where=start)
     if not as_transplant and found.name != recipe.method:
         raise CCDiffError(
@@ -342,8 +351,7 @@ def plan(
         check_sets({"real": prepared}, out)
     scenes = prepared.split("train")
     _check_set(prepared, scenes, recipe)
-    if start:
-        _check_start(start, recipe, transplanted)
+    _check_start(start, recipe, transplanted)
     needs, processes = recipe.base(), max(1, int(os.environ.get("WORLD_SIZE", "1")))
     recipe = in_steps(recipe, len(scenes), processes)
     stages: dict[str, Any] = {}
@@ -351,7 +359,7 @@ def plan(
         stages["autoencoder"] = None if recipe.autoencoder.source else recipe.autoencoder.train
     if recipe.encoders is not None and needs & {"text", "image"} and not start:
         stages["encoders"] = recipe.encoders.train
-    stages |= {stage.name: stage.config(recipe) for stage in method_named(recipe.method).stages}
+    stages |= {stage.name: stage.config(recipe) for stage in method_named(recipe.method).stages_of(recipe)}
     check_extras(recipe)
     sources = check_sources(recipe, start=start, transplanted=transplanted)
     memory = check_training(recipe, scenes, where=prepared.root, start=None if transplanted else start)
@@ -384,9 +392,9 @@ def processes_note(recipe: Recipe, pictures: int, accelerator: Accelerator) -> s
     NOTE: ``accelerate launch --cpu`` starts one process whatever it is told (it leaves more of them to MPI), with the address that several
     would meet at and without the number of them.
     """
-    stage = method_named(recipe.method).stages[-1]
     note = f"{_processes(accelerator.num_processes)} on {accelerator.device.type}"
-    note = f"{note}; {stage.name}: {length_note(stage.config(recipe), pictures, accelerator.num_processes)}"
+    for stage in method_named(recipe.method).stages_of(recipe):
+        note = f"{note}; {stage.name}: {length_note(stage.config(recipe), pictures, accelerator.num_processes)}"
     if accelerator.num_processes == 1 and {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         note += (
             "\nWARNING: accelerate launch was asked for more than one process and started one, as it does without GPUs; "
@@ -476,7 +484,7 @@ def _validation_pictures(work: Work, pipe: Any, path: Path, count: int = 16) -> 
     for module, _ in modes:
         module.eval()
     set_schedule(work, pipe, training=False)
-    at_once = work.method.stages[-1].config(recipe).batch_size  # no more memory than a step of the training takes
+    at_once = work.method.stages_of(recipe)[-1].config(recipe).batch_size  # no more memory than a step of the training takes
     images: list[Image.Image] = []
     for first in range(0, len(scenes), at_once):
         some = range(first, min(first + at_once, len(scenes)))

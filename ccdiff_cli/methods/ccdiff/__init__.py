@@ -78,10 +78,8 @@ class CCDiffRecipe(LatentRecipe):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """In the form of the versions that knew no other method, so that their generators have the same identity as now."""
-        values: dict[str, Any] = dump(self)
+        values = self._without_later(dump(self))
         del values["method"]
-        if self.retrieval == "words":
-            del values["retrieval"]
         last = {key: values.pop(key) for key in ("resampler", "conditioning", "denoiser", "sampling")}
         return values | last
 

@@ -1,0 +1,189 @@
+"""The last stage that teaches the decoder on what the denoiser hands it: what it changes, what it leaves, how it goes on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from safetensors.torch import load_file
+
+from ccdiff_cli.cli import main
+from ccdiff_cli.detectors import backbones
+from ccdiff_cli.errors import CCDiffError
+from ccdiff_cli.methods import METHODS
+from ccdiff_cli.methods.decoder import DecoderLoss
+from ccdiff_cli.methods.perceptual import BELOW
+from ccdiff_cli.models.autoencoder import encoder_weights
+from ccdiff_cli.recipes import load_recipe
+from ccdiff_cli.training import plan, train
+from ccdiff_cli.training.costs import memory_of_training
+from tests.models.small import TEXT, TOKENS, make_batch, make_pipeline
+
+needs_weights = pytest.mark.skipif(
+    importlib.util.find_spec(backbones.LITE0_PACKAGE) is None, reason="the extra cpu-detector is not installed"
+)
+ALONE = {"decoder.alone": True, "decoder.train.steps": 2, "decoder.train.batch_size": 2}
+
+
+def loss_of(prediction: str, **settings: Any) -> DecoderLoss:
+    torch.manual_seed(0)
+    pipe = make_pipeline()
+    pipe.register_modules(scheduler=DDPMScheduler(prediction_type=prediction))
+    for part in pipe.modules_of().values():
+        part.eval().requires_grad_(False)
+    return DecoderLoss(pipe, load_recipe("tiny", {"decoder.train.steps": 2, **settings}))
+
+
+def batch_of(loss: DecoderLoss, count: int = 4) -> dict[str, Any]:
+    layout = make_batch([1] * count)
+    return {
+        "latents": torch.randn(count, loss.pipe.unet.config.in_channels, *layout.latent_size),
+        "layout": layout,
+        "dropped": torch.zeros(count, dtype=torch.bool),
+        "empty_tokens": torch.randn(1, TOKENS, TEXT),
+        "pixels": torch.rand(count, 3, *layout.image_size) * 2 - 1,
+    }
+
+
+@needs_weights
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_what_is_decoded_is_what_the_denoiser_says_is_behind_little_noise(prediction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = loss_of(prediction)
+    batch = batch_of(loss, 64)
+    [(share, piece)] = loss.parts(batch)
+    assert share == 1 and int(piece["steps"].min()) >= 0 and BELOW * 900 < int(piece["steps"].max()) < BELOW * 1000
+    batch = batch_of(loss)
+    noise, steps = torch.randn(batch["latents"].shape), torch.tensor([0, 149, 150, 599])
+    right = noise if prediction == "epsilon" else loss.scheduler.get_velocity(batch["latents"], noise, steps)
+    shown: list[torch.Tensor] = []
+    monkeypatch.setattr(loss, "seen", lambda *given: (shown.extend(given), torch.tensor([1.0, 2.0, 3.0, 6.0]))[-1])
+    monkeypatch.setattr(loss.pipe, "condition", lambda *args, **more: None)
+    monkeypatch.setattr(loss.pipe, "predict", lambda *args: right)
+    assert float(loss(**batch, noise=noise, steps=steps)) == 3.0
+    made, pixels, sure = shown
+    torch.testing.assert_close(made, batch["latents"], rtol=1e-3, atol=1e-3)  # a network that is right shows the real picture
+    assert torch.equal(pixels, batch["pixels"]) and sure.tolist() == [True, True, False, False]
+
+
+@needs_weights
+def test_the_decoder_alone_has_a_gradient_and_pieces_add_up_to_the_batch() -> None:
+    loss = loss_of("v_prediction")
+    vae, batch = loss.pipe.vae, batch_of(loss)
+
+    def gradients(most: int) -> dict[str, torch.Tensor]:
+        loss.objects_at_once = most
+        loss.zero_grad(set_to_none=True)
+        torch.manual_seed(3)
+        pieces = loss.parts(batch)
+        assert len(pieces) == (1 if most > 3 else 4)
+        for share, piece in pieces:
+            torch.manual_seed(4)  # the same shift of the pictures
+            (loss(**piece) * share).backward()
+        return {name: p.grad for name, p in loss.named_parameters() if p.grad is not None}
+
+    whole, pieced = gradients(1000), gradients(1)
+    encoder = {f"vae.{name}" for name in encoder_weights(vae)}
+    assert encoder and whole.keys() == {f"vae.{name}" for name, _ in vae.named_parameters()} - encoder
+    assert not any(p.requires_grad for p in loss.pipe.unet.parameters())
+    apart = sum(float((pieced[name] - value).square().sum()) for name, value in whole.items())
+    assert apart < 1e-4 * sum(float(value.square().sum()) for value in whole.values())  # the network's kinks turn rounding into more
+
+
+@needs_weights
+def test_alone_it_leaves_all_but_the_decoder_and_after_a_denoiser_both_are_trained(recipe_file, prepared, generator, tmp_path) -> None:
+    alone, both = (load_recipe(recipe_file, ALONE | {"decoder.alone": only}) for only in (True, False))
+    told = train(alone, prepared, tmp_path / "alone", start=generator, cpu=True)
+    assert told["steps"] == 2 and told["recipe"]["decoder"]["alone"] is True and told["start"]["generator"]
+    changed = set()
+    for path in generator.rglob("*.safetensors"):
+        if "train" in path.relative_to(generator).parts:
+            continue
+        name, before = path.relative_to(generator).as_posix(), load_file(path)
+        after = load_file(tmp_path / "alone" / name)
+        changed |= {(name.split("/")[0], key) for key in before if not torch.equal(before[key], after[key])}
+    assert changed and all(part == "vae" and not key.startswith("encoder") for part, key in changed)
+    assert not (tmp_path / "alone" / "train" / "denoiser").exists()
+    assert [path.name for path in sorted((tmp_path / "alone" / "train" / "samples").iterdir())] == ["decoder-step-00000002.png"]
+
+    told = train(both, prepared, tmp_path / "both", cpu=True)
+    assert told["steps"] == both.denoiser.train.steps
+    assert {"denoiser", "decoder"} <= {path.name for path in (tmp_path / "both" / "train").iterdir()}
+    assert train(both, prepared, tmp_path / "both", cpu=True)["identity"] == told["identity"]  # known as finished
+    described = plan(both, prepared)
+    assert (
+        described["decoder"].startswith("2 steps of 2 pictures")
+        and "denoiser" in described
+        and "denoiser" not in plan(alone, prepared, start=generator)
+    )
+
+
+@needs_weights
+def test_it_goes_on_where_it_was_killed(recipe_file, prepared, generator, tmp_path) -> None:
+    recipe = load_recipe(recipe_file, ALONE | {"decoder.train.steps": 4, "decoder.train.checkpoint_every": 1})
+    train(recipe, prepared, tmp_path / "whole", start=generator, cpu=True)
+    stopped = tmp_path / "stopped"
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "decoder" and done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, prepared, stopped, start=generator, cpu=True, progress=stop)
+    assert list((stopped / "train" / "decoder").glob("checkpoint-*.pt"))
+    train(recipe, prepared, stopped, start=generator, cpu=True)
+    file = "vae/diffusion_pytorch_model.safetensors"
+    assert (stopped / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_its_memory_is_the_decoder_s_and_what_is_looked_at(recipe_file, generator) -> None:
+    plain, looked, alone = (
+        memory_of_training(load_recipe(recipe_file, changes), (), generator)
+        for changes in (
+            {},
+            {"denoiser.perceptual": 0.1},
+            ALONE | {"decoder.train.batch_size": load_recipe(recipe_file).denoiser.train.batch_size},
+        )
+    )
+    assert alone["weights"] < plain["weights"]  # the UNet has neither gradients nor moments
+    assert 0 < alone["pictures"] < looked["pictures"]
+    decoder = sum(
+        t.numel() for k, t in load_file(generator / "vae" / "diffusion_pytorch_model.safetensors").items() if not k.startswith("encoder")
+    )
+    assert alone["checkpoint"] == decoder * 4 * 4  # value, two moments, average
+
+
+@pytest.mark.parametrize("arguments", [(), ("--from", "tiny", "--transplant")])
+def test_alone_it_needs_a_finished_denoiser(prepared, tmp_path, capsys, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--recipe", "tiny", "--data", str(prepared), "--set", "picture_size=32", "--set", "decoder.alone=true", *arguments,
+              "--out", str(tmp_path / "g")])  # fmt: skip
+    said = " ".join(capsys.readouterr().err.split())
+    assert left.value.code == 2 and "decoder.alone" in said and "--from GENERATOR" in said
+    assert not (tmp_path / "g" / "train").exists()
+
+
+def test_without_the_network_s_weights_nothing_is_begun(prepared, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(backbones, "_lite0_file", lambda: None)
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--recipe", "tiny", "--data", str(prepared), "--set", "picture_size=32", "--set", "decoder.train.steps=2",
+              "--out", str(tmp_path / "g")])  # fmt: skip
+    said = " ".join(capsys.readouterr().err.split())
+    assert left.value.code == 2 and "decoder" in said and "pip install 'ccdiff[cpu-detector]'" in said
+    assert not (tmp_path / "g" / "train").exists()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_methods_that_denoise_latents_take_it_and_the_others_say_why_not(name: str) -> None:
+    recipe = "tiny" if name == "ccdiff++" else f"{name}-tiny"
+    if name in ("layoutdiffusion", "txt2img_mhn"):
+        with pytest.raises(CCDiffError, match="decoder: it draws the latents"):
+            load_recipe(recipe, {"decoder.train.steps": 2})
+        return
+    found = load_recipe(recipe, {"decoder.train.epochs": 2})
+    assert [stage.name for stage in METHODS[found.method].stages_of(found)][-1] == "decoder"
+    assert found.decoder is not None and found.decoder.train.steps == 0
+    assert "decoder" not in json.loads(load_recipe(recipe).model_dump_json())
