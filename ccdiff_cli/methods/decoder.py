@@ -1,28 +1,72 @@
 """The autoencoder's decoder, taught on what a finished denoiser hands it.
 
-What is notable: a decoder that learned on pictures' own latents draws smoothly what a denoiser makes of noise.  Here real latents are
-noised to a time below ``BELOW``, denoised in one pass without gradients, decoded, and held against the real picture by what
-``perceptual.PerceptualLoss`` sees.  Neither the latents nor anything that makes them changes: the same seed gives the same scene, drawn
-otherwise.
+What is notable:
+
+* A decoder that learned on pictures' own latents draws smoothly what a denoiser makes of noise.  Here real latents are noised to a time
+  below ``BELOW``, denoised in one pass without gradients, decoded, and held against the real picture by what
+  ``perceptual.PerceptualLoss`` sees.  Neither the latents nor anything that makes them changes: the same seed gives the same scene, drawn
+  otherwise.
+* That alone asks for the mean of the textures that the noise leaves possible.  A judge of the same features asks for one of them: small
+  convolutions on each level of the network, told decoded from real (a projected discriminator: Sauer et al., NeurIPS 2021), with a
+  hinge.  A judge of pixels taught a decoder to draw dots (docs/log.md, 2026-11-27); what the network does not see, this one cannot ask for.
+* Decoder and judge take their steps together, in one module with one optimizer, and the judge keeps no state but its weights (its spectral
+  norms are found anew each time), so a training that was killed goes on to the same bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
+from torch.nn import functional as F
 
 from ..models.autoencoder import decoder_parameters
 from ..models.layout import LayoutBatch
 from ..models.pipeline import ScenePipeline
 from .loss import denoised, in_pieces
-from .perceptual import BELOW, SURE, PerceptualLoss
+from .perceptual import BELOW, CHANNELS, SURE, PerceptualLoss
 from .recipe import Recipe
+
+WIDTH = 64
+"""Channels of the judge."""
+JUDGED = 0.1
+"""Weight of the judge beside the distance: its gradient on the pictures is then half of the distance's."""
+
+
+class _Bounded(nn.Conv2d):
+    """A convolution whose matrix has a largest singular value of 1, as spectral normalisation makes it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        matrix = self.weight.flatten(1).double()  # mixed precision leaves it as it is
+        norm = torch.linalg.eigvalsh(matrix @ matrix.T)[-1].sqrt()
+        return self._conv_forward(x, self.weight / norm.to(self.weight), self.bias)
+
+
+class Judge(nn.Module):
+    """What a network sees at its levels, each (n, C, h, w) of unit length -> for each level (n, 1, h, w): above 0 real, below 0 decoded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                _Bounded(channels, WIDTH, 3, padding=1),
+                nn.LeakyReLU(0.2),
+                _Bounded(WIDTH, WIDTH, 3, padding=1),
+                nn.LeakyReLU(0.2),
+                _Bounded(WIDTH, 1, 1),
+            )
+            for channels in CHANNELS
+        )
+
+    def forward(self, seen: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [level(x * x.shape[1] ** 0.5) for level, x in zip(self.levels, seen, strict=True)]
 
 
 class DecoderLoss(nn.Module):
-    """``forward(**piece of :meth:`parts`) -> loss``: the autoencoder, of which the decoder is trained."""
+    """``forward(**piece of :meth:`parts`) -> loss``: the autoencoder, of which the decoder is trained, and its judge."""
 
     def __init__(self, pipe: ScenePipeline, recipe: Recipe) -> None:
         super().__init__()
@@ -31,6 +75,9 @@ class DecoderLoss(nn.Module):
         self.seen = PerceptualLoss(pipe)
         for parameter in decoder_parameters(pipe.vae):
             parameter.requires_grad_(True)
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(recipe.seed)
+            self.judge = Judge()
 
     def parts(self, batch: dict[str, Any]) -> list[tuple[float, dict[str, Any]]]:
         """A batch in pieces, as ``loss.DenoiserLoss.parts`` divides it, with noise and low times drawn on the CPU."""
@@ -55,4 +102,10 @@ class DecoderLoss(nn.Module):
             condition = self.pipe.condition(layout, empty_tokens, dropped=torch.zeros_like(dropped))
             clean = denoised(self.scheduler, noisy, self.pipe.predict(noisy, steps, condition), steps)
         sure = steps < SURE * self.scheduler.config.num_train_timesteps
-        return self.seen(clean, pixels, sure).mean()
+        unlike, made, real = self.seen.compared(clean, pixels, sure)
+        # the judge learns of what is decoded as it is, the decoder of the judge as it is
+        fixed = {name: parameter.detach() for name, parameter in self.judge.named_parameters()}
+        fooled = torch.stack([-level.mean() for level in functional_call(self.judge, fixed, (made,))]).mean()
+        told = zip(self.judge(real), self.judge([level.detach() for level in made]), strict=True)
+        wrong = torch.stack([F.relu(1 - yes).mean() + F.relu(1 + no).mean() for yes, no in told]).mean()
+        return unlike.mean() + JUDGED * (fooled + wrong)

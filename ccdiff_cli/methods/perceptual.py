@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from ..detectors import DetectorConfig
-from ..detectors.backbones import find_weights, imagenet_lite0
+from ..detectors.backbones import LITE0_LEVELS, find_weights, imagenet_lite0
 from ..errors import CCDiffError
 
 BELOW, SURE = 0.6, 0.15
 """Shares of the schedule's times, from the clean end: up to which pictures are looked at, and up to which pixels are compared."""
-STRIDE = 32
-"""Pixels of the network's coarsest cell."""
+STRIDE, CHANNELS = 32, tuple(LITE0_LEVELS.values())
+"""Pixels of the network's coarsest cell, and channels of each of its levels."""
 PIXELS = 1.0
 """Weight of a pixel's error (of 2: black for white) beside the distance."""
 
@@ -71,6 +71,10 @@ class PerceptualLoss:
         pipe.vae.requires_grad_(False)
 
     def __call__(self, latents: Tensor, pixels: Tensor, sure: Tensor) -> Tensor:
+        return self.compared(latents, pixels, sure)[0]
+
+    def compared(self, latents: Tensor, pixels: Tensor, sure: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The same, with what the network sees of the decoded and the real pictures: :data:`CHANNELS` of unit length at strides 4 to 32."""
         self.network.to(pixels.device)
         made = self.pipe.decoded(latents)
         error = PIXELS * picture_error(made, pixels) * sure
@@ -78,8 +82,9 @@ class PerceptualLoss:
         made, pixels = made.roll(shift, (2, 3)), pixels.roll(shift, (2, 3))
         with torch.no_grad():
             wanted = self._features(pixels)
-        each = [(a - b).square().sum(1).mean((1, 2)) for a, b in zip(self._features(made), wanted, strict=True)]
-        return torch.stack(each).mean(0) + error
+        seen = self._features(made)
+        each = [(a - b).square().sum(1).mean((1, 2)) for a, b in zip(seen, wanted, strict=True)]
+        return torch.stack(each).mean(0) + error, seen, wanted
 
     def _features(self, pixels: Tensor) -> list[Tensor]:
         return [level * (level.square().sum(1, keepdim=True) + 1e-8).rsqrt() for level in self.network(pixels).values()]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from ..detectors.backbones import EfficientNetLite0
 from ..errors import CCDiffError
 from ..generator import SHIPPED, shipped_generator
 from ..methods import Base, Stage, method_named
+from ..methods.decoder import Judge
 from ..models.autoencoder import TinyAutoencoder, decoder_parameters
 from ..recipes import Recipe
 from ..scene import Scene
@@ -48,7 +50,7 @@ def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Pat
     try:
         parts, frozen = _parts_without_weights(recipe, Path(start) if start else None)
         looks = recipe.denoiser.perceptual or recipe.decoder is not None
-        looking = _looking(recipe, Path(start) if start else None) if looks else (0, 0)
+        looking = _looking(recipe, Path(start) if start else None) if looks else Looking()
         needs = [_of_stage(recipe, stage, parts, frozen, scenes, looking) for stage in method_named(recipe.method).stages_of(recipe)]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError, AttributeError):  # said by what loads them
         return {}
@@ -57,14 +59,15 @@ def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Pat
 
 
 def _of_stage(
-    recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], frozen: float, scenes: Sequence[Scene], looking: tuple[int, int]
+    recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], frozen: float, scenes: Sequence[Scene], looking: Looking
 ) -> dict[str, float]:
     method, train = method_named(recipe.method), stage.config(recipe)
     kept = _kept_by(stage, recipe, parts)
     every = sum(map(_count, parts.values()))
-    looked, decoder = looking if stage.sees == "both" or recipe.denoiser.perceptual else (0, 0)
+    looked = looking.picture if stage.sees == "both" or (stage.sees == "features" and recipe.denoiser.perceptual) else 0
     if stage.sees == "both":
-        trained = decoder  # its values are among the frozen ones
+        trained, every = looking.decoder + looking.judge, every + looking.judge  # the decoder's values are among the frozen ones
+        looked += looking.judged
     else:
         changed = {id(p): p.numel() for p in stage.trains(SimpleNamespace(**parts), recipe)}
         trained = sum(changed.values())
@@ -182,20 +185,32 @@ def _kept_by(stage: Stage, recipe: Recipe, parts: dict[str, torch.nn.Module]) ->
     return _numbers_kept(parts.values(), lambda: stage.once(recipe, parts))
 
 
-def _looking(recipe: Recipe, start: Path | None) -> tuple[int, int]:
-    """The same of one whose latents are decoded and looked at; and the decoder's numbers."""
+@dataclass(frozen=True)
+class Looking:
+    """What looking at decoded latents takes: numbers that autograd keeps of one picture, and of one that is judged, and those of decoder
+    and judge themselves."""
+
+    picture: int = 0
+    judged: int = 0
+    decoder: int = 0
+    judge: int = 0
+
+
+def _looking(recipe: Recipe, start: Path | None) -> Looking:
     auto, side = recipe.autoencoder, recipe.picture_size
     if auto is None:
-        return 0, 0
+        return Looking()
     folder = _folder("vae", start, auto.source, auto.subfolder)
     with torch.device("meta"):
         decoder = autoencoder_without_weights(folder) if folder else TinyAutoencoder((auto.width,) * 4, auto.latent_channels)
         parts = [decoder.requires_grad_(False), EfficientNetLite0(torch.nn.BatchNorm2d).eval().requires_grad_(False)]
-        trained = decoder_parameters(decoder)
+        judge = Judge()
         small = side // 2 ** (len(decoder.config.block_out_channels) - 1)
         latents = torch.empty(1, decoder.config.latent_channels, small, small, requires_grad=True)
+        seen = parts[1](decoder.decode(latents, return_dict=False)[0])
         kept = _numbers_kept(parts, lambda: parts[1](decoder.decode(latents, return_dict=False)[0]))
-    return kept, sum(parameter.numel() for parameter in trained)
+        judged = 3 * _numbers_kept([judge], lambda: judge(list(seen.values())))  # decoded ones twice, and real ones
+    return Looking(kept, judged, sum(parameter.numel() for parameter in decoder_parameters(decoder)), _count(judge))
 
 
 def _numbers_kept(parts: Iterable[torch.nn.Module], once: Callable[[], Any]) -> int:

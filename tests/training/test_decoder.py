@@ -10,13 +10,15 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from ccdiff_cli.cli import main
 from ccdiff_cli.detectors import backbones
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.methods import METHODS
-from ccdiff_cli.methods.decoder import DecoderLoss
-from ccdiff_cli.methods.perceptual import BELOW
+from ccdiff_cli.methods.decoder import JUDGED, DecoderLoss, Judge
+from ccdiff_cli.methods.loss import denoised
+from ccdiff_cli.methods.perceptual import BELOW, CHANNELS
 from ccdiff_cli.models.autoencoder import encoder_weights
 from ccdiff_cli.recipes import load_recipe
 from ccdiff_cli.training import plan, train
@@ -60,10 +62,13 @@ def test_what_is_decoded_is_what_the_denoiser_says_is_behind_little_noise(predic
     noise, steps = torch.randn(batch["latents"].shape), torch.tensor([0, 149, 150, 599])
     right = noise if prediction == "epsilon" else loss.scheduler.get_velocity(batch["latents"], noise, steps)
     shown: list[torch.Tensor] = []
-    monkeypatch.setattr(loss, "seen", lambda *given: (shown.extend(given), torch.tensor([1.0, 2.0, 3.0, 6.0]))[-1])
+    levels = [torch.randn(4, channels, 4, 4) for channels in CHANNELS]
+    unlike = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    monkeypatch.setattr(loss.seen, "compared", lambda *given: (shown.extend(given), (unlike, levels, levels))[-1])
     monkeypatch.setattr(loss.pipe, "condition", lambda *args, **more: None)
     monkeypatch.setattr(loss.pipe, "predict", lambda *args: right)
-    assert float(loss(**batch, noise=noise, steps=steps)) == 3.0
+    monkeypatch.setattr(loss.judge, "forward", lambda seen: [torch.zeros(4, 1, 4, 4) for _ in seen])
+    assert float(loss(**batch, noise=noise, steps=steps)) == pytest.approx(3.0 + 2 * JUDGED)  # of real and of decoded it is 1 off each
     made, pixels, sure = shown
     torch.testing.assert_close(made, batch["latents"], rtol=1e-3, atol=1e-3)  # a network that is right shows the real picture
     assert torch.equal(pixels, batch["pixels"]) and sure.tolist() == [True, True, False, False]
@@ -87,10 +92,69 @@ def test_the_decoder_alone_has_a_gradient_and_pieces_add_up_to_the_batch() -> No
 
     whole, pieced = gradients(1000), gradients(1)
     encoder = {f"vae.{name}" for name in encoder_weights(vae)}
-    assert encoder and whole.keys() == {f"vae.{name}" for name, _ in vae.named_parameters()} - encoder
+    judge = {f"judge.{name}" for name, _ in loss.judge.named_parameters()}
+    assert encoder and whole.keys() == {f"vae.{name}" for name, _ in vae.named_parameters()} - encoder | judge
     assert not any(p.requires_grad for p in loss.pipe.unet.parameters())
     apart = sum(float((pieced[name] - value).square().sum()) for name, value in whole.items())
     assert apart < 1e-4 * sum(float(value.square().sum()) for value in whole.values())  # the network's kinks turn rounding into more
+
+
+def test_a_judge_learns_to_tell_and_bounds_what_it_says() -> None:
+    torch.manual_seed(0)
+    judge = Judge()
+    with torch.no_grad():
+        for parameter in judge.parameters():
+            parameter.mul_(7.0)  # larger weights, the same judge but for its biases
+    real, made = ([F.normalize(torch.randn(4, c, 4, 4) + shift, dim=1) for c in CHANNELS] for shift in (0.3, 0.0))
+    judge_plain = [level.detach() for level in judge(real)]
+    before = [level.weight.detach().clone() for level in judge.modules() if isinstance(level, torch.nn.Conv2d)]
+    for layer, weight in zip([m for m in judge.modules() if isinstance(m, torch.nn.Conv2d)], before, strict=True):
+        x = torch.randn(1, layer.in_channels, 3, 3)
+        found = layer(x) - (0 if layer.bias is None else layer.bias.view(1, -1, 1, 1))
+        plain = F.conv2d(x, weight, padding=layer.padding)
+        torch.testing.assert_close(found, plain / torch.linalg.matrix_norm(weight.flatten(1), 2), rtol=1e-3, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(torch.allclose(a.float(), b, atol=0.1) for a, b in zip(judge(real), judge_plain, strict=True))
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(30):
+        wrong = sum(F.relu(1 - yes).mean() + F.relu(1 + no).mean() for yes, no in zip(judge(real), judge(made), strict=True))
+        optimizer.zero_grad()
+        wrong.backward()
+        optimizer.step()
+        losses.append(float(wrong.detach()))
+    assert losses[-1] < 0.7 * losses[0] and not list(judge.buffers())
+
+
+@needs_weights
+def test_the_decoder_learns_to_be_taken_for_real_and_the_judge_not_to_be_fooled() -> None:
+    """Each gradient alone: that of the judge's verdict on the decoder's pictures goes to the decoder, that of its errors to the judge."""
+    loss = loss_of("v_prediction")
+    batch = batch_of(loss)
+    torch.manual_seed(1)
+    [(_, piece)] = loss.parts(batch)
+    torch.manual_seed(2)
+    loss(**piece).backward()
+    towards = {name: p.grad.clone() for name, p in loss.named_parameters() if p.grad is not None}
+    with torch.no_grad():
+        noisy = loss.scheduler.add_noise(piece["latents"], piece["noise"], piece["steps"])
+        condition = loss.pipe.condition(piece["layout"], piece["empty_tokens"], dropped=piece["dropped"])
+        clean = denoised(loss.scheduler, noisy, loss.pipe.predict(noisy, piece["steps"], condition), piece["steps"])
+    torch.manual_seed(2)
+    unlike, made, real = loss.seen.compared(clean, piece["pixels"], piece["steps"] < 150)
+    for parameter in loss.judge.parameters():
+        parameter.requires_grad_(False)
+    loss.zero_grad(set_to_none=True)
+    (unlike.mean() - JUDGED * torch.stack([level.mean() for level in loss.judge(made)]).mean()).backward()
+    for name, parameter in loss.vae.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(towards[f"vae.{name}"], parameter.grad, rtol=1e-3, atol=1e-6)
+    for parameter in loss.judge.parameters():
+        parameter.requires_grad_(True)
+    pairs = zip(loss.judge(real), loss.judge([level.detach() for level in made]), strict=True)
+    (JUDGED * torch.stack([F.relu(1 - yes).mean() + F.relu(1 + no).mean() for yes, no in pairs]).mean()).backward()
+    for name, parameter in loss.judge.named_parameters():
+        torch.testing.assert_close(towards[f"judge.{name}"], parameter.grad, rtol=1e-3, atol=1e-6)
 
 
 @needs_weights
@@ -148,12 +212,12 @@ def test_its_memory_is_the_decoder_s_and_what_is_looked_at(recipe_file, generato
             ALONE | {"decoder.train.batch_size": load_recipe(recipe_file).denoiser.train.batch_size},
         )
     )
-    assert alone["weights"] < plain["weights"]  # the UNet has neither gradients nor moments
     assert 0 < alone["pictures"] < looked["pictures"]
-    decoder = sum(
-        t.numel() for k, t in load_file(generator / "vae" / "diffusion_pytorch_model.safetensors").items() if not k.startswith("encoder")
-    )
-    assert alone["checkpoint"] == decoder * 4 * 4  # value, two moments, average
+    vae = load_file(generator / "vae" / "diffusion_pytorch_model.safetensors")
+    decoder = sum(t.numel() for k, t in vae.items() if not k.startswith("encoder"))
+    judge = sum(p.numel() for p in Judge().parameters())
+    assert alone["weights"] - 20 * (decoder + judge) < plain["weights"]  # the UNet has neither gradients nor moments nor an average
+    assert alone["checkpoint"] == (decoder + judge) * 4 * 4  # value, two moments, average
 
 
 @pytest.mark.parametrize("arguments", [(), ("--from", "tiny", "--transplant")])
