@@ -79,7 +79,7 @@ def _of_stage(
     weights = trained * (_TRAINED + moments + ema) + (every - trained) * _UNTRAINED + frozen
     width = 4 if train.precision == "float32" else 2
     picture = kept * width * (0.3 if recipe.denoiser.gradient_checkpointing else 1.0) + looked * width
-    objects = [len(scene.instances) for scene in scenes] if stage.sees != "pixels" else []
+    objects = [len(scene.instances) for scene in scenes] if stage.sees == "features" else []
     crowd = _largest_piece(objects, train.batch_size, recipe.denoiser.objects_at_once)
     return {
         "weights": weights,
@@ -207,9 +207,11 @@ def _looking(recipe: Recipe, start: Path | None) -> Looking:
         judge = Judge()
         small = side // 2 ** (len(decoder.config.block_out_channels) - 1)
         latents = torch.empty(1, decoder.config.latent_channels, small, small, requires_grad=True)
-        seen = parts[1](decoder.decode(latents, return_dict=False)[0])
         kept = _numbers_kept(parts, lambda: parts[1](decoder.decode(latents, return_dict=False)[0]))
-        judged = 3 * _numbers_kept([judge], lambda: judge(list(seen.values())))  # decoded ones twice, and real ones
+        seen = list(parts[1](decoder.decode(latents, return_dict=False)[0]).values())
+        one = _numbers_kept([judge], lambda: judge(seen))
+        two = _numbers_kept([judge], lambda: judge([x.repeat(2, 1, 1, 1) for x in seen]))
+    judged = 3 * (two - one)  # decoded ones twice, and real ones; what is kept of the judge's own weights is kept once
     return Looking(kept, judged, sum(parameter.numel() for parameter in decoder_parameters(decoder)), _count(judge))
 
 
