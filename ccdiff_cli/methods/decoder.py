@@ -9,8 +9,10 @@ What is notable:
 * That alone asks for the mean of the textures that the noise leaves possible.  A judge of the same features asks for one of them: small
   convolutions on each level of the network, told decoded from real (a projected discriminator: Sauer et al., NeurIPS 2021), with a
   hinge.  A judge of pixels taught a decoder to draw dots (docs/log.md, 2026-11-27); what the network does not see, this one cannot ask for.
-* Decoder and judge take their steps together, in one module with one optimizer, and the judge keeps no state but its weights (its spectral
-  norms are found anew each time), so a training that was killed goes on to the same bytes.
+* The judge also sees latents that were sampled to their end, as a synthesis hands them over (``decoder.drawn``).  They have no real
+  picture, so nothing else can be asked of them.
+* Decoder and judge take their steps together, in one module with one optimizer, and the judge keeps no state but its weights (its
+  spectral norms are found anew each time), so a training that was killed goes on to the same bytes.
 """
 
 from __future__ import annotations
@@ -96,16 +98,23 @@ class DecoderLoss(nn.Module):
         noise: torch.Tensor,
         steps: torch.Tensor,
         pixels: torch.Tensor,
+        drawn: torch.Tensor | None = None,
     ) -> torch.Tensor:
         with torch.no_grad():
             noisy = self.scheduler.add_noise(latents, noise, steps)
             condition = self.pipe.condition(layout, empty_tokens, dropped=torch.zeros_like(dropped))
             clean = denoised(self.scheduler, noisy, self.pipe.predict(noisy, steps, condition), steps)
         sure = steps < SURE * self.scheduler.config.num_train_timesteps
-        unlike, made, real = self.seen.compared(clean, pixels, sure)
+        unlike, made, real = self.seen.compared(clean if drawn is None else torch.cat([clean, drawn]), pixels, sure)
+        count = len(clean)
         # the judge learns of what is decoded as it is, the decoder of the judge as it is
         fixed = {name: parameter.detach() for name, parameter in self.judge.named_parameters()}
-        fooled = torch.stack([-level.mean() for level in functional_call(self.judge, fixed, (made,))]).mean()
+        fooled = torch.stack([-_mean(level, count) for level in functional_call(self.judge, fixed, (made,))]).mean()
         told = zip(self.judge(real), self.judge([level.detach() for level in made]), strict=True)
-        wrong = torch.stack([F.relu(1 - yes).mean() + F.relu(1 + no).mean() for yes, no in told]).mean()
+        wrong = torch.stack([F.relu(1 - yes).mean() + _mean(F.relu(1 + no), count) for yes, no in told]).mean()
         return unlike.mean() + JUDGED * (fooled + wrong)
+
+
+def _mean(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Of denoised rows, the first ``count``, and of drawn ones, where there are any, in equal parts: so pieces add up to their batch."""
+    return values.mean() if len(values) == count else (values[:count].mean() + values[count:].mean()) / 2

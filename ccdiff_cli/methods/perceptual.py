@@ -74,16 +74,19 @@ class PerceptualLoss:
         return self.compared(latents, pixels, sure)[0]
 
     def compared(self, latents: Tensor, pixels: Tensor, sure: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The same, with what the network sees of the decoded and the real pictures: :data:`CHANNELS` of unit length at strides 4 to 32."""
+        """The same, with what the network sees of the decoded and the real pictures: :data:`CHANNELS` of unit length at strides 4 to 32.
+
+        Rows of ``latents`` beyond those of ``pixels`` are looked at and compared with nothing.
+        """
         self.network.to(pixels.device)
         made = self.pipe.decoded(latents)
-        error = PIXELS * picture_error(made, pixels) * sure
+        error = PIXELS * picture_error(made[: len(pixels)], pixels) * sure
         shift = tuple(torch.randint(0, STRIDE, (2,)).tolist())  # on the CPU: the same numbers on every device
         made, pixels = made.roll(shift, (2, 3)), pixels.roll(shift, (2, 3))
         with torch.no_grad():
             wanted = self._features(pixels)
         seen = self._features(made)
-        each = [(a - b).square().sum(1).mean((1, 2)) for a, b in zip(seen, wanted, strict=True)]
+        each = [(a[: len(b)] - b).square().sum(1).mean((1, 2)) for a, b in zip(seen, wanted, strict=True)]
         return torch.stack(each).mean(0) + error, seen, wanted
 
     def _features(self, pixels: Tensor) -> list[Tensor]:

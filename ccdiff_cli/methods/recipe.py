@@ -214,6 +214,12 @@ class DecoderConfig(Section):
     """A last stage: the autoencoder's decoder learns to draw what the finished denoiser hands it."""
 
     train: DecoderTraining = DecoderTraining(steps=1000)
+    drawn: int = Field(
+        512,
+        ge=0,
+        le=10**6,
+        description="training layouts whose latents are sampled once, at its start: its judge sees what a synthesis decodes",
+    )
     alone: bool = Field(False, description="nothing else is trained: the denoiser is that of `ccdiff train --from`")
 
 

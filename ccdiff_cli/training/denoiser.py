@@ -148,9 +148,16 @@ def pixel_source(items: Sequence[TrainingItem], scenes: Sequence[Scene], stage: 
     return batch_of
 
 
-def batch_source(items: Sequence[TrainingItem], features: Features, work: Work, pipe: ScenePipeline, stage: Stage) -> BatchOf:
+def batch_source(
+    items: Sequence[TrainingItem],
+    features: Features,
+    work: Work,
+    pipe: ScenePipeline,
+    stage: Stage,
+    drawn_latents: FeatureStore | None = None,
+) -> BatchOf:
     """Batches ``{"latents", "layout", "dropped", "empty_tokens"}`` for a stage that sees cached features; with the real "pixels" where its
-    loss looks at them."""
+    loss looks at them, and half as many of the "drawn" latents where there are any."""
     recipe, bank, classes = work.recipe, work.bank, pipe.known_classes or list(work.prepared.classes)
     class_tokens, class_pooled = _texts(features, classes)
     empty, _ = _texts(features, [recipe.sampling.negative_prompt])
@@ -198,6 +205,9 @@ def batch_source(items: Sequence[TrainingItem], features: Features, work: Work, 
         batch = {"latents": latents, "layout": pipe.prepare_layout(layout), "dropped": torch.from_numpy(dropped), "empty_tokens": empty}
         if places:
             batch["pixels"] = pixel_tensor([_pixels(work.scenes, places, item.latent) for item in drawn])
+        if drawn_latents is not None:
+            names = rng.integers(len(drawn_latents.rows), size=max(1, len(drawn) // 2))
+            batch["drawn"] = drawn_latents.tensor([str(k) for k in names])
         return batch
 
     return batch_of

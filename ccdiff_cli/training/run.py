@@ -19,23 +19,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from diffusers.utils import logging as diffusers_logging
-from PIL import Image
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from .. import __version__
 from ..comparison import check_sets
 from ..dataset import PictureSet, read_set, versions
-from ..drawing import contact_sheet, draw_scene
 from ..errors import CCDiffError, os_errors
-from ..files import atomic_write, clear_partials, content_key, read_json, write_json
+from ..files import clear_partials, content_key, read_json, write_json
 from ..generator import GENERATOR_FILE, Generator, changed_files, generator_key, part_hashes, read_generator
 from ..locks import locked
 from ..methods import Stage, load_pipeline, method_named, method_of
 from ..methods.method import REFERENCES
 from ..methods.recipe import StageConfig, in_steps
 from ..models.pipeline import ScenePipeline, check_weights
-from ..prepare.captions import caption_of
 from ..recipes import Recipe
 from ..references import WORDS, ReferenceBank
 from ..retrieval import OWN, EmbeddingSimilarity, open_similarity
@@ -43,12 +40,12 @@ from ..scene import Scene
 from ..stored import checked
 from ..threads import THREADS, Threads, restored
 from .adapters import check_extras
-from .autoencoder import load_pixels
 from .costs import check_training
 from .denoiser import batch_source, cache_features, pixel_source, train_stage, training_items
-from .loop import Progress, seed_of
+from .loop import Progress
 from .parts import Work, build, learn_words, transplanted
 from .resting import Resting
+from .samples import drawn_latents, set_schedule, validation_pictures
 from .sources import check_sources
 
 log = logging.getLogger(__name__)
@@ -212,7 +209,11 @@ def _train_stages(work: Work, pipe: ScenePipeline, identity: dict[str, Any], key
             if features is None:
                 features = cache_features(work, pipe, items, autoencoder_key=autoencoder_key, encoders_key=encoders_key)
                 resting.leave()
-            batch_of = batch_source(items, features, work, pipe, stage)
+            drawn = None
+            if stage.sees == "both" and recipe.decoder is not None and recipe.decoder.drawn:
+                with resting.awake():
+                    drawn = drawn_latents(work, pipe, items, recipe.decoder.drawn, identity)
+            batch_of = batch_source(items, features, work, pipe, stage, drawn)
             sample = _samples(work, pipe, resting, stage)
         set_schedule(work, pipe, training=True)
         told.append((stage, train_stage(work, pipe, stage, batch_of, key=identity, sample=sample)))
@@ -229,7 +230,7 @@ def _samples(work: Work, pipe: ScenePipeline, resting: Resting, stage: Stage) ->
 
     def draw(step: int) -> None:
         with resting.awake():
-            _validation_pictures(work, pipe, sheet(step))
+            validation_pictures(work, pipe, sheet(step))
 
     return draw, lambda step: sheet(step).is_file()
 
@@ -240,12 +241,6 @@ def _similarity(work: Work, pipe: ScenePipeline | None = None) -> EmbeddingSimil
             work.recipe.retrieval, work.prepared, pipe=pipe, style=work.recipe.caption_style, where="recipe key retrieval",
             device=str(work.accelerator.device), progress=work.progress,
         )  # fmt: skip
-
-
-def set_schedule(work: Work, pipe: ScenePipeline, *, training: bool) -> None:
-    """Give the pipeline the method's scheduler for training or for sampling, where it has one."""
-    if (schedule := work.method.schedule(work.recipe, training)) is not None:
-        pipe.register_modules(scheduler=schedule)
 
 
 def _check_start(start: str | Path | None, recipe: Recipe, as_transplant: bool) -> None:
@@ -468,42 +463,3 @@ class _tensorboard:
     def __exit__(self, *_: Any) -> None:
         if self.writer is not None:
             self.writer.close()
-
-
-@torch.no_grad()
-def _validation_pictures(work: Work, pipe: Any, path: Path, count: int = 16) -> None:
-    """Pictures of ``count`` validation layouts with their boxes, real above synthetic; the same layouts and noise every time."""
-    prepared, bank, recipe = work.prepared, work.bank, work.recipe
-    pool = prepared.split("val") or prepared.split("train")
-    chosen = [pool[i] for i in np.linspace(0, len(pool) - 1, min(count, len(pool))).astype(int)]
-    style = recipe.caption_style
-    scenes = [s if style == "stored" else s.replace(caption=caption_of(s, style=style)) for s in chosen]
-    training_schedule = getattr(pipe, "scheduler", None)
-    pipe.set_progress_bar_config(disable=True)
-    modes = [(m, m.training) for m in (getattr(pipe, name) for name in pipe.TRAINED)]
-    for module, _ in modes:
-        module.eval()
-    set_schedule(work, pipe, training=False)
-    at_once = work.method.stages_of(recipe)[-1].config(recipe).batch_size  # no more memory than a step of the training takes
-    images: list[Image.Image] = []
-    for first in range(0, len(scenes), at_once):
-        some = range(first, min(first + at_once, len(scenes)))
-        references = None
-        if REFERENCES in work.method.takes:
-            references = [bank.choose(scenes[k], seed=k, top_k=recipe.denoiser.top_k) for k in some]
-        images += pipe(
-            [scenes[k] for k in some],
-            references=references,
-            generator=[torch.Generator().manual_seed(seed_of(recipe.seed, "validation", k)) for k in some],
-        ).images
-    if training_schedule is not None:
-        pipe.register_modules(scheduler=training_schedule)
-    for module, mode in modes:
-        module.train(mode)
-    tiles = []
-    for scene, image in zip(scenes, images, strict=True):
-        real = Image.fromarray(load_pixels(scene))
-        tiles += [real, draw_scene(image, scene), image]
-    sheet = contact_sheet(tiles, columns=12)
-    with atomic_write(path) as stream:
-        sheet.save(stream, format="PNG")
