@@ -9,6 +9,7 @@ What is notable:
 * That alone asks for the mean of the textures that the noise leaves possible.  A judge of the same features asks for one of them: small
   convolutions on each level of the network, told decoded from real (a projected discriminator: Sauer et al., NeurIPS 2021), with a
   hinge.  A judge of pixels taught a decoder to draw dots (docs/log.md, 2026-11-27); what the network does not see, this one cannot ask for.
+* Half of the batches are looked at closely, at twice their size: at their own the network let a hatching of 4 px grow (docs/log.md).
 * The judge also sees latents that were sampled to their end, as a synthesis hands them over (``decoder.drawn``).  They have no real
   picture, so nothing else can be asked of them.
 * Decoder and judge take their steps together, in one module with one optimizer, and the judge keeps no state but its weights (its
@@ -34,6 +35,8 @@ from .recipe import Recipe
 
 WIDTH = 64
 """Channels of the judge."""
+CLOSELY = 0.5
+"""Share of the batches that are looked at closely."""
 JUDGED = 0.1
 """Weight of the judge beside the distance: its gradient on the pictures is then half of the distance's."""
 
@@ -105,7 +108,8 @@ class DecoderLoss(nn.Module):
             condition = self.pipe.condition(layout, empty_tokens, dropped=torch.zeros_like(dropped))
             clean = denoised(self.scheduler, noisy, self.pipe.predict(noisy, steps, condition), steps)
         sure = steps < SURE * self.scheduler.config.num_train_timesteps
-        unlike, made, real = self.seen.compared(clean if drawn is None else torch.cat([clean, drawn]), pixels, sure)
+        shown = clean if drawn is None else torch.cat([clean, drawn])
+        unlike, made, real = self.seen.compared(shown, pixels, sure, closely=bool(torch.rand(()) < CLOSELY))
         count = len(clean)
         # the judge learns of what is decoded as it is, the decoder of the judge as it is
         fixed = {name: parameter.detach() for name, parameter in self.judge.named_parameters()}

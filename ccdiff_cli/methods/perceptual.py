@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..detectors import DetectorConfig
 from ..detectors.backbones import LITE0_LEVELS, find_weights, imagenet_lite0
@@ -73,16 +74,22 @@ class PerceptualLoss:
     def __call__(self, latents: Tensor, pixels: Tensor, sure: Tensor) -> Tensor:
         return self.compared(latents, pixels, sure)[0]
 
-    def compared(self, latents: Tensor, pixels: Tensor, sure: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def compared(
+        self, latents: Tensor, pixels: Tensor, sure: Tensor, *, closely: bool = False
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The same, with what the network sees of the decoded and the real pictures: :data:`CHANNELS` of unit length at strides 4 to 32.
 
-        Rows of ``latents`` beyond those of ``pixels`` are looked at and compared with nothing.
+        Rows of ``latents`` beyond those of ``pixels`` are looked at and compared with nothing.  Looked at ``closely``, a quarter of each
+        picture, the same of all, is shown at twice its size: the network is blind to what is finer than its first stride.
         """
         self.network.to(pixels.device)
         made = self.pipe.decoded(latents)
         error = PIXELS * picture_error(made[: len(pixels)], pixels) * sure
-        shift = tuple(torch.randint(0, STRIDE, (2,)).tolist())  # on the CPU: the same numbers on every device
-        made, pixels = made.roll(shift, (2, 3)), pixels.roll(shift, (2, 3))
+        moves = pixels.shape[-2:] if closely else (STRIDE, STRIDE)
+        shift = tuple(int(torch.randint(0, most, ())) for most in moves)  # on the CPU: the same numbers on every device
+        made, pixels = (shown.roll(shift, (2, 3)) for shown in (made, pixels))
+        if closely:
+            made, pixels = (_enlarged(shown) for shown in (made, pixels))
         with torch.no_grad():
             wanted = self._features(pixels)
         seen = self._features(made)
@@ -91,3 +98,10 @@ class PerceptualLoss:
 
     def _features(self, pixels: Tensor) -> list[Tensor]:
         return [level * (level.square().sum(1, keepdim=True) + 1e-8).rsqrt() for level in self.network(pixels).values()]
+
+
+def _enlarged(pixels: Tensor) -> Tensor:
+    """The upper left quarter of pictures (n, 3, H, W), in their size."""
+    height, width = pixels.shape[-2:]
+    quarter = pixels[..., : height // 2, : width // 2]
+    return F.interpolate(quarter, size=(height, width), mode="bilinear", align_corners=False)

@@ -38,13 +38,20 @@ def tile_origins(width: int, height: int, tile: int, overlap: int) -> list[tuple
 
 
 def cut_scene(
-    scene: Scene, origin: tuple[int, int], side: int, scale: float, *, keep: float, difficult: float, among: Iterable[int] | None = None
+    scene: Scene,
+    origin: tuple[int, int],
+    side: int | tuple[int, int],
+    scale: float,
+    *,
+    keep: float,
+    difficult: float,
+    among: Iterable[int] | None = None,
 ) -> tuple[list[Instance], dict[str, int]]:
     """The objects of one window, in its own pixels after scaling.
 
     Args:
         origin: top left corner of the window, source pixels.
-        side: its side, source pixels.
+        side: its side, or its width and height, source pixels.
         scale: output pixels per source pixel.
         among: indices of the objects to look at; all when None. (Of a large scene few are near a window.)
 
@@ -53,7 +60,8 @@ def cut_scene(
         under WHOLE, FITTED and TURNED of ``geometry``, to the oriented boxes of those kept.
     """
     x0, y0 = origin
-    window = (x0, y0, min(x0 + side, scene.width), min(y0 + side, scene.height))
+    across, down = (side, side) if isinstance(side, int) else side
+    window = (x0, y0, min(x0 + across, scene.width), min(y0 + down, scene.height))
     kept: list[Instance] = []
     counts = {"kept": 0, "kept as difficult": 0, "cut off": 0, WHOLE: 0, FITTED: 0, TURNED: 0}
     for index in range(len(scene.instances)) if among is None else among:

@@ -27,6 +27,7 @@ COLOURS = {
     "synthetic-only": "#7fb2f5",
     "pretrain": "#7c3aed",
     "copy-paste": "#d97706",
+    "mosaic": "#a16207",
     "held-out": GAIN,
     "jittered": "#b45309",
 }

@@ -23,7 +23,7 @@ from ..detectors import DetectorConfig, training_key
 from ..errors import CCDiffError, os_errors
 from ..files import write_text
 from ..scene import ClassList, Scene
-from .config import ALL, COPY_PASTE, PRETRAIN, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig, with_steps
+from .config import ALL, PRETRAIN, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig, with_steps
 
 REAL, LONGER = "real", "longer"
 STEPS, EPOCHS = "steps", "epochs"
@@ -135,7 +135,7 @@ def make_arms(config: ExperimentConfig, train: Sequence[Scene], added: Mapping[t
     """The arms of every fraction, the real one first, in the order of the recipe.
 
     Args:
-        added: (arm, fraction) -> the pictures that can be added: the synthetic, the copy-paste and the other sets.
+        added: (arm, fraction) -> the pictures that can be added: the synthetic, the other sets and those made of the real ones.
 
     Raises:
         CCDiffError: a set has too few pictures for a ratio.
@@ -204,9 +204,9 @@ def added_count(kind: str, ratio: float | str, real: int, available: int) -> int
     return count
 
 
-def copies_wanted(config: ExperimentConfig, real: int, synthetic: int) -> int:
-    """How many copy-paste pictures the arms of a fraction need; "all" means as many as there are synthetic ones."""
-    ratios = config.arms.get(COPY_PASTE, ())
+def copies_wanted(config: ExperimentConfig, kind: str, real: int, synthetic: int) -> int:
+    """How many pictures of a kind that is made here the arms of a fraction need; "all" means as many as there are synthetic ones."""
+    ratios = config.arms.get(kind, ())
     return max((synthetic if r == ALL else max(1, round(float(r) * real)) for r in ratios), default=0)
 
 

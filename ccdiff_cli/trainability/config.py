@@ -23,13 +23,14 @@ from ..settings import read_yaml
 from .options import ExperimentOptions, TrainabilityOptions
 
 SYNTHETIC, SYNTHETIC_ONLY, PRETRAIN, COPY_PASTE = "synthetic", "synthetic-only", "pretrain", "copy-paste"
-HELD_OUT, JITTERED = "held-out", "jittered"
+MOSAIC, HELD_OUT, JITTERED = "mosaic", "held-out", "jittered"
 KINDS = {
     SYNTHETIC: "real + synthetic pictures",
     SYNTHETIC_ONLY: "synthetic pictures alone",
     PRETRAIN: "first synthetic pictures, then real ones",
     COPY_PASTE: "real + real pictures with crops of the reference bank pasted in at the layouts of the synthetic pictures, or where "
     "there are none at augmented layouts of the real ones",
+    MOSAIC: "real + mosaics of four of them: common augmentation (flips and quarter turns are in every arm)",
     HELD_OUT: "real + real pictures that the fraction leaves out: what a perfect generator would bring",
     JITTERED: "the same with boxes moved and scaled at random: what imprecise labels cost",
 }

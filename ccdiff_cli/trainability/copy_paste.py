@@ -12,13 +12,8 @@ Notable:
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +21,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..dataset import IMAGES, MANIFEST, PictureSet, read_set, scene_record, write_set
+from ..dataset import PictureSet, scene_record
 from ..detectors import Progress
 from ..errors import CCDiffError
-from ..files import content_key, write_bytes
+from ..files import content_key
 from ..geometry import min_area_corners
 from ..pictures import open_picture, read_rgb
 from ..references import Reference, ReferenceBank
 from ..scene import Instance, Scene, symmetric_pixels
+from .made import Made, made_set
 
 REVISION = 2
 BACKGROUND, OBJECT = 13, 14
@@ -83,43 +79,22 @@ def make_copy_paste(
     said = [[scene_record(s.replace(provenance={}, caption="")) for s in scenes] for scenes in (train, layouts)]
     crops = {name: [r.key for r in references] for name, references in bank.items()}
     key = content_key([REVISION, real.key(), *said, crops, count, draw, overlap])
-    root = out / key
-    if (root / MANIFEST).is_file():
-        with contextlib.suppress(CCDiffError):  # what is damaged is made again
-            if not (made := read_set(root)).edited():
-                return made
-    (root / IMAGES).mkdir(parents=True, exist_ok=True)
 
-    def make(k: int) -> tuple[Scene, str, Counter[str]]:
-        scene, picture, left_out = paste_picture(k, train, layouts[k % len(layouts)], bank, draw, overlap)
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG", compress_level=3)
-        write_bytes(root / IMAGES / scene.file_name, buffer.getvalue(), durable=False)
-        return scene, sha256(buffer.getvalue()).hexdigest(), left_out
+    def details(scenes: list[Scene]) -> dict[str, Any]:
+        pasted = sum(len(s.provenance["crops"]) for s in scenes)
+        return {"made_from": {"set": real.key(), "sources": sorted(sources), "draw": draw, "overlap": overlap}, "pasted": pasted}
 
-    scenes, hashes, left_out = [], {}, Counter[str]()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for scene, digest, missing in pool.map(make, range(count)):
-            scenes.append(scene)
-            hashes[scene.file_name] = digest
-            left_out += missing
-            if progress is not None:
-                progress("copy-paste pictures", len(scenes), count)
-    os.sync()
-    details: dict[str, Any] = {
-        "made_from": {"set": real.key(), "sources": sorted(sources), "draw": draw, "overlap": overlap},
-        "pasted": sum(len(s.provenance["crops"]) for s in scenes),
-        "left_out": dict(sorted(left_out.items())),
-    }
-    return write_set(root, scenes, real.classes, kind="copy-paste", details=details, picture_hashes=hashes)
+    def make(k: int) -> Made:
+        return paste_picture(k, train, layouts[k % len(layouts)], bank, draw, overlap)
+
+    return made_set(out / key, "copy-paste", real.classes, count, make, details, progress)
 
 
 def paste_picture(
     k: int, train: Sequence[Scene], layout: Scene, bank: Mapping[str, Sequence[Reference]], draw: int, overlap: float
-) -> tuple[Scene, Image.Image, Counter[str]]:
+) -> Made:
     """Copy-paste picture ``k``: its labels, its pixels, and what of the layout was left out, by reason."""
-    turn, place = divmod(k, len(train))
-    background = train[int(np.random.default_rng([draw, BACKGROUND, turn]).permutation(len(train))[place])]
+    background = in_turn(train, k, draw)
     rng = np.random.default_rng([draw, OBJECT, k])
     pixels = np.array(read_rgb(str(background.path)))
     height, width = pixels.shape[:2]
@@ -150,6 +125,12 @@ def paste_picture(
         provenance={"background": background.file_name, "layout": {"picture": layout.file_name}, "crops": crops},
     )
     return scene, Image.fromarray(pixels), left_out
+
+
+def in_turn(train: Sequence[Scene], k: int, draw: int) -> Scene:
+    """Picture ``k`` of a drawn order in which all come once before one comes twice."""
+    turn, place = divmod(k, len(train))
+    return train[int(np.random.default_rng([draw, BACKGROUND, turn]).permutation(len(train))[place])]
 
 
 def _nearest(references: Sequence[Reference], ratio: float, rng: np.random.Generator) -> Reference:

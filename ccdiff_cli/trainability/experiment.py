@@ -16,9 +16,10 @@ from ..layouts import plan_layouts
 from ..metrics.average_precision import Boxes, evaluate
 from ..scene import ClassList, Scene
 from .arms import REAL, Arm, Training, copies_wanted, fraction_of, source_of, trainings_of
-from .config import ALL, COPY_PASTE, HELD_OUT, JITTERED, KINDS, PRETRAIN, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig
+from .config import ALL, COPY_PASTE, HELD_OUT, JITTERED, KINDS, MOSAIC, PRETRAIN, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig
 from .copy_paste import make_copy_paste
 from .jitter import jitter_labels
+from .mosaic import make_mosaics
 from .statistics import resample
 from .trainings import Look, found_in
 from .yardstick import answer_of, more_real
@@ -168,9 +169,9 @@ def yardstick_of(experiment: Experiment, arms: Sequence[Arm], plan: Plan, fracti
 
 
 def pools_of(experiment: Experiment, *, dry_run: bool = False) -> dict[tuple[str, float], Sequence[Scene]]:
-    """(arm, fraction) -> the pictures it can add; copy-paste sets are made here, and join the experiment's.
+    """(arm, fraction) -> the pictures it can add; copy-paste and mosaic sets are made here, and join the experiment's.
 
-    A dry run makes nothing: training pictures stand in for the copy-paste ones, as many as there would be.
+    A dry run makes nothing: training pictures stand in for theirs, as many as there would be.
     """
     config, sets, train = experiment.config, experiment.sets, experiment.train
     pools: dict[tuple[str, float], Sequence[Scene]] = {}
@@ -181,30 +182,29 @@ def pools_of(experiment: Experiment, *, dry_run: bool = False) -> dict[tuple[str
             if kind in (HELD_OUT, JITTERED):
                 pools[kind, percent] = _held_out(config, train, here, kind, percent)
                 continue
-            if kind != COPY_PASTE:
+            if kind not in (COPY_PASTE, MOSAIC):
                 pools[kind, percent] = sets[kind if kind in sets else SYNTHETIC].split("train")
                 continue
-            count = copies_wanted(config, len(here), len(synthetic) or len(here))
+            count = copies_wanted(config, kind, len(here), len(synthetic) or len(here))
             if dry_run:
-                pools[kind, percent] = [here[k % len(here)].replace(file_name=f"copy-paste-{k}") for k in range(count)]
+                pools[kind, percent] = [here[k % len(here)].replace(file_name=f"{kind}-{k}") for k in range(count)]
                 continue
-            layouts = synthetic
-            if not synthetic:
-                own = PictureSet(sets["real"].root, sets["real"].classes, tuple(here), {})
-                layouts = tuple(plan_layouts(own, count, config.draw))
-            made = make_copy_paste(
-                experiment.out / COPY_PASTE,
-                sets["real"],
-                here,
-                layouts,
-                count,
-                draw=config.draw,
-                overlap=config.paste_overlap,
-                progress=experiment.progress,
-            )
-            sets[COPY_PASTE if percent == 100 else f"{COPY_PASTE} ({percent:g} %)"] = made
+            made = _made(experiment, kind, here, count, synthetic)
+            sets[kind if percent == 100 else f"{kind} ({percent:g} %)"] = made
             pools[kind, percent] = made.split("train")
     return pools
+
+
+def _made(experiment: Experiment, kind: str, here: Sequence[Scene], count: int, synthetic: Sequence[Scene]) -> PictureSet:
+    """Mosaics of a fraction's pictures, or pictures of it with crops pasted in at the layouts of the synthetic ones."""
+    config, real, out = experiment.config, experiment.sets["real"], experiment.out / kind
+    if kind == MOSAIC:
+        return make_mosaics(out, real, here, count, draw=config.draw, progress=experiment.progress)
+    layouts = synthetic
+    if not synthetic:
+        own = PictureSet(real.root, real.classes, tuple(here), {})
+        layouts = tuple(plan_layouts(own, count, config.draw))
+    return make_copy_paste(out, real, here, layouts, count, draw=config.draw, overlap=config.paste_overlap, progress=experiment.progress)
 
 
 def _held_out(config: ExperimentConfig, train: Sequence[Scene], here: Sequence[Scene], kind: str, percent: float) -> Sequence[Scene]:

@@ -35,9 +35,9 @@ class ExperimentOptions(Options):
     )
     arms: Annotated[tuple[str, ...], Option(names=("--arm",), panel=EXPERIMENT, first=True)] = Field(
         (),
-        description="What to compare with real pictures alone: synthetic, synthetic-only, pretrain, copy-paste, held-out or jittered (real "
-        "pictures that the fraction leaves out, the second with imprecise labels) or the NAME of an other set; =0.5,1,2: so many "
-        "pictures for each real one (the whole set unless given).",
+        description="What to compare with real pictures alone: synthetic, synthetic-only, pretrain, copy-paste, mosaic, held-out, "
+        "jittered (the last two: real pictures that the fraction leaves out, as they are or with imprecise labels) or the NAME of an "
+        "other set; =0.5,1,2: so many pictures for each real one (the whole set unless given).",
     )
     fractions: Annotated[str | None, Option(panel=EXPERIMENT, first=True)] = Field(
         None, description="Percentages of the real training set, by source picture, nested: 10,25,50,100. Default: 100."

@@ -16,13 +16,17 @@ from ..dataset import PictureSet, versions
 from ..metrics.average_precision import METRICS, Evaluation
 from ..scene import ClassList, Scene
 from .arms import EPOCHS, LONGER, REAL, STEPS, Arm, source_of
-from .config import COPY_PASTE, HELD_OUT, PRETRAIN, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig
+from .config import COPY_PASTE, HELD_OUT, MOSAIC, PRETRAIN, SYNTHETIC, SYNTHETIC_ONLY, ExperimentConfig
 from .published import published_rows
 from .statistics import compare, resample, signed, spread, verdict
 from .yardstick import answer_of, more_real
 
 ALL_METRICS = (*METRICS, "AP50_voc07", "AP50_voc12")
-WHAT = {**dict.fromkeys((SYNTHETIC, SYNTHETIC_ONLY, PRETRAIN), "the synthetic pictures"), COPY_PASTE: "the copy-paste pictures"}
+WHAT = {
+    **dict.fromkeys((SYNTHETIC, SYNTHETIC_ONLY, PRETRAIN), "the synthetic pictures"),
+    COPY_PASTE: "the copy-paste pictures",
+    MOSAIC: "the mosaics",
+}
 
 
 def headline_of(arms: Sequence[Arm]) -> tuple[Arm, Arm]:

@@ -45,7 +45,7 @@ def eval_trainability(
 
     Writes ``out/yardstick.json`` as soon as the real arms are finished, then ``out/results.json``, ``out/report.html``, ``out/table.md``
     and ``out/table.tex``; trainings lie in ``out/trainings``, predictions in ``out/predictions``, copy-paste
-    sets in ``out/copy-paste``, lists of the pictures of each part of the real set in ``out/splits``.
+    sets in ``out/copy-paste``, mosaics in ``out/mosaic``, lists of the pictures of each part of the real set in ``out/splits``.
 
     Args:
         real: a prepared set with the splits "train" and "test".

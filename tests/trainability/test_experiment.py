@@ -396,6 +396,16 @@ def test_without_a_synthetic_set_copy_paste_takes_augmented_layouts_of_the_part_
     assert not (tmp_path / "none").exists()
 
 
+def test_mosaics_are_of_the_part_alone(sets, tmp_path, monkeypatch):
+    fakes(monkeypatch)
+    results = eval_trainability(sets / "real", None, tmp_path, experiment(arms={"mosaic": [1]}, fractions=[34]))
+    assert list(results["arms"]) == ["34 % of real", "34 % of real + 1x mosaic", "real"]
+    made = read_set(next(p for p in (tmp_path / "mosaic").iterdir()))
+    part = {s.file_name for s in fraction_of(read_set(sets / "real").split("train"), 34, 0)}
+    assert len(made.split("train")) == len(part) and {name for s in made.scenes for name in s.provenance["pictures"]} <= part
+    assert "mosaic (34 %)" in json.loads((tmp_path / "results.json").read_text())["sets"]
+
+
 def test_oracles_are_the_pictures_a_fraction_leaves_out_as_they_are_and_with_jittered_labels(sets, tmp_path, monkeypatch):
     fakes(monkeypatch)
     config = experiment(arms={"synthetic": [1], "held-out": [1], "jittered": [1]}, fractions=[34])
