@@ -6,6 +6,7 @@ import importlib.util
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -13,22 +14,27 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from ccdiff_cli.cli import main
+from ccdiff_cli.dataset import read_set
 from ccdiff_cli.detectors import backbones
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.methods import METHODS
-from ccdiff_cli.methods.decoder import JUDGED, DecoderLoss, Judge
+from ccdiff_cli.methods import METHODS, load_pipeline
+from ccdiff_cli.methods.decoder import CLOSELY, JUDGED, DecoderLoss, Judge
 from ccdiff_cli.methods.loss import denoised
 from ccdiff_cli.methods.perceptual import BELOW, CHANNELS
 from ccdiff_cli.models.autoencoder import encoder_weights
 from ccdiff_cli.recipes import load_recipe
+from ccdiff_cli.references import ReferenceBank
 from ccdiff_cli.training import plan, train
+from ccdiff_cli.training.cache import FeatureStore
 from ccdiff_cli.training.costs import memory_of_training
+from ccdiff_cli.training.denoiser import training_items
+from ccdiff_cli.training.loop import seed_of
 from tests.models.small import TEXT, TOKENS, make_batch, make_pipeline
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec(backbones.LITE0_PACKAGE) is None, reason="the extra cpu-detector is not installed"
 )
-ALONE = {"decoder.alone": True, "decoder.train.steps": 2, "decoder.train.batch_size": 2}
+ALONE = {"decoder.alone": True, "decoder.train.steps": 2, "decoder.train.batch_size": 2, "decoder.drawn": 3}
 
 
 def loss_of(prediction: str, **settings: Any) -> DecoderLoss:
@@ -64,7 +70,7 @@ def test_what_is_decoded_is_what_the_denoiser_says_is_behind_little_noise(predic
     shown: list[torch.Tensor] = []
     levels = [torch.randn(4, channels, 4, 4) for channels in CHANNELS]
     unlike = torch.tensor([1.0, 2.0, 3.0, 6.0])
-    monkeypatch.setattr(loss.seen, "compared", lambda *given: (shown.extend(given), (unlike, levels, levels))[-1])
+    monkeypatch.setattr(loss.seen, "compared", lambda *given, closely: (shown.extend(given), (unlike, levels, levels))[-1])
     monkeypatch.setattr(loss.pipe, "condition", lambda *args, **more: None)
     monkeypatch.setattr(loss.pipe, "predict", lambda *args: right)
     monkeypatch.setattr(loss.judge, "forward", lambda seen: [torch.zeros(4, 1, 4, 4) for _ in seen])
@@ -141,7 +147,8 @@ def test_the_decoder_learns_to_be_taken_for_real_and_the_judge_not_to_be_fooled(
         condition = loss.pipe.condition(piece["layout"], piece["empty_tokens"], dropped=piece["dropped"])
         clean = denoised(loss.scheduler, noisy, loss.pipe.predict(noisy, piece["steps"], condition), piece["steps"])
     torch.manual_seed(2)
-    unlike, made, real = loss.seen.compared(clean, piece["pixels"], piece["steps"] < 150)
+    closely = bool(torch.rand(()) < CLOSELY)
+    unlike, made, real = loss.seen.compared(clean, piece["pixels"], piece["steps"] < 150, closely=closely)
     for parameter in loss.judge.parameters():
         parameter.requires_grad_(False)
     loss.zero_grad(set_to_none=True)
@@ -183,6 +190,56 @@ def test_alone_it_leaves_all_but_the_decoder_and_after_a_denoiser_both_are_train
         and "denoiser" in described
         and "denoiser" not in plan(alone, prepared, start=generator)
     )
+
+
+@needs_weights
+def test_the_judge_sees_what_a_synthesis_of_the_denoiser_hands_over(recipe_file, prepared, generator, tmp_path) -> None:
+    recipe = load_recipe(recipe_file, ALONE)
+    train(recipe, prepared, tmp_path / "g", start=generator, cpu=True)
+    [folder] = (tmp_path / "g" / "train" / "cache").glob("drawn-*")
+    stored = FeatureStore(folder, ["0", "1", "2"]).tensor(["0", "1", "2"])
+    data, pipe = read_set(prepared), load_pipeline(str(generator))
+    items, bank = training_items(data.split("train"), recipe), ReferenceBank.read(prepared)
+    order = np.random.default_rng(seed_of(recipe.seed, "drawn")).permutation(len(items))
+    for k, latents in enumerate(stored):
+        item = items[int(order[k])]
+        scene = item.scene.replace(caption=item.caption)
+        reference = bank.choose(scene, seed=k, top_k=recipe.denoiser.top_k)
+        noise = torch.Generator().manual_seed(seed_of(recipe.seed, "drawn", k))
+        made = pipe([scene], references=[reference], generator=[noise], output_type="latent").images[0]
+        torch.testing.assert_close(latents, made, rtol=2e-3, atol=2e-3)  # kept in half precision
+    none = load_recipe(recipe_file, ALONE | {"decoder.drawn": 0})
+    train(none, prepared, tmp_path / "none", start=generator, cpu=True)
+    assert not list((tmp_path / "none" / "train" / "cache").glob("drawn-*"))
+    file = "vae/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "none" / file).read_bytes() != (tmp_path / "g" / file).read_bytes()
+
+
+@needs_weights
+def test_drawn_latents_are_judged_and_compared_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = loss_of("v_prediction")
+    batch = batch_of(loss)
+    [(_, piece)] = loss.parts(batch)
+    shown: list[torch.Tensor] = []
+    judged: list[torch.Tensor] = []
+
+    def compared(latents: torch.Tensor, pixels: torch.Tensor, sure: torch.Tensor, *, closely: bool) -> Any:
+        shown.append(latents)
+        levels = [torch.randn(len(latents), channels, 2, 2) for channels in CHANNELS]
+        return torch.zeros(len(pixels)), levels, [level[: len(pixels)] for level in levels]
+
+    def verdict(seen: Any) -> list[torch.Tensor]:  # 1 on what was denoised, 3 on what was drawn
+        judged.extend(seen)
+        rows = torch.tensor([1.0] * 4 + [3.0] * (len(seen[0]) - 4)).view(-1, 1, 1, 1)
+        return [rows.expand(-1, 1, 2, 2) for _ in seen]
+
+    monkeypatch.setattr(loss.seen, "compared", compared)
+    monkeypatch.setattr(loss.judge, "forward", verdict)
+    drawn = torch.randn(2, *batch["latents"].shape[1:])
+    value = float(loss(**piece, drawn=drawn))
+    assert torch.equal(shown[0][4:], drawn) and len(shown[0]) == 6
+    # the decoder is judged by -(1 + 3) / 2; the judge is right of real ones, and wrong by 2 and by 4 of the others
+    assert value == pytest.approx(JUDGED * (-2 + 3))
 
 
 @needs_weights

@@ -123,6 +123,28 @@ def test_a_pattern_of_two_pixels_cannot_hide_from_a_network_that_takes_every_sec
 
 
 @needs_weights
+def test_looked_at_closely_a_quarter_is_shown_at_twice_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = perceptual.PerceptualLoss(make_pipeline())
+    pixels = torch.rand(1, 3, 32, 64) * 2 - 1
+    made = pixels.clone()
+    made[..., 5, 7] += 1.0
+    shown: list[torch.Tensor] = []
+    plain = seen.network.forward
+    monkeypatch.setattr(seen.network, "forward", lambda x: (shown.append(x), plain(x))[-1])
+    monkeypatch.setattr(seen.pipe, "decoded", lambda latents: latents)
+    noticed = 0
+    for k in range(60):
+        torch.manual_seed(k)
+        [error], _, _ = seen.compared(made, pixels, torch.zeros(1), closely=True)
+        wanted, looked = shown[-2:]
+        assert wanted.shape == pixels.shape
+        places = (looked - wanted).abs().sum(1)[0].nonzero()
+        assert len(places) <= 16 and bool(len(places)) == (float(error) > 0)  # a pixel is four, and its bilinear neighbours
+        noticed += bool(len(places))
+    assert 5 <= noticed <= 30  # one in four
+
+
+@needs_weights
 def test_it_trains_the_denoiser_and_costs_memory_that_is_said(recipe_file, prepared, generator, tmp_path) -> None:
     recipes = [load_recipe(recipe_file, changes) for changes in ({}, {"denoiser.perceptual": 0.1, "sampling.steps": 3})]
     told = [train(recipe, prepared, tmp_path / str(k), start=generator, cpu=True) for k, recipe in enumerate(recipes)]
