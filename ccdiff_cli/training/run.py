@@ -347,7 +347,7 @@ def plan(
     scenes = prepared.split("train")
     _check_set(prepared, scenes, recipe)
     _check_start(start, recipe, transplanted)
-    needs, processes = recipe.base(), max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    needs, processes = recipe.base(), _launched()
     recipe = in_steps(recipe, len(scenes), processes)
     stages: dict[str, Any] = {}
     if recipe.autoencoder is not None and "vae" in needs and (transplanted or not start):
@@ -372,11 +372,15 @@ def length_note(stage: StageConfig, pictures: int, processes: int) -> str:
     return f"{stage.steps} steps of {stage.pictures(processes)} pictures, {seen} in all ({seen / pictures:.1f} epochs)"
 
 
+def _launched() -> int:
+    """The processes that a launcher says it has started; 1 without one."""
+    return max(1, int(os.environ.get("WORLD_SIZE", "1")))
+
+
 def _accelerator(cpu: bool) -> Accelerator:
     """Where GPUs are missing the processes of a launcher do not meet unless the CPU is asked for: each would train alone."""
-    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return Accelerator(
-        cpu=cpu or (launched and not torch.cuda.is_available()),
+        cpu=cpu or (_launched() > 1 and not torch.cuda.is_available()),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
 
