@@ -134,7 +134,9 @@ def load_recipe(name: str | Path, overrides: dict[str, Any] | None = None, *, ba
 def _set(values: dict[str, Any], dotted: str, value: Any, path: Path) -> None:
     *parents, last = dotted.split(".")
     for key in parents:
-        node = values.setdefault(key, {})
+        if values.get(key) is None:  # a section that is left empty, or out
+            values[key] = {}
+        node = values[key]
         if not isinstance(node, dict):
             raise CCDiffError(f"{dotted}: {key} is not a group of keys", where=path)
         values = node

@@ -51,7 +51,10 @@ class Comparison(Options):
         min_length=1, max_length=100, description="Row -> options of `ccdiff train`: recipe, from, set, ..."
     )
     pictures: int | None = Field(
-        None, ge=1, le=10**12, description="Training pictures that the last stage of every row sees; the recipes' own steps unless given."
+        None,
+        ge=1,
+        le=10**12,
+        description="Training pictures that the last of every method's stages sees; the recipes' own steps unless given.",
     )
     added: float = Field(1.0, gt=0, le=1000, description="Synthetic pictures added for each real one (published: 1).")
     synthesize: MadeSection = Field(MadeSection(), description="Options of `ccdiff synthesize`, for all rows.")

@@ -62,7 +62,7 @@ class Row:
 
     @property
     def seen(self) -> int:
-        """Pictures that the last stage of its training sees."""
+        """Pictures that the last of its method's own stages sees in training."""
         stage = self.method.stages[-1].config(self.recipe)
         return int(stage.steps * stage.pictures(1))
 
@@ -142,6 +142,12 @@ def _row(config: Comparison, name: str, real: PictureSet, folder: Path) -> Row:
     options = config.methods[name]
     length = {"denoiser.train.steps", "denoiser.train.epochs"}
     recipe = load_recipe(options.recipe, options.overrides, base=options.base)
+    if recipe.decoder is not None and recipe.decoder.alone:
+        raise CCDiffError(
+            f"the row {name} trains no denoiser: rows are compared at so many pictures seen by it",
+            where="recipe key decoder.alone",
+            fix="set it to false: the decoder is trained after the denoiser",
+        )
     if config.pictures is not None and not length & set(options.overrides):
         stage = method_named(recipe.method).stages[-1].config(recipe)
         steps = math.ceil(config.pictures / stage.pictures(1))

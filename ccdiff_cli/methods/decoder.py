@@ -37,6 +37,8 @@ WIDTH = 64
 """Channels of the judge."""
 CLOSELY = 0.5
 """Share of the batches that are looked at closely."""
+DRAWN = 0.5
+"""Drawn latents for each denoised one of a batch."""
 JUDGED = 0.1
 """Weight of the judge beside the distance: its gradient on the pictures is then half of the distance's."""
 
@@ -85,12 +87,12 @@ class DecoderLoss(nn.Module):
             self.judge = Judge()
 
     def parts(self, batch: dict[str, Any]) -> list[tuple[float, dict[str, Any]]]:
-        """A batch in pieces, as ``loss.DenoiserLoss.parts`` divides it, with noise and low times drawn on the CPU."""
+        """The batch, whole, with noise and low times drawn on the CPU."""
         latents = batch["latents"]
         noise = torch.randn(latents.shape).to(latents)
         below = int(BELOW * self.scheduler.config.num_train_timesteps)
         steps = torch.randint(0, below, (len(latents),)).to(latents.device)
-        return in_pieces({**batch, "noise": noise, "steps": steps}, self.objects_at_once)
+        return [(1.0, {**batch, "noise": noise, "steps": steps})]
 
     def forward(
         self,
@@ -103,10 +105,10 @@ class DecoderLoss(nn.Module):
         pixels: torch.Tensor,
         drawn: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        whole = {"latents": latents, "layout": layout, "dropped": torch.zeros_like(dropped), "noise": noise, "steps": steps}
         with torch.no_grad():
-            noisy = self.scheduler.add_noise(latents, noise, steps)
-            condition = self.pipe.condition(layout, empty_tokens, dropped=torch.zeros_like(dropped))
-            clean = denoised(self.scheduler, noisy, self.pipe.predict(noisy, steps, condition), steps)
+            pieces = in_pieces(whole, self.objects_at_once)
+            clean = torch.cat([self._denoised(**piece, empty_tokens=empty_tokens) for _, piece in pieces])
         sure = steps < SURE * self.scheduler.config.num_train_timesteps
         shown = clean if drawn is None else torch.cat([clean, drawn])
         unlike, made, real = self.seen.compared(shown, pixels, sure, closely=bool(torch.rand(()) < CLOSELY))
@@ -118,7 +120,21 @@ class DecoderLoss(nn.Module):
         wrong = torch.stack([F.relu(1 - yes).mean() + _mean(F.relu(1 + no), count) for yes, no in told]).mean()
         return unlike.mean() + JUDGED * (fooled + wrong)
 
+    def _denoised(
+        self,
+        latents: torch.Tensor,
+        layout: LayoutBatch,
+        dropped: torch.Tensor,
+        noise: torch.Tensor,
+        steps: torch.Tensor,
+        empty_tokens: torch.Tensor,
+    ) -> torch.Tensor:
+        """What the denoiser makes of noised latents in one pass, all conditions given."""
+        noisy = self.scheduler.add_noise(latents, noise, steps)
+        condition = self.pipe.condition(layout, empty_tokens, dropped=dropped)
+        return denoised(self.scheduler, noisy, self.pipe.predict(noisy, steps, condition), steps)
+
 
 def _mean(values: torch.Tensor, count: int) -> torch.Tensor:
-    """Of denoised rows, the first ``count``, and of drawn ones, where there are any, in equal parts: so pieces add up to their batch."""
+    """Of denoised rows, the first ``count``, and of drawn ones, where there are any, in equal parts."""
     return values.mean() if len(values) == count else (values[:count].mean() + values[count:].mean()) / 2

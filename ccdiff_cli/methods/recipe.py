@@ -200,6 +200,8 @@ class DenoiserConfig(Grown):
 class DecoderTraining(StageConfig):
     """What of the decoder's training nobody needs to say."""
 
+    STEPS: ClassVar[int] = 1000
+
     batch_size: int = Field(16, gt=0, le=65_536, description="pictures per process and forward pass")
     learning_rate: float = Field(5e-4, gt=0, le=10, description="peak learning rate")
     warmup_steps: int = Field(50, ge=0, le=MOST_STEPS, description="steps of linear warm-up from 0")
@@ -209,11 +211,17 @@ class DecoderTraining(StageConfig):
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the exponential moving average of the weights; 0: none")
     checkpoint_every: int = Field(100, gt=0, le=MOST_STEPS, description="steps between checkpoints that training resumes from")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _some_length(cls, values: Any) -> Any:
+        given = isinstance(values, dict) and not {"steps", "epochs"} & values.keys()
+        return {"steps": cls.STEPS, **values} if given else values
+
 
 class DecoderConfig(Section):
     """A last stage: the autoencoder's decoder learns to draw what the finished denoiser hands it."""
 
-    train: DecoderTraining = DecoderTraining(steps=1000)
+    train: DecoderTraining = DecoderTraining()
     drawn: int = Field(
         512,
         ge=0,

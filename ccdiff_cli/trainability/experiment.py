@@ -34,7 +34,7 @@ class Experiment:
 
     Attributes:
         config: with ``detector.steps`` settled.
-        sets: "real", "synthetic", "floor" and any other -> set; copy-paste sets join them as they are made.
+        sets: "real", "synthetic", "floor" and any other -> set; copy-paste sets and mosaics join them as they are made.
     """
 
     config: ExperimentConfig

@@ -27,7 +27,7 @@ from ..detectors.backbones import EfficientNetLite0
 from ..errors import CCDiffError
 from ..generator import SHIPPED, shipped_generator
 from ..methods import Base, Stage, method_named
-from ..methods.decoder import Judge
+from ..methods.decoder import DRAWN, Judge
 from ..models.autoencoder import TinyAutoencoder, decoder_parameters
 from ..recipes import Recipe
 from ..scene import Scene
@@ -43,7 +43,7 @@ _UNTRAINED, _TRAINED = 4, 8
 
 
 def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Path | None = None) -> dict[str, Any]:
-    """About how many bytes a process takes: ``weights``, ``pictures``, ``objects``, ``all``.
+    """About how many bytes a process takes in its largest ``stage``: ``weights``, ``pictures``, ``objects``, ``all``.
 
     ``crowd`` is the number of objects of its largest piece.  ``{}`` where a part is of a hub name, or not on this machine.
     """
@@ -60,14 +60,14 @@ def memory_of_training(recipe: Recipe, scenes: Sequence[Scene], start: str | Pat
 
 def _of_stage(
     recipe: Recipe, stage: Stage, parts: dict[str, torch.nn.Module], frozen: float, scenes: Sequence[Scene], looking: Looking
-) -> dict[str, float]:
+) -> dict[str, Any]:
     method, train = method_named(recipe.method), stage.config(recipe)
     kept = _kept_by(stage, recipe, parts)
     every = sum(map(_count, parts.values()))
-    looked = looking.picture if stage.sees == "both" or (stage.sees == "features" and recipe.denoiser.perceptual) else 0
+    looked: float = looking.picture if stage.sees == "both" or (stage.sees == "features" and recipe.denoiser.perceptual) else 0
     if stage.sees == "both":
         trained, every = looking.decoder + looking.judge, every + looking.judge  # the decoder's values are among the frozen ones
-        looked += looking.judged
+        looked = (looked + looking.judged) * (1 + (DRAWN if recipe.decoder is not None and recipe.decoder.drawn else 0))
     else:
         changed = {id(p): p.numel() for p in stage.trains(SimpleNamespace(**parts), recipe)}
         trained = sum(changed.values())
@@ -82,6 +82,7 @@ def _of_stage(
     objects = [len(scene.instances) for scene in scenes] if stage.sees == "features" else []
     crowd = _largest_piece(objects, train.batch_size, recipe.denoiser.objects_at_once)
     return {
+        "stage": stage.name,
         "weights": weights,
         "pictures": MORE * picture * train.batch_size,
         "objects": MORE * crowd * method.numbers_of_object(recipe, parts) * width if crowd else 0.0,
@@ -114,15 +115,18 @@ def check_training(recipe: Recipe, scenes: Sequence[Scene], *, where: str | Path
         free = free_memory() or need["all"]
         fits = int((free - need["all"] + need["pictures"]) / (need["pictures"] / batch))
         if fits >= 1:
-            fix = f"lower denoiser.train.batch_size (now {batch}; about {fits} fit), raise denoiser.train.accumulation by as much"
+            keys = f"{need['stage']}.train.batch_size", f"{need['stage']}.train.accumulation"
+            fix = f"lower {keys[0]} (now {batch}; about {fits} fit), raise {keys[1]} by as much"
         elif need["objects"] > need["weights"]:
             fix = f"lower denoiser.objects_at_once (now {recipe.denoiser.objects_at_once}), or prepare smaller tiles"
         else:
             fix = "take a smaller recipe, or a larger machine"
         check_memory(need["all"], f"a step of batch {batch} with up to {need['crowd']:,} objects", where=f"recipe {recipe.name}", fix=fix)
-    parts = ", ".join(f"{amount(need[k])} {k}" for k in ("weights", "pictures", "objects"))
+    parts = ", ".join(f"{amount(need[k])} {k}" for k in ("weights", "pictures", "objects") if need[k] or k != "objects")
+    crowd = f"; at most {need['crowd']:,} objects at a time" if need["crowd"] else ""
+    of = "" if need["stage"] == method.stages[-1].name else f", in the stage {need['stage']}"
     kept = f"a checkpoint on disk takes {amount(need['checkpoint'])}, the last two are kept"
-    return f"about {amount(need['all'])} a process ({parts}; at most {need['crowd']:,} objects at a time); {kept}"
+    return f"about {amount(need['all'])} a process ({parts}{crowd}){of}; {kept}"
 
 
 def _parts_without_weights(recipe: Recipe, start: Path | None) -> tuple[dict[str, torch.nn.Module], float]:
@@ -187,8 +191,8 @@ def _kept_by(stage: Stage, recipe: Recipe, parts: dict[str, torch.nn.Module]) ->
 
 @dataclass(frozen=True)
 class Looking:
-    """What looking at decoded latents takes: numbers that autograd keeps of one picture, and of one that is judged, and those of decoder
-    and judge themselves."""
+    """What looking at decoded latents takes: numbers that autograd keeps of one picture, what a judge's three passes add to them, and those
+    of decoder and judge themselves."""
 
     picture: int = 0
     judged: int = 0

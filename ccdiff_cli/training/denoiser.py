@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..methods import Stage
+from ..methods.decoder import DRAWN
 from ..methods.method import REFERENCES
 from ..models.layout import LayoutBatch, boxes_of_scenes
 from ..models.pipeline import ScenePipeline
@@ -206,7 +207,7 @@ def batch_source(
         if places:
             batch["pixels"] = pixel_tensor([_pixels(work.scenes, places, item.latent) for item in drawn])
         if drawn_latents is not None:
-            names = rng.integers(len(drawn_latents.rows), size=max(1, len(drawn) // 2))
+            names = rng.integers(len(drawn_latents.rows), size=max(1, int(DRAWN * len(drawn))))
             batch["drawn"] = drawn_latents.tensor([str(k) for k in names])
         return batch
 

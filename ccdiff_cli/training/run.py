@@ -97,7 +97,7 @@ def train(
     check_sets({"real": prepared}, out)
     scenes = prepared.split("train")
     _check_set(prepared, scenes, recipe)
-    _check_start(start, recipe, transplanted)
+    _check_start(start, recipe, transplanted, tuple(prepared.classes))
     start_key = generator_key(start) if start else None
     identity: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "data": prepared.key(), "start": start_key}
     if transplanted:
@@ -148,6 +148,7 @@ def train(
         "classes": list(prepared.classes),
         "recipe": asked.model_dump(mode="json"),
         "data": {"key": prepared.key(), "pictures": len(scenes), "sources": sorted({scene.source for scene in scenes})},
+        **(_of_denoiser(start, scenes) if start is not None and recipe.decoder is not None and recipe.decoder.alone else {}),
         "steps": stage.config(recipe).steps,
         "final_loss": float(np.mean(losses[-100:])),
         "versions": versions(),
@@ -159,6 +160,15 @@ def train(
         save_generator(pipe, out, description)
     accelerator.wait_for_everyone()
     return description
+
+
+def _of_denoiser(start: str | Path, scenes: Sequence[Scene]) -> dict[str, Any]:
+    """What of a generator's description a denoiser decides that was not trained here: its classes, and whose pictures it has seen."""
+    found = read_generator(start)
+    data = found.get("data") or {}
+    sources = data.get("sources")
+    seen = sorted({*sources, *(scene.source for scene in scenes)}) if isinstance(sources, list) else None
+    return {"classes": found["classes"], "data": {**data, "sources": seen}}
 
 
 def _assemble(
@@ -243,7 +253,7 @@ def _similarity(work: Work, pipe: ScenePipeline | None = None) -> EmbeddingSimil
         )  # fmt: skip
 
 
-def _check_start(start: str | Path | None, recipe: Recipe, as_transplant: bool) -> None:
+def _check_start(start: str | Path | None, recipe: Recipe, as_transplant: bool, classes: Sequence[str] = ()) -> None:
     """Whether a training can go on from a generator: a transplant from any, else from one of its own method."""
     if recipe.decoder is not None and recipe.decoder.alone and (start is None or as_transplant):
         raise CCDiffError(
@@ -253,6 +263,8 @@ def _check_start(start: str | Path | None, recipe: Recipe, as_transplant: bool) 
         )
     if start is None:
         return
+    if recipe.decoder is not None and recipe.decoder.alone:
+        _check_same_denoiser(start, recipe, classes)
     found = method_of(read_generator(start), where=start)
     if not as_transplant and found.name != recipe.method:
         raise CCDiffError(
@@ -260,6 +272,38 @@ def _check_start(start: str | Path | None, recipe: Recipe, as_transplant: bool) 
             where=start,
             fix="take a recipe of the generator's method, or --transplant what the two share",
         )
+
+
+def _check_same_denoiser(start: str | Path, recipe: Recipe, classes: Sequence[str]) -> None:
+    """Whether a recipe says of a denoiser that is not trained what it is.
+
+    Raises:
+        CCDiffError: it says otherwise: what the denoiser predicts would be read wrongly, or captions would be put otherwise than it knows
+            them; or the set has classes that it does not know.
+    """
+    if unknown := sorted(set(classes) - set(read_generator(start)["classes"])):
+        raise CCDiffError(
+            f"the denoiser that stays as it is knows no {', '.join(unknown[:5])}",
+            where=start,
+            fix="train it on the set first: leave out decoder.alone",
+        )
+    described = (read_generator(start).get("recipe") or {}, recipe.model_dump(mode="json"))
+    for key in ("caption_style", "denoiser.prediction", "unet"):
+        *groups, last = key.split(".")
+        was, now = described
+        for group in groups:
+            was, now = (one.get(group) or {} for one in (was, now))
+        if last in was and was[last] != now.get(last):
+            raise CCDiffError(
+                f"the denoiser that stays as it is was made with {_short(was[last])}, the recipe says {_short(now.get(last))}",
+                where=f"recipe key {key}",
+                fix="take the recipe that the generator was made with (its ccdiff.json has it): decoder.alone trains the decoder only",
+            )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _check_launcher() -> None:
@@ -346,7 +390,7 @@ def plan(
         check_sets({"real": prepared}, out)
     scenes = prepared.split("train")
     _check_set(prepared, scenes, recipe)
-    _check_start(start, recipe, transplanted)
+    _check_start(start, recipe, transplanted, tuple(prepared.classes))
     needs, processes = recipe.base(), _launched()
     recipe = in_steps(recipe, len(scenes), processes)
     stages: dict[str, Any] = {}

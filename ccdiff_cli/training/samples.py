@@ -23,6 +23,9 @@ from .denoiser import TrainingItem
 from .loop import seed_of
 from .parts import Work
 
+DRAWN_ROWS = 32
+"""Of a shard of drawn latents: each takes a whole sampling."""
+
 
 def set_schedule(work: Work, pipe: ScenePipeline, *, training: bool) -> None:
     """Give the pipeline the method's scheduler for training or for sampling, where it has one."""
@@ -75,7 +78,15 @@ def drawn_latents(work: Work, pipe: ScenePipeline, items: Sequence[TrainingItem]
     keys, at_once = [str(k) for k in range(count)], work.method.stages_of(work.recipe)[-1].config(work.recipe).batch_size
     with _sampling(work, pipe):
         return build_store(
-            work.folder / "cache", "drawn", keys, identity, encode, work.accelerator, batch_size=at_once, progress=work.progress
+            work.folder / "cache",
+            "drawn",
+            keys,
+            identity,
+            encode,
+            work.accelerator,
+            batch_size=at_once,
+            rows=DRAWN_ROWS,
+            progress=work.progress,
         )
 
 
