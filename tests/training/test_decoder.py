@@ -319,7 +319,7 @@ def test_alone_it_has_seen_what_its_denoiser_saw(recipe_file, prepared, generato
 
 
 def test_its_length_has_a_default_and_the_section_may_be_empty(recipe_file, tmp_path) -> None:
-    assert load_recipe(recipe_file, {"decoder.train.batch_size": 3}).decoder.train.steps == 1000
+    assert load_recipe(recipe_file, {"decoder.train.batch_size": 3}).decoder.train.steps == 800
     assert load_recipe(recipe_file, {"decoder.train.epochs": 2}).decoder.train.steps == 0
     path = tmp_path / "empty.yaml"
     path.write_text(recipe_file.read_text() + "decoder:\n")
