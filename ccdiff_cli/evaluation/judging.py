@@ -109,7 +109,7 @@ def judge_colours(compared: Compared) -> None:
     found = {
         name: cached(
             scenes,
-            [compared.sets[name].key(), "colours"],
+            [compared.sets[name].key(), "colours", list(COLOUR_ROWS)],
             compared.out / "colours",
             colour_rows,
             COLOUR_ROWS,

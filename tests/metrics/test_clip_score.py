@@ -121,6 +121,28 @@ def test_crops_at_the_border_and_outside():
     assert np.array_equal(np.asarray(upright), np.asarray(picture.crop((4, 6, 24, 16))))
 
 
+@pytest.mark.parametrize("size", [(48, 64), (100, 90), (128, 128)])
+@pytest.mark.parametrize(("down", "across"), [(2, 4), (4, 4), (0, 2), (4, 0), (8, 4), (2, 2)])
+def test_a_regular_pattern_stands_out_whatever_its_period(tmp_path, size, down, across):
+    """Far below what anybody would call texture: its power is a hundredth of the noise's."""
+    rng = np.random.default_rng(0)
+    base = [cv2.GaussianBlur(rng.normal(120, 40, (*size, 3)).astype(np.float32), None, 0.7) for _ in range(12)]
+    y, x = np.mgrid[: size[0], : size[1]]
+    phase = 2 * np.pi * ((y / down if down else 0) + (x / across if across else 0))
+    woven = [p + 2.5 * np.cos(phase + rng.uniform(0, 1)).astype(np.float32)[..., None] for p in base]
+    found = {}
+    for name, some in (("real", base), ("woven", woven), ("others", [p[::-1] for p in base])):
+        scenes = []
+        for k, p in enumerate(some):
+            path = tmp_path / f"{name}{k}.png"
+            Image.fromarray(np.clip(p, 0, 255).astype(np.uint8)).save(path)
+            scenes.append(Scene(path.name, size[1], size[0], path=str(path)))
+        found[name] = colour_rows(scenes)
+    woven, others = (colour_summary(found[name], found["real"]) for name in ("woven", "others"))
+    assert woven["pattern"] > 5 and woven["pattern_period"] == [down, across]
+    assert woven["high_frequency_ratio"] < 1.5 and others["pattern"] < 5
+
+
 def test_colour_statistics_see_tint_contrast_and_blur(tmp_path):
     rng = np.random.default_rng(0)
     base = [rng.integers(40, 200, (32, 32, 3)).astype(np.float32) for _ in range(4)]
@@ -145,4 +167,5 @@ def test_colour_statistics_see_tint_contrast_and_blur(tmp_path):
     assert summary["tinted"]["colour_difference"] == pytest.approx(20 / math.sqrt(3), abs=0.5)
     assert summary["pale"]["contrast_ratio"] == pytest.approx(0.5, abs=0.02)
     assert summary["pale"]["spectrum_difference"] == pytest.approx(20 * math.log10(2), abs=0.3)
+    assert summary["real"]["pattern"] == 1 and summary["pale"]["pattern"] == pytest.approx(1, abs=0.05)
     assert summary["blurred"]["high_frequency_ratio"] < 0.1 < 0.9 < summary["tinted"]["high_frequency_ratio"]
