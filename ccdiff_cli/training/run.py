@@ -263,9 +263,10 @@ def _check_start(start: str | Path | None, recipe: Recipe, as_transplant: bool, 
         )
     if start is None:
         return
+    described = read_generator(start)
     if recipe.decoder is not None and recipe.decoder.alone:
-        _check_same_denoiser(start, recipe, classes)
-    found = method_of(read_generator(start), where=start)
+        _check_same_denoiser(described, recipe, classes, where=start)
+    found = method_of(described, where=start)
     if not as_transplant and found.name != recipe.method:
         raise CCDiffError(
             f"the generator to start from is of the method {found.name}, recipe {recipe.name!r} is of {recipe.method}",
@@ -274,23 +275,23 @@ def _check_start(start: str | Path | None, recipe: Recipe, as_transplant: bool, 
         )
 
 
-def _check_same_denoiser(start: str | Path, recipe: Recipe, classes: Sequence[str]) -> None:
-    """Whether a recipe says of a denoiser that is not trained what it is.
+def _check_same_denoiser(found: dict[str, Any], recipe: Recipe, classes: Sequence[str], *, where: str | Path) -> None:
+    """Whether a recipe says of a denoiser that is not trained what it is, as the generator's description does.
 
     Raises:
         CCDiffError: it says otherwise: what the denoiser predicts would be read wrongly, or captions would be put otherwise than it knows
             them; or the set has classes that it does not know.
     """
-    if unknown := sorted(set(classes) - set(read_generator(start)["classes"])):
+    if unknown := sorted(set(classes) - set(found["classes"])):
         raise CCDiffError(
             f"the denoiser that stays as it is knows no {', '.join(unknown[:5])}",
-            where=start,
+            where=where,
             fix="train it on the set first: leave out decoder.alone",
         )
-    described = (read_generator(start).get("recipe") or {}, recipe.model_dump(mode="json"))
+    both = (found.get("recipe") or {}, recipe.model_dump(mode="json"))
     for key in ("caption_style", "denoiser.prediction", "unet"):
         *groups, last = key.split(".")
-        was, now = described
+        was, now = both
         for group in groups:
             was, now = (one.get(group) or {} for one in (was, now))
         if last in was and was[last] != now.get(last):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,3 +188,15 @@ def make_scenes(counts: list[int], size: tuple[int, int] = (128, 128)) -> tuple[
         keys = [DrawnReference(f"r{rng.integers(5)}") if rng.random() < 0.8 else None for _ in range(count)]
         references.append(DrawnReferences(tuple(keys), DrawnReference(f"b{b}") if b != 1 else None))
     return scenes, references
+
+
+def training_batch(pipe: Any, count: int = 4) -> dict[str, Any]:
+    """A batch as a stage sees it: cached features and the real pictures."""
+    layout = make_batch([1] * count)
+    return {
+        "latents": torch.randn(count, pipe.unet.config.in_channels, *layout.latent_size),
+        "layout": layout,
+        "dropped": torch.zeros(count, dtype=torch.bool),
+        "empty_tokens": torch.randn(1, TOKENS, TEXT),
+        "pixels": torch.rand(count, 3, *layout.image_size) * 2 - 1,
+    }

@@ -31,7 +31,7 @@ from ccdiff_cli.training.costs import memory_of_training
 from ccdiff_cli.training.denoiser import training_items
 from ccdiff_cli.training.loop import seed_of
 from ccdiff_cli.training.samples import DRAWN_ROWS
-from tests.models.small import TEXT, TOKENS, make_batch, make_pipeline
+from tests.models.small import make_pipeline, training_batch
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec(backbones.LITE0_PACKAGE) is None, reason="the extra cpu-detector is not installed"
@@ -48,25 +48,14 @@ def loss_of(prediction: str, **settings: Any) -> DecoderLoss:
     return DecoderLoss(pipe, load_recipe("tiny", {"decoder.train.steps": 2, **settings}))
 
 
-def batch_of(loss: DecoderLoss, count: int = 4) -> dict[str, Any]:
-    layout = make_batch([1] * count)
-    return {
-        "latents": torch.randn(count, loss.pipe.unet.config.in_channels, *layout.latent_size),
-        "layout": layout,
-        "dropped": torch.zeros(count, dtype=torch.bool),
-        "empty_tokens": torch.randn(1, TOKENS, TEXT),
-        "pixels": torch.rand(count, 3, *layout.image_size) * 2 - 1,
-    }
-
-
 @needs_weights
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_what_is_decoded_is_what_the_denoiser_says_is_behind_little_noise(prediction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = loss_of(prediction)
-    batch = batch_of(loss, 64)
+    batch = training_batch(loss.pipe, 64)
     [(share, piece)] = loss.parts(batch)
     assert share == 1 and int(piece["steps"].min()) >= 0 and BELOW * 900 < int(piece["steps"].max()) < BELOW * 1000
-    batch = batch_of(loss)
+    batch = training_batch(loss.pipe)
     noise, steps = torch.randn(batch["latents"].shape), torch.tensor([0, 149, 150, 599])
     right = noise if prediction == "epsilon" else loss.scheduler.get_velocity(batch["latents"], noise, steps)
     shown: list[torch.Tensor] = []
@@ -85,7 +74,7 @@ def test_what_is_decoded_is_what_the_denoiser_says_is_behind_little_noise(predic
 @needs_weights
 def test_the_decoder_and_its_judge_alone_have_gradients_however_many_objects_are_denoised_at_once() -> None:
     loss = loss_of("v_prediction")
-    vae, batch = loss.pipe.vae, batch_of(loss)
+    vae, batch = loss.pipe.vae, training_batch(loss.pipe)
 
     def gradients(most: int) -> dict[str, torch.Tensor]:
         loss.objects_at_once = most
@@ -136,7 +125,7 @@ def test_a_judge_learns_to_tell_and_bounds_what_it_says() -> None:
 def test_the_decoder_learns_to_be_taken_for_real_and_the_judge_not_to_be_fooled() -> None:
     """Each gradient alone: that of the judge's verdict on the decoder's pictures goes to the decoder, that of its errors to the judge."""
     loss = loss_of("v_prediction")
-    batch = batch_of(loss)
+    batch = training_batch(loss.pipe)
     torch.manual_seed(1)
     [(_, piece)] = loss.parts(batch)
     torch.manual_seed(2)
@@ -220,7 +209,7 @@ def test_the_judge_sees_what_a_synthesis_of_the_denoiser_hands_over(recipe_file,
 @needs_weights
 def test_drawn_latents_are_judged_and_compared_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     loss = loss_of("v_prediction")
-    batch = batch_of(loss)
+    batch = training_batch(loss.pipe)
     [(_, piece)] = loss.parts(batch)
     shown: list[torch.Tensor] = []
     judged: list[torch.Tensor] = []

@@ -21,7 +21,7 @@ from ccdiff_cli.methods.loss import DenoiserLoss
 from ccdiff_cli.recipes import load_recipe
 from ccdiff_cli.training import train
 from ccdiff_cli.training.costs import memory_of_training
-from tests.models.small import TEXT, TOKENS, make_batch, make_pipeline
+from tests.models.small import make_pipeline, training_batch
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec(backbones.LITE0_PACKAGE) is None, reason="the extra cpu-detector is not installed"
@@ -38,17 +38,6 @@ def loss_of(prediction: str, **settings: Any) -> DenoiserLoss:
 
 def weights_of(generator: Path, part: str) -> dict[str, torch.Tensor]:
     return load_file(generator / part / "diffusion_pytorch_model.safetensors")
-
-
-def batch_of(loss: DenoiserLoss, count: int = 4) -> dict[str, Any]:
-    layout = make_batch([1] * count)
-    return {
-        "latents": torch.randn(count, loss.pipe.unet.config.in_channels, *layout.latent_size),
-        "layout": layout,
-        "dropped": torch.zeros(count, dtype=torch.bool),
-        "empty_tokens": torch.randn(1, TOKENS, TEXT),
-        "pixels": torch.rand(count, 3, *layout.image_size) * 2 - 1,
-    }
 
 
 @needs_weights
@@ -86,7 +75,7 @@ def test_an_error_of_pictures_counts_pixels_and_edges() -> None:
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_what_is_looked_at_is_the_denoised_picture_where_the_noise_is_low(prediction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = loss_of(prediction, **{"denoiser.perceptual": 0.5})
-    batch = batch_of(loss)
+    batch = training_batch(loss.pipe)
     steps = torch.tensor([10, 599, 600, 999])
     noise = torch.randn(batch["latents"].shape)
     shown: list[torch.Tensor] = []
