@@ -261,34 +261,6 @@ def rotated_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return result
 
 
-def rotated_nms(corners: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Rotated non-maximum suppression: the indices that are kept, best first (equal scores: the earlier first).
-
-    A box goes when its rotated IoU with a better one that stays is above ``threshold``.
-
-    Args:
-        corners: (N, 8) oriented boxes of one class.
-        scores: (N,) floats.
-    """
-    shapes, scores = quadrilaterals(corners), np.asarray(scores, np.float64)
-    rank = np.empty(len(shapes), np.int64)
-    rank[np.argsort(-scores, kind="stable")] = np.arange(len(shapes))
-    better, worse = touching_pairs(shapes)
-    swap = rank[better] > rank[worse]
-    better, worse = np.where(swap, worse, better), np.where(swap, better, worse)
-    above = paired_iou(shapes[better], shapes[worse]) > threshold
-    beaten: dict[int, list[int]] = {}
-    for one, other in zip(better[above].tolist(), worse[above].tolist(), strict=True):
-        beaten.setdefault(one, []).append(other)
-    gone = np.zeros(len(shapes), bool)
-    kept = []
-    for index in np.argsort(rank).tolist():
-        if not gone[index]:
-            kept.append(index)
-            gone[beaten.get(index, [])] = True
-    return np.array(kept, np.int64)
-
-
 def quadrilaterals(corners: np.ndarray) -> np.ndarray:
     """(N, 8) corners as an array of N valid geometries; a self-crossing one is untangled, a flat one has no area."""
     shapes = shapely.polygons(np.asarray(corners, np.float64).reshape(-1, 4, 2))

@@ -178,36 +178,6 @@ def test_any_corners_clipped_to_a_window(corners, place):
         assert sum(g.polygon(ring).area for ring in g.outlines(left)) <= 1e-6
 
 
-def plain_nms(corners, scores, threshold):
-    """The rule, word for word."""
-    kept = []
-    for k in sorted(range(len(scores)), key=lambda k: (-scores[k], k)):
-        if all(g.polygon_iou(corners[k], corners[other]) <= threshold for other in kept):
-            kept.append(k)
-    return kept
-
-
-@given(st.lists(st.tuples(quadrilateral, st.integers(0, 4)), max_size=8), st.sampled_from([0.1, 0.3, 0.5]))
-@settings(max_examples=50, deadline=None)
-def test_rotated_nms_against_the_plain_rule(found, threshold):
-    corners, scores = np.array([c for c, _ in found]).reshape(-1, 8), np.array([s for _, s in found], float)
-    assert g.rotated_nms(corners, scores, threshold).tolist() == plain_nms(corners.tolist(), scores, threshold)
-
-
-def test_rotated_nms_of_a_scene_is_fast():
-    """10,000 detections, each object found five times: all pairs would be 50 million."""
-    import time
-
-    rng = np.random.default_rng(0)
-    places = np.stack(np.meshgrid(np.arange(50), np.arange(40)), -1).reshape(-1, 2) * 40.0
-    boxes = [(x + dx, y + dy, 24, 10, 0.6) for x, y in places for dx, dy in rng.normal(0, 0.3, (5, 2))]
-    corners = np.array([g.le90_to_corners(b) for b in boxes])
-    start = time.process_time()
-    kept = g.rotated_nms(corners, rng.random(len(corners)), 0.5)
-    assert len(kept) == len(places) and len(set((kept // 5).tolist())) == len(places)
-    assert time.process_time() - start < 5
-
-
 def test_rotated_iou_of_nothing_and_of_a_quarter_turn():
     assert g.rotated_iou(np.zeros((0, 8)), np.zeros((3, 8))).shape == (0, 3)
     assert g.rotated_iou(np.zeros((1, 8)), np.zeros((1, 8)))[0, 0] == 0  # no area: no overlap, no division by zero

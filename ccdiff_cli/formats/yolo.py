@@ -139,11 +139,6 @@ def _read(root: Path, classes: ClassMap | None, faults: Faults, format: str, ins
     return raw
 
 
-def label_path(folder: Path, picture: Path) -> Path:
-    """Where a picture's labels lie: the last folder ``images`` below ``folder`` becomes ``labels``."""
-    return _label_folders(folder, [picture])[picture.parent] / f"{picture.stem}.txt"
-
-
 def _label_folders(folder: Path, pictures: Iterable[Path]) -> dict[Path, Path]:
     """Folder of pictures -> that of their labels: the last folder ``images`` below ``folder`` becomes ``labels``."""
     found = {}

@@ -421,34 +421,6 @@ def _grid_context(
     return GridContext(mask[:, None], text, covered, instances, gate_sum[..., None])
 
 
-class ConditionedDenoiser(nn.Module):
-    """Resampler and UNet as one module, so that one wrapper synchronises and clips the gradients of both."""
-
-    def __init__(self, unet: UNet2DConditionModel, resampler: nn.Module):
-        super().__init__()
-        self.unet = unet
-        self.resampler = resampler
-
-    def forward(
-        self,
-        latents: Tensor,
-        timesteps: Tensor,
-        batch: LayoutBatch,
-        conditional: Tensor | None = None,
-        *,
-        gate_threshold: float | None = None,
-    ) -> Tensor:
-        """Predict what the noise schedule asks for.
-
-        Args:
-            latents: ``(B, C, h, w)`` noisy; timesteps: ``(B,)``.
-            batch: the layouts; ``batch.caption_tokens`` is the text of every row (also of the rows without conditioning).
-            conditional: ``(B,)`` bool, see :func:`prepare_context`.
-        """
-        context = prepare_context(self.unet, batch, self.resampler(batch), conditional, gate_threshold=gate_threshold)
-        return self.unet(latents, timesteps, batch.caption_tokens, cross_attention_kwargs={"conditioning": context}, return_dict=False)[0]
-
-
 class ConditionedUNet(UNet2DConditionModel):
     """A ``UNet2DConditionModel`` that remembers its conditioning, so that ``save_pretrained`` and ``from_pretrained`` keep it.
 

@@ -13,7 +13,6 @@ from ccdiff_cli.export import ExportOptions, export_set
 from ccdiff_cli.files import sha256_file
 from ccdiff_cli.formats import detect_format, read_raw
 from ccdiff_cli.formats.classes import read_class_file
-from ccdiff_cli.formats.yolo import label_path
 from ccdiff_cli.geometry import le90_to_corners, polygon_iou
 from ccdiff_cli.scene import ClassList, Instance, Scene
 from tests.rawsets import picture
@@ -28,7 +27,7 @@ def yolo(root: Path, labels: dict[str, str | None], description: object = None) 
     for k, (name, text) in enumerate(sorted(labels.items())):
         path = picture(root / name, seed=k)
         if text is not None:
-            path = label_path(root, path)
+            path = root / Path(*("labels" if part == "images" else part for part in Path(name).parts)).with_suffix(".txt")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text.encode())
     if description is not None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ccdiff_cli.errors import CCDiffError
-from ccdiff_cli.methods.txt2img_mhn.checkpoints import joined_weights, load_pictures, load_released, split_weights
+from ccdiff_cli.methods.txt2img_mhn.checkpoints import joined_weights, load_released, split_weights
 from ccdiff_cli.methods.txt2img_mhn.network import PrototypeTransformer, keep_largest, sizes_of, uniform_of
 from ccdiff_cli.methods.txt2img_mhn.pictures import VQGAN, VQVAE, gumbel_noise
 from ccdiff_cli.methods.txt2img_mhn.tokenizer import CaptionPieces, learn_pieces, plain_words, read_pieces, write_pieces
@@ -438,15 +438,6 @@ def test_released_names_there_and_back(kind):
     assert torch.equal(load_released(other, "here", heads=2)[0].image_pos_emb.weights_0, weights["module.image_pos_emb.weights_0"])
 
 
-@pytest.mark.parametrize("kind", ["vqvae", "vqgan"])
-def test_a_picture_tokenizer_alone(kind):
-    vae = small_pictures(kind)
-    made, unused = load_pictures(dict(vae.state_dict()) | {"loss.logvar": torch.zeros(())}, "last.ckpt", resolution=32)
-    assert unused == ["loss.logvar"]
-    x = torch.rand(1, 3, 32, 32)
-    close(made.raw(made.encode(x)), vae.raw(vae.encode(x)))
-
-
 def test_every_odd_released_weight_is_named_at_once():
     weights = joined_weights(make_mhn(grid=(8, 8)).state_dict(), small_pictures("vqvae").state_dict(), "vqvae")
     del weights["module.content.1.bias"], weights["module.vae.decoder.1.net.2.bias"]
@@ -459,8 +450,6 @@ def test_every_odd_released_weight_is_named_at_once():
         load_released(joined_weights(make_mhn().state_dict(), small_pictures("vqvae").state_dict(), "vqvae"), "x", heads=3)
     with pytest.raises(CCDiffError, match="not a Txt2Img-MHN checkpoint"):
         load_released({"unet.conv.weight": torch.zeros(1)}, "x")
-    with pytest.raises(CCDiffError, match="not a picture tokenizer"):
-        load_pictures({"unet.conv.weight": torch.zeros(1)}, "x")
 
 
 def test_sizes_are_those_of_the_published_transformer():

@@ -9,7 +9,6 @@ import torch
 
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.models.conditioning import (
-    ConditionedDenoiser,
     ConditionedUNet,
     ConditioningConfig,
     conditioning_parameters,
@@ -45,6 +44,18 @@ def noise(batch: LayoutBatch, rows: int | None = None) -> torch.Tensor:
 def denoise(unet, resampler, batch, x, **options) -> torch.Tensor:
     context = prepare_context(unet, batch, resampler(batch), **options)
     return unet(x, torch.tensor(300), batch.caption_tokens, cross_attention_kwargs={"conditioning": context}).sample
+
+
+class Denoiser(torch.nn.Module):
+    """Resampler and UNet as one module, as training steps them."""
+
+    def __init__(self, unet, resampler):
+        super().__init__()
+        self.unet, self.resampler = unet, resampler
+
+    def forward(self, x, timesteps, batch, conditional=None):
+        context = prepare_context(self.unet, batch, self.resampler(batch), conditional)
+        return self.unet(x, timesteps, batch.caption_tokens, cross_attention_kwargs={"conditioning": context}).sample
 
 
 def models(variant: str, **options):
@@ -187,7 +198,7 @@ def test_gate_options_change_the_result_and_stay_finite(options):
 @pytest.mark.parametrize("counts", [[0, 0], [1, 0], [100, 3]], ids=["N=0", "N=1", "N=100"])
 def test_a_training_step_gives_every_parameter_a_gradient(variant, counts):
     torch.manual_seed(0)
-    model = ConditionedDenoiser(make_unet(variant), make_resampler(variant)).train()
+    model = Denoiser(make_unet(variant), make_resampler(variant)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     batch = make_batch(counts)
     loss = model(noise(batch), torch.tensor([10, 900]), batch).square().mean()
@@ -208,7 +219,7 @@ def test_published_training_reaches_the_module_and_nothing_else():
     for p in trained:
         p.requires_grad_(True)
     before = {n: p.clone() for n, p in unet.named_parameters()}
-    model = ConditionedDenoiser(unet, resampler)
+    model = Denoiser(unet, resampler)
     optimizer = torch.optim.SGD([*trained, *resampler.parameters()], lr=1.0)
     batch = make_batch([4, 2])
     model(noise(batch), torch.tensor([10, 900]), batch).square().mean().backward()
@@ -233,7 +244,7 @@ def test_gradient_checkpointing_equals_the_plain_step(variant):
     grads = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        model = ConditionedDenoiser(make_unet(variant), make_resampler(variant)).train()
+        model = Denoiser(make_unet(variant), make_resampler(variant)).train()
         if checkpointing:
             model.unet.enable_gradient_checkpointing()
         model(noise(batch), torch.tensor([10, 900, 5]), batch, conditional).square().mean().backward()
@@ -263,7 +274,7 @@ def test_bfloat16_stays_near_float32():
 
 def test_autocast_trains():
     torch.manual_seed(0)
-    model = ConditionedDenoiser(make_unet(), make_resampler())
+    model = Denoiser(make_unet(), make_resampler())
     batch = make_batch([3, 5])
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(noise(batch), torch.tensor([10, 900]), batch).float().square().mean()

@@ -93,21 +93,6 @@ def load_released(
     return transformer, made, unused
 
 
-def load_pictures(weights: Mapping[str, Tensor], where: str | Path, *, resolution: int = 256) -> tuple[VQVAE | VQGAN, list[str]]:
-    """A picture tokenizer alone, from Lightning's ``last.ckpt`` or a file of stage 1 (names without ``vae.``).
-
-    Raises:
-        CCDiffError: not such a file; missing, surplus and wrongly shaped weights, all listed.
-    """
-    _, pictures, unused = split_weights({"vae." + name.removeprefix("module."): value for name, value in weights.items()})
-    fix = "give the picture tokenizer of stage 1: vqvae.pth or last.ckpt"
-    with odd_sizes("a picture tokenizer", where, fix):
-        made = make_pictures(pictures, resolution)
-    account_for(made.state_dict(), pictures, where, fix)
-    made.load_state_dict(pictures)
-    return made.eval(), [name.removeprefix("vae.") for name in unused]
-
-
 def resolution_of(pictures: Mapping[str, Tensor], grid: tuple[int, int]) -> int:
     """Pixels of a side, from the grid of the transformer and the levels of the tokenizer."""
     if "codebook.weight" in pictures:
