@@ -19,6 +19,7 @@ from ccdiff_cli.project import init_project, read_project
 from ccdiff_cli.project.propose import (
     CPU,
     GPU,
+    Cut,
     Sight,
     choose_cut,
     detector_of,
@@ -73,6 +74,19 @@ def test_the_detector_fits_the_objects() -> None:
     settings = detector_of(seen, cut, training_pictures(seen, cut))
     assert settings["anchor_sizes"].value == [16, 32, 64, 128]
     assert settings["warmup_steps"].value < settings["steps"].value
+
+
+def test_how_many_pictures_will_be_trained_on() -> None:
+    whole, tiles = Cut(None, 0, 128, ""), Cut(256, 64, 128, "")
+    seen = sight((640, 448), (30, 60))
+    three_fifths = {"train": ("a",) * 60, "val": ("b",) * 40}
+    assert training_pictures(seen, whole) == 100
+    assert training_pictures(replace(seen, splits=three_fifths), whole) == 60
+    assert training_pictures(replace(seen, splits={"": ("a",) * 100}), whole) == 70  # drawn by the seed
+    assert training_pictures(replace(seen, splits={"train": ("a",)}, count=1000), whole) == 1  # never none
+    many = replace(seen, splits=three_fifths, sides=np.full(10_000, 30.0))
+    assert training_pictures(many, tiles) == 60 * 3 * 2  # (640 - 64) / 192 by (448 - 64) / 192 tiles of each
+    assert training_pictures(replace(many, sides=np.full(200, 30.0)), tiles) == 60 * 3  # no more of them hold objects than 1.5 x 2
 
 
 def test_a_val_split_stands_in_for_a_test_split_that_is_not_there() -> None:
