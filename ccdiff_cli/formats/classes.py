@@ -18,7 +18,7 @@ from ..errors import CCDiffError
 from ..files import is_file
 from ..scene import ClassList, cleaned
 from ..settings import compose_yaml
-from .raw import UnknownClass, read_text, some
+from .raw import UnknownClass, lines_of, read_text, some
 
 DIOR = ClassList(
     (
@@ -260,7 +260,7 @@ def _lines_of_file(path: Path) -> list[tuple[str, str]]:
     """Where and what of every line; of YAML and JSON, the same lines made from their nodes."""
     text = read_text(path)
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
-        return [(f"{path}:{k}", line) for k, line in enumerate(text.splitlines(), start=1)]
+        return [(f"{path}:{k}", line) for k, line in enumerate(lines_of(text), start=1)]
     # nodes rather than values: they know their line, keep a key that stands twice, and read 1 and no as texts
     node = compose_yaml(text, where=path)
     if isinstance(node, yaml.SequenceNode):

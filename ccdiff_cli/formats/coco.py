@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -88,7 +88,7 @@ def read_coco(root: Path, classes: ClassMap | None = None, faults: Faults | None
     finder = PictureFinder(folder, (folder, child(folder, "images")))
     claimed: dict[str, Path] = {}
     for path, coco in loaded:
-        split = _split_of(path, folder) if len(loaded) > 1 else ""
+        split = _split_of(path, folder, [other for other, _ in loaded], where=path) if len(loaded) > 1 else ""
         here: set[str] = set()
         for scene in _read_one(path, coco, table.of_file(path, names), finder, raw, faults, split=split):
             if (other := claimed.setdefault(str(scene.path), path)) is not path or str(scene.path) in here:
@@ -144,12 +144,11 @@ def _looks_like_coco(path: Path) -> bool:
     return text.startswith(b"{") and sum(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories")) >= 2
 
 
-def _split_of(path: Path, folder: Path) -> str:
-    """The split that a file's name tells, else that of the folder it lies in."""
-    for name in (path.stem, *reversed(path.parent.relative_to(folder).parts)):
-        if found := split_of_name(name):
-            return found
-    return ""
+def _split_of(path: Path, folder: Path, others: Iterable[Path] = (), *, where: Path | None = None) -> str:
+    """The split that a file's name tells among the others, else that of the folder it lies in; ``where``: see :func:`split_of_name`."""
+    if found := split_of_name(path.stem, [other.stem for other in others], where=where):
+        return found
+    return next(filter(None, (split_of_name(name, where=where) for name in reversed(path.parent.relative_to(folder).parts))), "")
 
 
 def _lists(path: Path) -> dict[str, list[Any]]:

@@ -23,7 +23,7 @@ from ..files import inside
 from ..geometry import hbb_iou, hbb_of
 from ..scene import Instance, Scene
 from .classes import ClassMap, over
-from .raw import Faults, RawSet, child, find_pictures, listed, missing_picture, read_split_lists
+from .raw import Faults, RawSet, by_stem, child, find_pictures, listed, missing_picture, read_split_lists
 from .voc import declared_size, read_annotation, unannotated, voc_objects
 
 HBB_FOLDER = "Annotations/Horizontal Bounding Boxes"
@@ -53,7 +53,7 @@ def read_dior(root: Path, classes: ClassMap | None = None, faults: Faults | None
     names = over(classes, lambda: ClassMap.frozen("dior"))
     raw = RawSet("dior", names.classes, [])
     folders = [child(root, HBB_FOLDER), child(root, OBB_FOLDER)]
-    horizontal, oriented = ({p.stem: p for p in listed(folder, ".xml")} for folder in folders)
+    horizontal, oriented = (by_stem(listed(folder, ".xml"), "annotation files") for folder in folders)
     ids = sorted({*horizontal, *oriented})
     if not ids:
         raise CCDiffError("no annotation files (*.xml)", where=root / "Annotations")

@@ -32,6 +32,7 @@ from .raw import (
     files_below,
     find_pictures,
     flag,
+    lines_of,
     listed,
     missing_picture,
     number,
@@ -160,7 +161,7 @@ def _class_map(root: Path, folders: Sequence[Path]) -> ClassMap | None:
     """The classes that a folder tells; None where only its labels do."""
     if is_file(path := child(root, CLASSES)):
         # label lines cannot hold spaces: whoever writes them writes "storage-tank"
-        lines = [line.replace("-", " ") for line in read_text(path).splitlines() if line.strip()]
+        lines = [line.replace("-", " ") for line in lines_of(read_text(path)) if line.strip()]
         try:
             return ClassMap.of(ClassList(tuple(clean_name(line, where=str(path)) for line in lines)))
         except CCDiffError as error:
@@ -178,7 +179,7 @@ def _own_names(labels: Mapping[Path, Sequence[Path]]) -> ClassMap | None:
             text = read_text(path)
         except CCDiffError:  # counted where it is read for good
             continue
-        for line in text.splitlines():
+        for line in lines_of(text):
             name, _ = _name_and_flag(line.split()[8:], known)
             if known.knows(name):
                 return None
@@ -210,7 +211,7 @@ def _shortest_list(spellings: set[str]) -> str:
 def _read_labels(path: Path, names: ClassMap, spellings: set[str], raw: RawSet, faults: Faults) -> tuple[list[Instance], dict[str, Any]]:
     instances: list[Instance] = []
     provenance: dict[str, Any] = {}
-    for line_number, line in enumerate(read_text(path).splitlines(), start=1):
+    for line_number, line in enumerate(lines_of(read_text(path)), start=1):
         if commas := _COMMAS.fullmatch(line.strip()):
             line = f"{commas.group(1).replace(',', ' ')} {commas.group(2)} {commas.group(3) or ''}"
         fields = line.split()

@@ -27,6 +27,7 @@ from .raw import (
     Faults,
     RawSet,
     UnknownClass,
+    by_stem,
     child,
     find_pictures,
     flag,
@@ -60,7 +61,8 @@ def read_hrsc(root: Path, classes: ClassMap | None = None, faults: Faults | None
     names = over(classes, lambda: ClassMap.frozen("hrsc"))
     raw = RawSet("hrsc", names.classes, [])
     bases = _bases(root)
-    files = {path.stem: (path, split) for base, split in bases for path in listed(child(base, ANNOTATIONS), ".xml")}
+    found = {path: split for base, split in bases for path in listed(child(base, ANNOTATIONS), ".xml")}
+    files = {stem: (path, found[path]) for stem, path in by_stem(found, "annotation files").items()}
     if not files:
         raise CCDiffError(f"no annotation files ({ANNOTATIONS}/*.xml)", where=root)
     pictures = find_pictures([child(base, PICTURES) for base, _ in bases])

@@ -215,6 +215,12 @@ def read_text(path: Path) -> str:
         raise CCDiffError(f"not UTF-8 text (byte {error.start})", where=path, fix=fix) from error
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, as editors count them: a form feed or one of Unicode's separators ends none, as it does for ``splitlines``."""
+    lines = re.split(r"\r\n|\r|\n", text)
+    return lines if lines[-1] else lines[:-1]
+
+
 def parse_json(text: str, *, where: str | Path) -> Any:
     """The value of a JSON text.  ``NaN`` and ``Infinity`` pass, as in the standard library: numbers are checked where they are used.
 
@@ -257,7 +263,7 @@ def number(text: object, *, where: str, what: str) -> float:
     except (TypeError, ValueError, OverflowError):
         raise CCDiffError(f"{what}: expected a number, found {str(text)[:40]!r}", where=where) from None
     if not math.isfinite(value) or abs(value) > 1e9:
-        raise CCDiffError(f"{what}: expected a finite number of pixels, found {str(text)[:40]!r}", where=where)
+        raise CCDiffError(f"{what}: expected a finite number up to 1e9, found {str(text)[:40]!r}", where=where)
     return value
 
 
@@ -437,9 +443,36 @@ def split_words(there: Callable[[str], object]) -> dict[str, str]:
     return found if "train" in found.values() or not there(UNION) else {**found, UNION: SPLIT_WORDS[UNION]}
 
 
-def split_of_name(name: str) -> str:
-    """The split that a name such as ``instances_val2017`` tells; "" where none."""
-    return next((SPLIT_WORDS[w] for w in re.split(r"[^a-z]+", name.lower()) if w in SPLIT_WORDS), "")
+def _told(name: str) -> list[str]:
+    """The words of a name such as ``instances_val2017`` that tell a split, in their order."""
+    return [word for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_WORDS]
+
+
+def _splits_told(names: Iterable[str]) -> set[str]:
+    return {SPLIT_WORDS[word] for name in names for word in _told(name)}
+
+
+def split_of_name(name: str, others: Iterable[str] = (), *, where: Path | None = None) -> str:
+    """The split that a name such as ``instances_val2017`` tells; "" where none.
+
+    Args:
+        others: the names of the files beside it.  A word that all of them have says nothing, where another one does: with
+            ``flight_test_train`` and ``flight_test_val`` the first is of train.
+        where: the file of that name; without it a name that tells two splits tells none.
+
+    Raises:
+        CCDiffError: (with ``where``) it tells two splits, and the others do not help.
+    """
+    common = Counter(words := _told(name))
+    for other in others:
+        common &= Counter(_told(other))
+    splits = list(dict.fromkeys(SPLIT_WORDS[word] for word in (Counter(words) - common or words)))
+    if splits == ["train", "val"]:  # as "trainval"
+        return "train"
+    if len(splits) == 2 and where is not None:
+        fix = "rename it: let one of train, val and test stand in its name, or put it into a folder of that name"
+        raise CCDiffError(f"the name {name!r} tells two splits, {splits[0]} and {splits[1]}", where=where, fix=fix)
+    return splits[0] if len(splits) == 1 else ""
 
 
 class PictureFinder:
@@ -482,7 +515,7 @@ class PictureFinder:
             if not found or (climbs and not self.by_name and max(ranked.values()) < 1):  # ../a.png may be any a.png
                 continue
             best = [p for p in found if ranked[p] == max(ranked.values())]
-            best = [p for p in best if split and split in map(split_of_name, p.relative_to(self.folder).parts[:-1])] or best
+            best = [p for p in best if split and split in _splits_told(p.relative_to(self.folder).parts[:-1])] or best
             shared = {p: _common_end(p.relative_to(self.folder).parts[:-1][::-1], beside[::-1]) for p in best}
             best = [p for p in best if shared[p] == max(shared.values())]
             if len(best) > 1:
@@ -577,13 +610,21 @@ def find_pictures(folders: Sequence[Path]) -> dict[str, Path]:
     Raises:
         CCDiffError: two pictures share a stem.
     """
+    return by_stem((path for folder in folders for path in listed(folder, *SUFFIXES) if path.is_file()), "pictures")
+
+
+def by_stem(paths: Iterable[Path], what: str) -> dict[str, Path]:
+    """Stem -> file.
+
+    Raises:
+        CCDiffError: two of the files, which are ``what``, share a stem.
+    """
     found: dict[str, Path] = {}
-    for folder in folders:
-        for path in listed(folder, *SUFFIXES):
-            if path.is_file():
-                if path.stem in found:
-                    raise CCDiffError(f"two pictures are called {path.stem!r}: {found[path.stem]} and {path}", where=folder)
-                found[path.stem] = path
+    for path in paths:
+        if (other := found.setdefault(path.stem, path)) != path:
+            raise CCDiffError(
+                f"two {what} are called {path.stem!r}: {other} and {path}", where=path.parent, fix="keep one of them, or rename it"
+            )
     return found
 
 
@@ -601,7 +642,7 @@ def read_split_lists(folder: Path, known: Iterable[str], faults: Faults | None =
     split_of: dict[str, str] = {}
     for name, split in split_words(lambda word: child(folder, f"{word}.txt").is_file()).items():
         path = child(folder, f"{name}.txt")
-        for line_number, line in enumerate(read_text(path).splitlines(), start=1):
+        for line_number, line in enumerate(lines_of(read_text(path)), start=1):
             text = line.strip()
             if not text or is_litter(path_parts(text)[0][-1] if path_parts(text)[0] else text):
                 continue
@@ -621,13 +662,18 @@ def read_split_lists(folder: Path, known: Iterable[str], faults: Faults | None =
     return split_of
 
 
+_LISTED_SUFFIXES = {*SUFFIXES, ".xml", ".txt", ".json", ".gif", ".jp2", ".ppm"}
+"""What a line of a list may end in beside the picture's stem: that of its labels, or of a picture in another form."""
+
+
 def _listed_id(text: str, ids: set[str], alike: dict[str, str]) -> str | None:
     """The id that a line of a list means: the whole line, its last part, either without the extension."""
     ways = ["/".join(parts[start:]) for parts in path_parts(text) for start in range(len(parts))]
     if len(fields := text.split()) == 2 and fields[1] in ("-1", "0", "1"):  # as VOC lists the pictures of one class
         ways.append(fields[0])
     for way in (text, *ways):
-        for name in (way, way.rpartition(".")[0]):
+        stem, _, suffix = way.rpartition(".")
+        for name in (way, stem if f".{suffix.lower()}" in _LISTED_SUFFIXES else ""):
             if name and (name in ids or same_name(name) in alike):
                 return name if name in ids else alike[same_name(name)]
     return None

@@ -25,6 +25,7 @@ from .raw import (
     child,
     find_pictures,
     in_order,
+    lines_of,
     listed,
     missing_picture,
     number,
@@ -87,7 +88,7 @@ def read_vhr10(root: Path, classes: ClassMap | None = None, faults: Faults | Non
 
 def _read_boxes(path: Path, names: ClassMap, raw: RawSet, faults: Faults) -> list[Instance]:
     found = []
-    for line_number, line in enumerate(read_text(path).splitlines(), start=1):
+    for line_number, line in enumerate(lines_of(read_text(path)), start=1):
         if line.strip():
             with faults.leaving_out("lines"):
                 found.append(_read_box(line, names, raw, where=f"{path}:{line_number}"))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import tarfile
 import tempfile
@@ -28,7 +27,7 @@ from ..pictures import SUFFIXES
 from ..scene import Scene
 from .classes import ClassMap
 from .huggingface import class_names, scene_of
-from .raw import SPLIT_WORDS, Faults, RawSet, missing_picture, parse_json
+from .raw import Faults, RawSet, missing_picture, parse_json, split_of_name
 
 MAX_MEMBER_BYTES = 2_000_000_000
 _HEAD_MEMBERS = 20
@@ -65,11 +64,12 @@ def read_webdataset(root: Path, classes: ClassMap | None = None, faults: Faults 
     shards = _shards(root)
     if not shards:
         raise CCDiffError("no shards (*.tar)", where=root)
+    splits = {shard: split_of_name(shard.stem, [other.stem for other in shards], where=shard) for shard in shards}
     room = _room(shards)
     labels: list[tuple[str, str, dict[str, Any], Path | None]] = []
     for shard in shards:
         with faults.leaving_out("shards"):
-            labels += _examples(shard, room, faults)
+            labels += _examples(shard, splits[shard], room, faults)
     spellings, names = class_names(root, classes, [entry for _, _, entry, _ in labels])
     raw = RawSet("webdataset", names.classes, [])
     for where, split, entry, picture in labels:
@@ -77,7 +77,8 @@ def read_webdataset(root: Path, classes: ClassMap | None = None, faults: Faults 
             if picture is None:
                 raise missing_picture(str(entry.get("file_name") or where.rpartition(": ")[2].removesuffix(".json")), where=where)
             scene = scene_of(entry, spellings, names, raw, faults, where=where, split=split)
-            raw.scenes.append(scene.replace(file_name=_file_name(scene, picture), path=str(picture)))
+            source = scene.source or f"{picture.parent.name}/{picture.stem}"  # a label without a name: each picture is its own
+            raw.scenes.append(scene.replace(file_name=_file_name(scene, picture), source=source, path=str(picture)))
     alike = Counter(scene.file_name for scene in raw.scenes)
     raw.scenes = [s if alike[s.file_name] == 1 else s.replace(file_name=_numbered(Path(str(s.path)))) for s in raw.scenes]
     raw.notes["pictures unpacked from shards into a temporary folder"] += len(raw.scenes)
@@ -156,9 +157,8 @@ def _members(shard: Path, *, labels_alone: bool = False) -> Iterator[tuple[str, 
         raise CCDiffError(f"not a whole tar file: {error!s:.200}", where=shard, fix="restore the shard") from error
 
 
-def _examples(shard: Path, room: Path, faults: Faults) -> list[tuple[str, str, dict[str, Any], Path | None]]:
-    """Where, split, label and unpacked picture of every key of a shard."""
-    split = next((SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", shard.stem.lower()) if word in SPLIT_WORDS), "")
+def _examples(shard: Path, split: str, room: Path, faults: Faults) -> list[tuple[str, str, dict[str, Any], Path | None]]:
+    """Where, split (the shard's), label and unpacked picture of every key of a shard."""
     labels: dict[str, bytes] = {}
     pictures: dict[str, Path] = {}
     for k, (name, data) in enumerate(_members(shard)):

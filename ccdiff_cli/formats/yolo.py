@@ -44,6 +44,7 @@ from .raw import (
     child,
     files_below,
     is_litter,
+    lines_of,
     listed,
     missing_picture,
     number,
@@ -223,7 +224,7 @@ def _open(root: Path) -> _Source:
 
 def _darknet(text: str) -> dict[str, Any]:
     """What darknet's ``obj.data`` says, under the keys of a ``data.yaml``; ``names`` is a file's name there."""
-    pairs = [line.partition("=") for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#")]
+    pairs = [line.partition("=") for line in lines_of(text) if "=" in line and not line.lstrip().startswith("#")]
     keys: dict[str, Any] = {key.strip(): value.strip() for key, _, value in pairs}
     return {key: keys[key] for key in SPLIT_WORDS if keys.get(key)} | {"name_file": keys.get("names", "")}
 
@@ -245,7 +246,7 @@ def _class_names(source: _Source, classes: ClassMap | None) -> dict[int, str]:
 
 def _listed_names(text: str) -> list[str]:
     """The names of a file, one a line: without comments (``# ...``), quotes, and numbers where every line begins with its own."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("# ")]
+    lines = [line.strip() for line in lines_of(text) if line.strip() and not line.startswith("# ")]
     numbered = [re.fullmatch(rf"{k}\s*[:\s]\s*(.+)", line) for k, line in enumerate(lines)]
     if all(numbered):
         lines = [match.group(1) for match in numbered if match]
@@ -310,7 +311,7 @@ def _pictures(source: _Source, raw: RawSet, faults: Faults) -> dict[Path, str]:
     Raises:
         CCDiffError: a folder, list or picture that is missing, a picture in two splits.
     """
-    split_of: dict[Path, str] = {}
+    named: dict[str, list[Path]] = {}
     for split, text, entry in _entries(source):
         if entry is None and split == "test":  # many sets are published without their test pictures
             raw.skipped[f"test folders that are named and do not exist ({text:.80})"] += 1
@@ -321,17 +322,20 @@ def _pictures(source: _Source, raw: RawSet, faults: Faults) -> dict[Path, str]:
                 where=source.file,
                 fix="name the folders of pictures relative to this file",
             )
-        found = _pictures_of(entry, source, faults)
-        if found and all(split_of.get(p, split) != split for p in found):
+        named.setdefault(split, []).extend(_pictures_of(entry, source, faults))
+    split_of: dict[Path, str] = {}
+    for split, found in named.items():
+        again = next((other for other in named if other != split and found and set(named[other]) == set(found)), None)
+        if again in split_of.values():
             # detectors want a `val`: without one, people name the training pictures twice
-            raw.notes[f"pictures of {split_of[found[0]]} that {split} names again"] += len(found)
+            raw.notes[f"pictures of {again} that {split} names again"] += len(found)
             continue
         for picture in found:
             if split_of.setdefault(picture, split) != split:
                 raise CCDiffError(
                     f"the picture {picture.relative_to(source.folder)} is in {split_of[picture]} and in {split}",
                     where=source.file or source.folder,
-                    fix="leave it in one of them",
+                    fix="leave it in one of them: a folder's pictures are those of the folders in it, too",
                 )
     return split_of
 
@@ -384,7 +388,7 @@ def _pictures_of(entry: Path, source: _Source, faults: Faults) -> list[Path]:
     inner = prefix.is_dir() and prefix.resolve().is_relative_to(source.folder.resolve())
     finder = PictureFinder(source.folder, (source.folder, child(source.folder, "images"), entry.parent, *((prefix,) if inner else ())))
     found = []
-    for line_number, line in enumerate(read_text(entry).splitlines(), start=1):
+    for line_number, line in enumerate(lines_of(read_text(entry)), start=1):
         if (text := line.strip()) and not is_litter(re.split(r"[/\\]", text)[-1]):
             with faults.leaving_out("pictures"):
                 found.append(finder.find(text, where=f"{entry}:{line_number}"))
@@ -422,7 +426,7 @@ _InstanceOf = Callable[[_Line, RawSet], Instance]
 
 def _read_labels(path: Path, faults: Faults, read_line: Callable[[list[str], str], Instance]) -> list[Instance]:
     found = []
-    for line_number, line in enumerate(read_text(path).splitlines(), start=1):
+    for line_number, line in enumerate(lines_of(read_text(path)), start=1):
         if fields := line.split():
             with faults.leaving_out("lines"):
                 found.append(read_line(fields, f"{path}:{line_number}"))

@@ -24,6 +24,9 @@ from .leaks import DROP, MOVE
 from .pixels import PixelOptions, look, settle
 from .workers import Workers
 
+FLAT = 1e-6
+"""Square pixels: an oriented box of no larger area is a line or a point, as tools write it that know none."""
+
 
 class Ledger:
     """What is left out, altered and counted on the way: the three ranks of :class:`RawSet`, carried on."""
@@ -164,6 +167,11 @@ def _checked_instances(scene: Scene, ledger: Ledger) -> Iterator[Instance]:
         if not (x2 > x1 and y2 > y1):
             ledger.leave_out("objects whose box has no area", scene)
             continue
+        if instance.oriented and polygon(instance.corners).area <= FLAT:
+            ledger.change("oriented boxes without an area, their horizontal ones kept", str(scene.path), "")
+            instance = Instance.from_hbb(
+                instance.category, instance.hbb, difficult=instance.difficult, mask=instance.mask, extra=instance.extra
+            )
         hbb = _visible_hbb(instance, picture)
         if hbb is None:
             ledger.leave_out("objects outside the picture", scene)

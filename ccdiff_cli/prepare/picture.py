@@ -73,9 +73,14 @@ def named_jobs(scenes: Sequence[Scene], out: Path, said: Mapping[str, str], opti
     stems = [_safe(stem_of(s)) for s in scenes]
     repeated = {stem for stem, count in Counter(s.lower() for s in stems).items() if count > 1}
     named = [_safe(s.file_name) if stem.lower() in repeated else stem for s, stem in zip(scenes, stems, strict=True)]
-    for name, count in Counter(named).items():
-        if count > 1:
-            raise CCDiffError(f"{count} pictures would be written as {name!r}", fix="rename the picture files")
+    taken: dict[str, str] = {}
+    for scene, name in zip(scenes, named, strict=True):
+        if (other := taken.setdefault(name, scene.file_name)) != scene.file_name:
+            raise CCDiffError(
+                f"the pictures {other} and {scene.file_name} would both be written as {name!r}",
+                where=scene.path,
+                fix="rename one of them and its labels: what is no letter, digit, point, dash or underscore becomes an underscore",
+            )
     for scene in scenes:
         inside(out, scene.file_name, where=str(scene.path))
     return [Job(scene, stem, said.get(scene.file_name, ""), out, options) for scene, stem in zip(scenes, named, strict=True)]

@@ -122,6 +122,25 @@ def test_one_file_a_split(tmp_path):
         read_raw(root)
 
 
+def test_a_word_that_all_files_share_says_nothing_of_their_splits(tmp_path):
+    def of(*names):
+        root = tmp_path / "-".join(names)
+        for k, name in enumerate(names):
+            coco(
+                root,
+                [annotation(bbox=[10, 10, 20, 20], image_id=k + 1)],
+                images=[{"id": k + 1, "file_name": f"{k}.png"}],
+                name=f"{name}.json",
+            )
+        return root
+
+    parts = of("flight_test_2024_train", "flight_test_2024_val", "flight_test_2024_test")
+    assert {s.file_name: s.split for s in read_raw(parts).scenes} == {"0.png": "train", "1.png": "val", "2.png": "test"}
+    with pytest.raises(CCDiffError, match=r"test_train\.json: the name 'test_train' tells two splits, test and train\n.*rename it"):
+        read_raw(of("test_train", "b_val"))
+    assert read_raw(of("test_train")).scenes[0].split == ""  # one file is all of the set
+
+
 def test_formats_are_recognised(tmp_path):
     assert detect_format(coco(tmp_path / "c", [annotation()])) == "coco"
     masks = {"001": [("ship", [1, 1, 5, 1, 5, 5])]}

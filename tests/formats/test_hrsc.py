@@ -109,6 +109,23 @@ def test_train_and_test_folders(tmp_path):
     assert [(s.source, s.split) for s in read_raw(root).scenes] == [("1", "train"), ("2", "test")]
 
 
+def test_a_number_that_stands_in_train_and_test_is_no_one_picture(tmp_path):
+    root = hrsc(tmp_path / "r" / "Train", {"1": [ship(**MBOX)]}).parent
+    hrsc(root / "Test", {"1": [ship(**MBOX), ship(**MBOX)]}, pictures=False)
+    with pytest.raises(CCDiffError, match=r"two annotation files are called '1': .*Train.*Test"):
+        read_raw(root)
+
+
+def test_an_oriented_box_without_an_area_leaves_the_horizontal_one(tmp_path):
+    """As tools write it that know none; it would be lost in the next format."""
+    flat = {**MBOX, "mbox_h": 0}
+    root = hrsc(tmp_path / "r", {"1": [ship(**BOX, **flat), ship(**BOX, **MBOX)]})
+    made = prepare_dataset(root, tmp_path / "set", PrepareOptions(seed=1))
+    first, second = made.scenes[0].instances
+    assert (first.oriented, first.hbb) == (False, (20, 10, 80, 50)) and second.oriented
+    assert made.manifest["changes"]["oriented boxes without an area, their horizontal ones kept"] == 1
+
+
 def test_pictures_that_nobody_annotated(tmp_path):
     root = hrsc(tmp_path / "r", {"1": [ship(**MBOX)], "2": []})
     hrsc(root, {"3": []}, annotated=0)

@@ -148,6 +148,21 @@ def test_shards(tmp_path):
     assert not unpacked
 
 
+def test_shards_whose_labels_name_no_pictures(tmp_path):
+    """Each is its own source; a word that all shards have in their names says nothing of their splits."""
+    nameless = json.dumps({"objects": {"bbox": [BOX], "category": ["ship"]}}).encode()
+    data = picture(tmp_path / "x.png").read_bytes()
+    root = tmp_path / "r"
+    for split in ("train", "val"):
+        shard(
+            root / f"test_area_{split}-000000.tar",
+            [(f"{k}.{end}", part) for k in range(3) for end, part in (("png", data), ("json", nameless))],
+        )
+    raw = read_raw(root)
+    assert [s.split for s in raw.scenes] == ["train"] * 3 + ["val"] * 3
+    assert len({s.source for s in raw.scenes}) == len({s.file_name for s in raw.scenes}) == 6 and all(s.source for s in raw.scenes)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
 def test_what_a_killed_process_unpacked_is_removed_by_the_next(tmp_path, monkeypatch):
     place = tmp_path / "tmp"

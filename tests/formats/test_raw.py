@@ -8,7 +8,7 @@ from ccdiff_cli.console import progress_bars
 from ccdiff_cli.errors import CCDiffError, UnsafeInput
 from ccdiff_cli.formats import raw as raw_module
 from ccdiff_cli.formats import read_raw
-from ccdiff_cli.formats.raw import PLACES, Faults, UnknownClass, missing_picture
+from ccdiff_cli.formats.raw import PLACES, Faults, UnknownClass, missing_picture, read_split_lists
 from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from tests.rawsets import coco, hbb_xml, picture, voc_xml
 
@@ -135,3 +135,12 @@ def test_shares_where_a_format_counts_pixels_are_no_boxes_in_the_first_pixel(tmp
             CCDiffError, match=rf"shares of the picture's size \(0 to 1\), where {format} counts pixels \(the first: 0.1, 0.2"
         ):
             read_raw(tmp_path, strict=strict)
+
+
+def test_a_line_of_a_list_means_the_picture_of_that_name_alone(tmp_path):
+    (tmp_path / "train.txt").write_text("a.PNG\nimages/b.jp2\nc.xml\n")
+    assert read_split_lists(tmp_path, ["a", "b", "c"]) == {"a": "train", "b": "train", "c": "train"}
+    (tmp_path / "train.txt").write_text("img.v2\n")  # what stands behind the point is no extension
+    with pytest.raises(CCDiffError, match=r"train\.txt:1: no picture is called 'img\.v2'"):
+        read_split_lists(tmp_path, ["img"])
+    assert read_split_lists(tmp_path, ["img", "img.v2"]) == {"img.v2": "train"}

@@ -122,13 +122,31 @@ def test_pictures_that_share_a_name(tmp_path):
 
 def test_a_picture_in_two_splits(tmp_path):
     root = yolo(tmp_path / "r", {"images/a.png": BOX, "images/b.png": BOX}, {"train": "images", "val": "val.txt", "names": NAMES})
-    (root / "val.txt").write_text("./images/b.png\n")
-    raw = read_raw(root)  # a list of pictures that are all in train: taken once
-    assert [s.split for s in raw.scenes] == ["train", "train"] and raw.notes == {"pictures of train that val names again": 1}
+    (root / "val.txt").write_text("./images/b.png\n./images/a.png\n")
+    raw = read_raw(root)  # the same pictures once more: a set without val, whose detector asks for one
+    assert [s.split for s in raw.scenes] == ["train", "train"] and raw.notes == {"pictures of train that val names again": 2}
     picture(root / "more" / "c.png")
-    (root / "val.txt").write_text("./images/b.png\nmore/c.png\n")
-    with pytest.raises(CCDiffError, match=r"the picture images/b\.png is in train and in val"):
+    for some in ("./images/b.png\n", "./images/b.png\nmore/c.png\n"):  # whose are they? a detector would be tested on what it knows
+        (root / "val.txt").write_text(some)
+        with pytest.raises(CCDiffError, match=r"the picture images/b\.png is in train and in val"):
+            read_raw(root)
+
+
+def test_a_folder_of_val_inside_that_of_train_is_in_both(tmp_path):
+    labels = {"images/a.png": BOX, "images/val/b.png": BOX}
+    root = yolo(tmp_path / "r", labels, {"train": "images", "val": "images/val", "names": NAMES})
+    with pytest.raises(CCDiffError, match=r"the picture images/val/b\.png is in train and in val\n.*folders in it"):
         read_raw(root)
+    twice = yolo(
+        tmp_path / "t", {"images/x/a.png": BOX, "images/y/b.png": BOX}, {"train": ["images/x", "images/y"], "val": "images", "names": NAMES}
+    )
+    assert [s.split for s in read_raw(twice).scenes] == ["train", "train"]
+
+
+def test_lines_end_as_editors_count_them(tmp_path):
+    root = yolo(tmp_path / "r", {"images/a.png": "1 0.5 0.5 0.25 0.5"})
+    (root / "classes.txt").write_text("ship\x0cbig\nplane\n")
+    assert [i.category for i in read_raw(root).scenes[0].instances] == ["plane"]
 
 
 def test_split_lists_and_lonely_labels(tmp_path):

@@ -506,3 +506,10 @@ def test_a_set_of_which_no_picture_decodes_says_why(tmp_path):
     (root / "images" / "a.png").write_bytes(b"no picture")
     with pytest.raises(CCDiffError, match=r"no picture of the set decodes; a\.png: the picture does not decode: "):
         prepare_dataset(root, tmp_path / "out")
+
+
+def test_names_that_would_be_written_alike_are_both_named(tmp_path):
+    boxes = [{"id": k, "image_id": k, "category_id": 1, "bbox": [10, 10, 20, 20]} for k in (1, 2)]
+    root = coco(tmp_path / "r", boxes, images=[{"id": 1, "file_name": "img (1).png"}, {"id": 2, "file_name": "img(1).png"}])
+    with pytest.raises(CCDiffError, match=r"the pictures img \(1\)\.png and img\(1\)\.png would both be written as 'img_1_\.png'"):
+        prepare_dataset(root, tmp_path / "set")
