@@ -111,7 +111,7 @@ def _check(sets: Mapping[str, PictureSet], reference: str) -> None:
         if len(scenes) < 2:
             what = f"has no {split} split" if not scenes else f"has one picture only in its {split} split"
             raise CCDiffError(
-                f"the real set {what}", where=sets[REAL].root, fix="prepare it with more pictures, or choose another split with --reference"
+                f"the real set {what}", where=sets[REAL].root, fix="choose another split with --reference (train, val, test), or prepare it with more pictures"
             )
     size = (test[0].width, test[0].height)
     for name, some in sets.items():

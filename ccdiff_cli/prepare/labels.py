@@ -28,6 +28,9 @@ FLAT = 1e-6
 """Square pixels: an oriented box of no larger area is a line or a point, as tools write it that know none."""
 
 
+NO_TEST = "pictures of val in a set without a test split, which eval-trainability asks for (`ccdiff init` takes val as test; or --splits)"
+
+
 class Ledger:
     """What is left out, altered and counted on the way: the three ranks of :class:`RawSet`, carried on."""
 
@@ -94,6 +97,9 @@ def apply_splits(ledger: Ledger, lists: Path | None, seed: int, leaks: str | Non
             )
     if not raw.scenes:
         raise CCDiffError("the split lists name no picture of the set", where=lists)
+    counts = Counter(s.split for s in raw.scenes)
+    if "test" not in counts and "val" in counts:
+        ledger.notes[NO_TEST] += counts["val"]
     return set(drawn)
 
 

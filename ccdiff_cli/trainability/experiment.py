@@ -144,7 +144,7 @@ def _check_splits(sets: Mapping[str, PictureSet]) -> None:
             raise CCDiffError(
                 f"the real set has no {name} split",
                 where=real.root,
-                fix="prepare it with one: `ccdiff prepare --splits FOLDER` (train.txt, val.txt, test.txt)",
+                fix="prepare it with one: `ccdiff prepare --splits FOLDER` (train.txt, val.txt, test.txt); `ccdiff init` takes val as test",
             )
     if all(i.difficult for scene in test for i in scene.instances):
         raise CCDiffError("no test picture holds an object that counts: there is nothing to measure", where=real.root)
