@@ -212,6 +212,9 @@ def _tiles_of(job: Job, side: int, scale: float, result: Result) -> list[tuple[t
         else:
             tiles.append(((x, y), instances))
             result.notes.update({how: count for how, count in reaching.items() if count})
+    lost = len(scene.instances) - len({i.extra["object"] for _, instances in tiles for i in instances})
+    if lost and job.options.tile is not None:  # the counts above are of pieces: an object may lie in several tiles
+        counts["objects of the source that are in no tile"] += lost
     return tiles
 
 

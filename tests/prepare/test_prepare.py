@@ -513,3 +513,12 @@ def test_names_that_would_be_written_alike_are_both_named(tmp_path):
     root = coco(tmp_path / "r", boxes, images=[{"id": 1, "file_name": "img (1).png"}, {"id": 2, "file_name": "img(1).png"}])
     with pytest.raises(CCDiffError, match=r"the pictures img \(1\)\.png and img\(1\)\.png would both be written as 'img_1_\.png'"):
         prepare_dataset(root, tmp_path / "set")
+
+
+def test_objects_that_are_in_no_tile_are_counted(tmp_path):
+    boxes = [{"id": k, "image_id": 1, "category_id": 1, "bbox": box} for k, box in enumerate([[5, 5, 20, 20], [20, 20, 200, 200]])]
+    root = coco(tmp_path / "r", boxes, images=[{"id": 1, "file_name": "a.png"}], size=(256, 256))
+    cutting = prepare_dataset(root, tmp_path / "set", PrepareOptions(tile=64, overlap=16)).manifest["cutting"]
+    assert cutting["objects of the source that are in no tile"] == 1 and cutting["objects cut off"] > 1  # pieces of it
+    whole = prepare_dataset(root, tmp_path / "whole", PrepareOptions(size=64)).manifest["cutting"]
+    assert "objects of the source that are in no tile" not in whole
