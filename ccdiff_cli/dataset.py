@@ -14,8 +14,9 @@ beyond the picture, see ``geometry``), ``area`` (of the OBB's part in the pictur
 1), and, where known, ``mask`` (polygons inside the picture) and ``extra``.  Any tool that reads COCO reads it.
 
 NOTE: a set's key is that of the labels and pictures that were read, whatever its manifest says: editing ``annotations.json`` by hand makes
-another set, which everything works with and files under another key.  A picture that is not the manifest's is a fault.
-``ccdiff verify --accept`` takes both as the set's own.
+another set, which everything works with and files under another key.  A picture that is not the manifest's is a fault, and so is an
+edit that says of an object or a picture what cannot be (:func:`boxes_at_odds`, a size that is not the file's).
+``ccdiff verify --accept`` takes edits and pictures as the set's own.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ from .bounds import check_memory
 from .console import tell
 from .errors import CCDiffError, EditedSet
 from .files import content_key, inside, parse_json, read_bytes, write_json
-from .geometry import area_inside, corners_inside
+from .geometry import area_inside, corners_inside, hbb_corners, hbb_of, untangled
+from .options import shown
+from .pictures import picture_size
 from .scene import ClassList, Instance, Scene
 from .spooled import Spooled, spool
 from .stored import Bit, Caption, ClassName, Coordinate, Count, Digest, FileName, Flag, Free, Pixels, Seed, Stored, Text, checked, read_as
@@ -396,6 +399,47 @@ def label_digest(scene: Scene) -> str:
     return content_key(scene_record(scene))[:12]
 
 
+ROUNDED = 0.05
+"""Pixels that two boxes of one object may differ by where a tool rounded what it wrote."""
+
+
+def boxes_at_odds(instance: Instance) -> tuple[str, str] | None:
+    """What cannot be of the two boxes of an edited object, and the fix; None where they can be.
+
+    Which of the two is meant is not for a program to say: formats hold one or the other, so both would be exported.
+    """
+    corners, (x1, y1, x2, y2) = instance.corners, instance.hbb
+    bbox, points = f"bbox {_listed(x1, y1, x2 - x1, y2 - y1)}", f"segmentation [{_listed(*corners)}]"
+    a1, b1, a2, b2 = around = hbb_of(corners)
+    in_order, crossed = untangled(corners)
+    upright = f"segmentation [{_listed(*hbb_corners(instance.hbb))}]"
+    if crossed:
+        return f"two sides of its {points} cross", f"list the corners in order around the box: [{_listed(*in_order)}]"
+    if not instance.oriented:
+        if _at(hbb_corners(instance.hbb), corners):
+            return None
+        what = f"its {points} is not that of its {bbox}: expected the corners of the bbox, since no orientation is known (oriented 0)"
+        if _at(hbb_corners(around), corners):
+            return what, f"correct the one that is wrong: write {upright}, or bbox {_listed(a1, b1, a2 - a1, b2 - b1)}"
+        return what, f"write {upright}, or oriented 1 where these corners are the object's orientation"
+    if x1 >= a2 or a1 >= x2 or y1 >= b2 or b1 >= y2:
+        fix = f"correct the one that is wrong; where the orientation is not known, write oriented 0 and {upright}"
+        return f"its {bbox} and its {points} have no part in common: expected two boxes of one object", fix
+    return None
+
+
+def _at(corners: Sequence[float], found: Sequence[float]) -> bool:
+    """Whether there is a point of the others at every corner."""
+    others = list(zip(found[0::2], found[1::2], strict=True))
+    return all(
+        any(abs(x - u) <= ROUNDED and abs(y - v) <= ROUNDED for u, v in others) for x, y in zip(corners[0::2], corners[1::2], strict=True)
+    )
+
+
+def _listed(*values: float) -> str:
+    return f"[{', '.join(f'{round(v, 3):.12g}' for v in values)}]"
+
+
 def count_scenes(scenes: Sequence[Scene]) -> dict[str, Any]:
     """Pictures and objects, in all, per split and per class."""
     per_split: dict[str, dict[str, int]] = {}
@@ -471,13 +515,21 @@ class Look:
         pictures = {s.file_name: self.hashes.get(s.file_name, known.get(s.file_name, "")) for s in self.scenes}
         return content_of(self.coco, pictures, where=self.root / ANNOTATIONS)
 
+    @functools.cached_property
+    def edited(self) -> frozenset[str]:
+        """The pictures whose labels are not those that the manifest was written for."""
+        if self.content == self.manifest["content"]:
+            return frozenset()
+        then = self.manifest.get("labels", {})
+        return frozenset(s.file_name for s in self.scenes if then.get(s.file_name) != label_digest(s))
+
     def differences(self) -> Edit:
         """What somebody changed since the manifest was written."""
         then = self.manifest.get("labels", {})
         named = {scene.file_name for scene in self.scenes}
         return Edit(
             before=self.manifest["content"],
-            labels_changed=sum(s.file_name in then and then[s.file_name] != label_digest(s) for s in self.scenes),
+            labels_changed=sum(name in then for name in self.edited),
             pictures_changed=self.changed,
             taken_out=sorted(self.manifest["pictures"].keys() - named),
             added=self.added,
@@ -490,10 +542,11 @@ def read_set(root: str | Path, *, to_look_at: bool = False) -> PictureSet:
     Labels that were edited after the set was made are used as they are, and :class:`EditedSet` is warned of; the set's key is theirs.
 
     Args:
-        to_look_at: nothing is derived from the set, so pictures that were changed are no fault.
+        to_look_at: nothing is derived from the set, so pictures that were changed are no fault, nor are edits that cannot be.
 
     Raises:
-        CCDiffError: no such folder, not a set, unfinished, broken labels, a picture that is missing or was changed, an empty set.
+        CCDiffError: no such folder, not a set, unfinished, broken labels, a picture that is missing or was changed, an empty set; an edit
+            that says what cannot be of an object's boxes or a picture's size.
     """
     if is_sharded(root):
         return _read_shards(Path(root), to_look_at=to_look_at)
@@ -508,6 +561,8 @@ def read_set(root: str | Path, *, to_look_at: bool = False) -> PictureSet:
         raise CCDiffError(f"the picture {_first_of(look.changed)} was changed after the set was made", where=root / IMAGES, fix=cures)
     if not look.scenes:
         raise CCDiffError("the set holds no pictures", where=labels, fix="check what `ccdiff prepare` reported as skipped")
+    if not to_look_at:
+        _check_edits(look)
     folder = str(root / IMAGES)
     scenes = tuple(scene.replace(path=os.path.join(folder, scene.file_name)) for scene in look.scenes)
     made = PictureSet(root, look.classes, scenes, look.manifest, content, look.hashes)
@@ -519,6 +574,31 @@ def read_set(root: str | Path, *, to_look_at: bool = False) -> PictureSet:
             stacklevel=2,
         )
     return made
+
+
+def _check_edits(look: Look) -> None:
+    """Refuse what cannot be in the labels of edited pictures, the only ones whose headers are read."""
+    where = look.root / ANNOTATIONS
+    for scene in look.scenes:
+        if scene.file_name not in look.edited:
+            continue
+        for number, instance in enumerate(scene.instances):
+            if wrong := boxes_at_odds(instance):
+                raise CCDiffError(f"{_annotation(look.coco, scene, number)}: {wrong[0]}", where=where, fix=wrong[1])
+        width, height = picture_size(inside(look.root / IMAGES, scene.file_name, where=where))
+        if (width, height) != (scene.width, scene.height):
+            raise CCDiffError(
+                f"images: {scene.file_name} is {width}x{height} px, its labels say {scene.width}x{scene.height}",
+                where=where,
+                fix=f"write width {width} and height {height}, and boxes in pixels of the picture as it lies there",
+            )
+
+
+def _annotation(coco: Mapping[str, Any], scene: Scene, number: int) -> str:
+    """The place in the file of an object of a picture, and its id."""
+    image = next(image["id"] for image in coco["images"] if image["file_name"] == scene.file_name)
+    k, found = [(k, a) for k, a in enumerate(coco["annotations"]) if a["image_id"] == image][number]
+    return f"annotations[{k}] (id {shown(found.get('id'))}, of {scene.file_name})"
 
 
 def is_sharded(root: str | Path) -> bool:
@@ -638,7 +718,7 @@ def look_at_set(root: str | Path, *, full: bool = False) -> Look:
     large = len(data) > LARGE
     if large:
         tell("reading labels", 0, 1)
-    coco = parse_json(data, where=path, careful=False)
+    coco = _parsed(data, path, careful=False)
     scenes, classes = scenes_of_coco(coco, where=path)
     if large:
         tell("reading labels", 1, 1)
@@ -660,8 +740,17 @@ def look_at_set(root: str | Path, *, full: bool = False) -> Look:
         surplus=surplus,
     )  # fmt: skip
     if look.content != manifest["content"]:  # not as we wrote them, so perhaps with a key twice, of which the parser kept the last
-        parse_json(data, where=path)
+        _parsed(data, path)
     return look
+
+
+def _parsed(data: bytes, path: Path, *, careful: bool = True) -> Any:
+    try:
+        return parse_json(data, where=path, careful=careful)
+    except CCDiffError as error:
+        raise CCDiffError(
+            error.what, where=error.where, fix="correct the file, restore it, or run the command that made the set again"
+        ) from error
 
 
 def read_manifest(root: str | Path) -> dict[str, Any]:
@@ -729,14 +818,21 @@ def scenes_of_coco(coco: Any, *, where: str | Path) -> tuple[list[Scene], ClassL
     labels: _Labels = checked(_Labels, coco, where=where, fix="correct the entry, or make the set again")
     categories = {c["id"]: c["name"] for c in sorted(labels["categories"], key=lambda c: c["id"])}
     by_image: dict[int, list[Instance]] = {image["id"]: [] for image in labels["images"]}
-    for what, ids, entries in (("pictures", by_image, labels["images"]), ("classes", categories, labels["categories"])):
-        if len(ids) != len(entries):  # type: ignore[arg-type]
-            raise CCDiffError(f"two {what} share an id", where=where)
+    for what, key, ids in (
+        ("pictures", "images", [image["id"] for image in labels["images"]]),
+        ("classes", "categories", [c["id"] for c in labels["categories"]]),
+    ):
+        if len(set(ids)) != len(ids):
+            twice = next(number for number, count in Counter(ids).items() if count > 1)
+            fix = f"give each entry of `{key}` an id of its own, and correct the annotations that name it"
+            raise CCDiffError(f"{key}: two {what} share an id: {twice}", where=where, fix=fix)
     classes = ClassList(tuple(categories.values()))
     for k, a in enumerate(labels["annotations"]):
         if a["category_id"] not in categories or a["image_id"] not in by_image:
             key = "category_id" if a["category_id"] not in categories else "image_id"
-            raise CCDiffError(f"annotations[{k}].{key}: nothing has the id {a[key]}", where=where)  # type: ignore[literal-required]
+            entries = "categories" if key == "category_id" else "images"
+            fix = f"write the id of an entry of `{entries}`, add that entry, or take the annotation out"
+            raise CCDiffError(f"annotations[{k}].{key}: nothing has the id {a[key]}", where=where, fix=fix)  # type: ignore[literal-required]
         x, y, w, h = a["bbox"]
         by_image[a["image_id"]].append(
             Instance(

@@ -13,9 +13,12 @@ from ccdiff_cli.dataset import read_set
 from ccdiff_cli.drawn import CLASSES, draw_dataset
 from ccdiff_cli.errors import CCDiffError, EditedSet
 from ccdiff_cli.export import ExportOptions, export_set
+from ccdiff_cli.inspection import InspectOptions, inspect_set
 from ccdiff_cli.prepare import PrepareOptions, prepare_dataset
 from ccdiff_cli.references import ReferenceBank
+from ccdiff_cli.scene import Instance
 from ccdiff_cli.synthesis import accept_set, verify_set
+from tests.export.sets import OUTSIDE, SLANTED, one_scene
 from tests.rawsets import files_of
 
 
@@ -147,6 +150,123 @@ def test_what_cannot_be_used_is_not_accepted(prepared, change, message):
     with pytest.raises(CCDiffError, match=message):
         accept_set(prepared)
     assert files_of(prepared) == before
+
+
+@pytest.fixture
+def three(tmp_path):
+    """One picture of 96x64 px: an HBB alone, a slanted OBB, one that reaches out, whose HBB is that of the visible part."""
+    boxes = (
+        Instance.from_hbb("ship", (5, 5, 25, 20)),
+        Instance.from_corners("ship", SLANTED),
+        Instance.from_corners("ship", OUTSIDE, (76, 2, 96, 22)),
+    )
+    return one_scene(tmp_path / "three", instances=boxes).root
+
+
+BBOX, CROSSED = {"bbox": [0, 0, 6, 6]}, r"two sides of its segmentation .* cross"
+APART = (r"its bbox \[0, 0, 6, 6\] and its segmentation .* have no part in common", "oriented 0 and segmentation")
+NOT_OF = r"its segmentation .* is not that of its bbox \[5, 5, 20, 15\]: expected"
+CANNOT_BE = [
+    (
+        0,
+        BBOX,
+        r"its segmentation \[\[5, 5, 25, .*bbox \[0, 0, 6, 6\]: expected",
+        r"\[\[0, 0, 6, 0, 6, 6, 0, 6\]\], or bbox \[5, 5, 20, 15\]",
+    ),
+    (0, {"segmentation": [SLANTED]}, NOT_OF, "or oriented 1 where"),
+    (0, {"segmentation": [[5, 5, 25, 5, 25, 20, 25, 5]]}, NOT_OF, r"write segmentation \[\[5, 5, 25, 5, 25, 20, 5, 20\]\]"),
+    (0, {"segmentation": [[5, 5, 25, 5, 5, 20, 25, 20]]}, CROSSED, r"in order around the box: \[\[5, 5, 25, 5, 25, 20, 5, 20"),
+    (1, {"segmentation": [[30, 20, 60, 20, 30, 40, 60, 40]]}, CROSSED, r"in order around the box: \[\[30, 20, 60, 20, 60, 40, 30"),
+    (1, BBOX, *APART),
+    (2, BBOX, *APART),
+]
+
+
+@pytest.mark.parametrize(("index", "changes", "what", "fix"), CANNOT_BE)
+@pytest.mark.filterwarnings("ignore::ccdiff_cli.errors.EditedSet")
+def test_two_boxes_that_cannot_be_one_objects_are_neither_read_nor_accepted(three, tmp_path, index, changes, what, fix):
+    edit(three, lambda coco: coco["annotations"][index].update(changes))
+    before = files_of(three)
+    with pytest.raises(CCDiffError, match=rf"annotations\[{index}\] \(id {index + 1}, of a\.png\): {what}[\s\S]*fix: .*{fix}"):
+        export_set(three, tmp_path / "x", ExportOptions(format="yolo"))
+    assert not (tmp_path / "x").exists()
+    assert [p for p in verify_set(three)["problems"] if f"object {index} (ship)" in p and "segmentation" in p]
+    with pytest.raises(CCDiffError, match=rf"a\.png: object {index} \(ship\): {what}"):
+        accept_set(three)
+    assert files_of(three) == before
+    inspect_set(three, tmp_path / "seen", InspectOptions())
+
+
+@pytest.mark.parametrize(
+    ("index", "changes"),
+    [
+        (0, {"bbox": [5.02, 5, 20, 15.01]}),
+        (0, {"segmentation": [[25, 20, 25, 5, 5, 5, 5, 20]]}),
+        (0, {"bbox": [6, 6, 4, 4], "segmentation": [[6, 6, 10, 6, 10, 10, 6, 10]]}),
+        (0, {"segmentation": [SLANTED], "oriented": 1, "bbox": [30, 15, 40, 30]}),
+        (1, {"bbox": [45, 25, 5, 5]}),
+        (1, {"bbox": [30, 15, 40, 30], "segmentation": [SLANTED[2:] + SLANTED[:2]]}),
+        (2, {"bbox": [80, 2, 10, 10]}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::ccdiff_cli.errors.EditedSet")
+def test_edits_that_can_be_are_used_as_they_stand(three, index, changes):
+    edit(three, lambda coco: coco["annotations"][index].update(changes))
+    now = read_set(three)
+    x, y, w, h = changes.get("bbox", [5, 5, 20, 15])
+    assert now.edited() and now.scenes[0].instances[index].hbb == (x, y, x + w, y + h)
+    accept_set(three)
+    assert verify_set(three)["ok"] and read_set(three).scenes == now.scenes
+
+
+def test_what_was_made_so_is_no_edit(tmp_path):
+    """Sources may hold two boxes of one object that lie apart, and older sets what is refused today."""
+    crossed = (30.0, 20.0, 60.0, 20.0, 30.0, 40.0, 60.0, 40.0)
+    boxes = (Instance.from_corners("ship", SLANTED, (0, 0, 6, 6)), Instance("ship", (60.0, 40.0, 80.0, 60.0), crossed, oriented=False))
+    root = one_scene(tmp_path / "set", instances=boxes).root
+    assert read_set(root).scenes[0].instances == boxes and "cross" not in str(verify_set(root)["problems"])
+
+
+@pytest.mark.parametrize("format", ["yolo", "dota-task1"])
+@pytest.mark.filterwarnings("ignore::ccdiff_cli.errors.EditedSet")
+def test_an_edited_size_that_is_not_the_pictures_is_not_exported(prepared, tmp_path, format):
+    edit(prepared, lambda coco: coco["images"][1].update(width=4000))
+    name = json.loads((prepared / "annotations.json").read_text())["images"][1]["file_name"]
+    with pytest.raises(CCDiffError, match=rf"annotations\.json: images: {name} is 32x32 px, its labels say 4000x32\n  fix: write width 32"):
+        export_set(prepared, tmp_path / "x", ExportOptions(format=format))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.filterwarnings("ignore::ccdiff_cli.errors.EditedSet")
+def test_only_headers_of_edited_pictures_are_read(prepared, monkeypatch):
+    seen = []
+    real = dataset.picture_size
+    monkeypatch.setattr(dataset, "picture_size", lambda path: (seen.append(path.name), real(path))[1])
+    assert len(read_set(prepared).scenes) > 1 and seen == []
+    edit(prepared, lambda coco: coco["images"][1].update(caption="Another one."))
+    assert seen == [] and read_set(prepared).scenes[1].file_name == seen[0] and len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (lambda coco: "{", r"annotations\.json:1:2: not valid JSON[\s\S]*fix: correct the file, restore it"),
+        (
+            lambda coco: json.dumps(coco | {"images": [*coco["images"], coco["images"][0]]}),
+            r"two pictures share an id: 1\n  fix: give each",
+        ),
+        (lambda coco: json.dumps(coco | {"categories": coco["categories"] * 2}), r"two classes share an id: 1\n  fix: give each"),
+        (
+            lambda coco: json.dumps(coco | {"annotations": [coco["annotations"][0] | {"image_id": 999}]}),
+            r"image_id: nothing has the id 999\n  fix: write the id of an entry of `images`",
+        ),
+    ],
+)
+def test_broken_labels_of_our_own_sets_come_with_a_fix(prepared, tmp_path, text, message):
+    path = prepared / "annotations.json"
+    path.write_text(text(json.loads(path.read_text())))
+    with pytest.raises(CCDiffError, match=message):
+        export_set(prepared, tmp_path / "x", ExportOptions(format="yolo"))
 
 
 def test_prepare_again_makes_lost_and_changed_files_again(drawn, prepared):

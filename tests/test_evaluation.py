@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ccdiff_cli.dataset import write_set
 from ccdiff_cli.errors import CCDiffError
 from ccdiff_cli.evaluation import REAL, EvaluateOptions, evaluate, run
 from ccdiff_cli.metrics.clip_score import Clip
@@ -143,11 +144,9 @@ def test_broken_inputs_end_in_clear_errors(sets, tmp_path):
     refused("lacks plane", sets / "real", [tmp_path / "classes"], tmp_path)
     make_set(tmp_path / "one", {"train": 1}, kind="synthetic")
     refused("one picture only", sets / "real", [tmp_path / "one"], tmp_path)
-    make_set(tmp_path / "sizes", {"train": 3}, kind="synthetic")
-    labels = json.loads((tmp_path / "sizes" / "annotations.json").read_text())
-    for image in labels["images"]:
-        image["width"] = image["height"] = 128
-    (tmp_path / "sizes" / "annotations.json").write_text(json.dumps(labels))
+    sizes = make_set(tmp_path / "sizes", {"train": 3}, kind="synthetic")
+    large = [scene.replace(width=128, height=128) for scene in sizes.scenes]
+    write_set(sizes.root, large, sizes.classes, kind="synthetic", details={}, picture_hashes=dict(sizes.hashes))
     refused("128 x 128 pixels.*64 x 64", sets / "real", [tmp_path / "sizes"], tmp_path)
     make_set(tmp_path / "single", {"train": 4, "test": 1})
     refused("one picture only in its test split", tmp_path / "single", [sets / "good"], tmp_path)

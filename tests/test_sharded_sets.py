@@ -119,7 +119,8 @@ def test_a_shard_that_cannot_be_accepted_leaves_all_as_they_were(sets, tmp_path)
     for name, box in (("00000", [1, 1, 5, 5]), ("00001", [1, 1, 0, 5])):
         path = root / "shards" / name / "annotations.json"
         labels = json.loads(path.read_text())
-        labels["annotations"][0]["bbox"] = box
+        x, y, w, h = box
+        labels["annotations"][0] |= {"bbox": box, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
         path.write_text(json.dumps(labels))
     before = files_of(root)
     with pytest.raises(CCDiffError, match="has no area"):

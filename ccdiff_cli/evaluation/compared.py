@@ -110,9 +110,8 @@ def _check(sets: Mapping[str, PictureSet], reference: str) -> None:
     for split, scenes in (("train", train), (reference, test)):
         if len(scenes) < 2:
             what = f"has no {split} split" if not scenes else f"has one picture only in its {split} split"
-            raise CCDiffError(
-                f"the real set {what}", where=sets[REAL].root, fix="choose another split with --reference (train, val, test), or prepare it with more pictures"
-            )
+            fix = "choose another split with --reference (train, val, test), or prepare it with more pictures"
+            raise CCDiffError(f"the real set {what}", where=sets[REAL].root, fix=fix)
     size = (test[0].width, test[0].height)
     for name, some in sets.items():
         scenes = (*train, *test) if name == REAL else some.split("train")

@@ -45,8 +45,8 @@ def accept_set(root: str | Path) -> dict[str, Any]:
         before and after, ``crops`` taken out of the reference bank, and ``lines`` that say it.
 
     Raises:
-        CCDiffError: labels that cannot be read, that leave their picture or have no area; a picture without labels, of another size than
-            they say, or that does not open; nothing is left. Nothing is written then.
+        CCDiffError: labels that cannot be read, that leave their picture, have no area, or two boxes that cannot be one object's; a picture
+            without labels, of another size than they say, or that does not open; nothing is left. Nothing is written then.
     """
     if is_sharded(root):
         return _accept_shards(Path(root))
@@ -114,7 +114,8 @@ def _accept_shards(root: Path) -> dict[str, Any]:
 def _check(look: Look, kept: list[Scene]) -> None:
     problems = [f"{IMAGES}/{name}: it has no labels" for name in look.surplus]
     for scene in kept:
-        problems += problems_of(scene, inside(look.root / IMAGES, scene.file_name, where=look.root / ANNOTATIONS), None)
+        path = inside(look.root / IMAGES, scene.file_name, where=look.root / ANNOTATIONS)
+        problems += problems_of(scene, path, None, edited=scene.file_name in look.edited)
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise CCDiffError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, SHARDS, is_sharded, look_at_set, read_manifest, said_of_edit, shards_of
+from ..dataset import ANNOTATIONS, IMAGES, MANIFEST, SHARDS, boxes_at_odds, is_sharded, look_at_set, read_manifest, said_of_edit, shards_of
 from ..errors import CCDiffError
 from ..files import TEMPORARY_PREFIX, inside, sha256_file
 from ..geometry import area_inside, corners_inside
@@ -53,7 +53,8 @@ def verify_set(root: str | Path) -> dict[str, Any]:
     if list(look.classes) != manifest["classes"]:
         problems.append("the class list of the labels is not the manifest's")
     for scene in look.scenes:
-        problems += problems_of(scene, inside(root / IMAGES, scene.file_name, where=root / ANNOTATIONS), hashes.get(scene.file_name))
+        path, name = inside(root / IMAGES, scene.file_name, where=root / ANNOTATIONS), scene.file_name
+        problems += problems_of(scene, path, hashes.get(name), edited=name in look.edited)
     found = (
         {p.relative_to(root / IMAGES).as_posix() for p in (root / IMAGES).rglob("*") if p.is_file()} if (root / IMAGES).is_dir() else set()
     )
@@ -145,8 +146,8 @@ def _missing_of_plan(root: Path, plan: Plan, names: set[str], manifest: Mapping[
     return problems
 
 
-def problems_of(scene: Scene, path: Path, expected: str | None) -> list[str]:
-    """What is wrong with a picture (``expected``: its hash) and its labels."""
+def problems_of(scene: Scene, path: Path, expected: str | None, *, edited: bool) -> list[str]:
+    """What is wrong with a picture (``expected``: its hash) and its labels, of which somebody may have edited some."""
     if not path.is_file():
         return [f"{scene.file_name}: the picture is missing"]
     problems = []
@@ -168,4 +169,6 @@ def problems_of(scene: Scene, path: Path, expected: str | None) -> list[str]:
             problems.append(f"{scene.file_name}: object {number} ({instance.category}): its oriented box has no part in the picture")
         if instance.hbb[2] <= instance.hbb[0] or instance.hbb[3] <= instance.hbb[1]:
             problems.append(f"{scene.file_name}: object {number} ({instance.category}) has no area")
+        elif edited and (wrong := boxes_at_odds(instance)):
+            problems.append(f"{scene.file_name}: object {number} ({instance.category}): {wrong[0]}")
     return problems
