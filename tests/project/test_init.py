@@ -39,7 +39,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sight(sides: tuple[int, int], objects: tuple[float, float], pictures: int = 100, **changes: Any) -> Sight:
     """A set of pictures of one size with objects from small to large, twice as long as wide."""
     areas = np.linspace(*objects, 40)
-    found = Sight(Path("x"), "dota", pictures, {"ship": 40}, {"train": ("a",) * pictures}, np.array([sides]), areas, areas * 1.4, 1.0, {})
+    splits, boxes = {"train": ("a",) * pictures}, np.array([(k % pictures, 5, 5, 15, 15) for k in range(40)], float)
+    found = Sight(Path("x"), "dota", pictures, {"ship": 40}, splits, np.array([sides]), areas, areas * 1.4, boxes, 1.0, {})
     return replace(found, **changes)
 
 
@@ -84,9 +85,18 @@ def test_how_many_pictures_will_be_trained_on() -> None:
     assert training_pictures(replace(seen, splits=three_fifths), whole) == 60
     assert training_pictures(replace(seen, splits={"": ("a",) * 100}), whole) == 70  # drawn by the seed
     assert training_pictures(replace(seen, splits={"train": ("a",)}, count=1000), whole) == 1  # never none
-    many = replace(seen, splits=three_fifths, sides=np.full(10_000, 30.0))
-    assert training_pictures(many, tiles) == 60 * 3 * 2  # (640 - 64) / 192 by (448 - 64) / 192 tiles of each
-    assert training_pictures(replace(many, sides=np.full(200, 30.0)), tiles) == 60 * 3  # no more of them hold objects than 1.5 x 2
+
+    def at(*centres: tuple[int, int, int]) -> int:
+        return training_pictures(replace(seen, boxes=np.array([(k, x - 5, y - 5, x + 5, y + 5) for k, x, y in centres], float)), tiles)
+
+    assert at((0, 10, 10)) == 1 and at((0, 10, 10), (0, 30, 40)) == 1 and at((0, 10, 10), (1, 10, 10)) == 2
+    assert at((0, 220, 10)) == 2 and at((0, 220, 220)) == 4  # where tiles overlap an object is in several
+    assert at((0, 639, 447)) == 1  # the last tiles end at the picture's border
+    grid = [(0, x, y) for x in range(8, 640, 8) for y in range(8, 448, 8)]
+    assert at(*grid) == 3 * 2
+    large = np.array([[0, 100, 100, 240, 240]], float)  # the second tile begins at 192
+    assert training_pictures(replace(seen, boxes=large), tiles) == 4
+    assert training_pictures(replace(seen, boxes=large - [0, 40, 40, 40, 40]), tiles) == 1
 
 
 def test_a_val_split_stands_in_for_a_test_split_that_is_not_there() -> None:
