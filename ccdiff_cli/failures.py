@@ -18,6 +18,8 @@ from .errors import CCDiffError, Stopped, visible
 from .startup import BROKEN_PIPE, INTERRUPTED, TERMINATED, Terminated, limited
 
 BUG, BAD_INPUT = 1, 2
+NO_MEMORY = b"error: too little memory, even for saying where\n  fix: raise the limit (ulimit -v), or end what else needs memory\n"
+"""What is left to say where telling of an error needs more memory than there is."""
 COUNTS = {"WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0, "MASTER_PORT": 1}
 """What launchers (torchrun, accelerate) say in the environment -> the least that it can be."""
 MEMORY_SIGNS = (

@@ -427,6 +427,19 @@ def test_where_memory_is_limited_a_library_that_aborts_is_one_message(tmp_path: 
     assert done.stderr.startswith(said) and done.stderr.count("\n") == (2 if code == 2 else 1 if said else 0), done.stderr
 
 
+def test_where_no_memory_is_left_for_the_message_it_is_one_all_the_same(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    from ccdiff_cli import failures
+    from ccdiff_cli.cli.app import main
+
+    def lacking(*_: object, **__: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(failures, "tell", lacking)
+    with pytest.raises(SystemExit) as ended:
+        main(["no-such-verb"])
+    assert ended.value.code == 2 and capfd.readouterr().err.startswith("error: too little memory")
+
+
 @pytest.mark.slow
 def test_synthesize_with_any_memory_ends_in_a_set_or_in_one_message(tmp_path: Path) -> None:
     from ccdiff_cli.prepare import PrepareOptions, prepare_dataset

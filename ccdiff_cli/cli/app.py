@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     leave_current_folder()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from ..console import guarded_streams
-    from ..failures import check_surroundings, flush_streams, tell
+    from ..failures import BAD_INPUT, NO_MEMORY, check_surroundings, flush_streams, tell
 
     given = sys.argv[1:] if arguments is None else list(arguments)
     with guarded_streams(), warnings.catch_warnings():
@@ -145,6 +145,10 @@ def main(arguments: list[str] | None = None) -> None:
                 raise Terminated if Terminated.came else KeyboardInterrupt
             sys.stdout.flush()
         except (Exception, KeyboardInterrupt, SystemExit) as error:
-            code = tell(error, as_json="--json" in given)
+            try:
+                code = tell(error, as_json="--json" in given)
+            except MemoryError:  # not even for the message
+                os.write(2, NO_MEMORY)
+                code = BAD_INPUT
     flush_streams()
     raise SystemExit(code if isinstance(code, int) else 0)

@@ -124,6 +124,13 @@ class Starter:
 
 def fork_on_demand() -> None:
     """Import what the first worker needs, then fork a worker, kill one, or wait for one whenever the socket says so; ends with it."""
+    try:
+        _serve()
+    except MemoryError:  # who asks finds nobody, and says what is lacking
+        os._exit(1)
+
+
+def _serve() -> None:
     from . import worker
 
     asked = socket.socket(fileno=int(sys.argv[1]))
