@@ -141,14 +141,26 @@ def remark(text: str) -> None:
 
 
 @contextlib.contextmanager
-def progress_bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """See :func:`_progress_bars`; :func:`tell` and :func:`remark` are heard, too."""
-    with _progress_bars(quiet=quiet) as show:
+def progress_bars(*, as_json: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """See :func:`_progress_bars`; :func:`tell` and :func:`remark` are heard, too.
+
+    Args:
+        as_json: the result is JSON: nothing is shown where standard error goes into it (``2>&1``).
+    """
+    with _progress_bars(quiet=as_json and _one_stream()) as show:
         token = _watching.set(show)
         try:
             yield show
         finally:
             _watching.reset(token)
+
+
+def _one_stream() -> bool:
+    """Whether standard error ends in the file or pipe that standard output ends in."""
+    try:
+        return os.path.samestat(os.fstat(1), os.fstat(2)) and not os.isatty(2)
+    except OSError:  # one of them is closed
+        return False
 
 
 @contextlib.contextmanager

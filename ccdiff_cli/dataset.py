@@ -55,6 +55,8 @@ from .unchanged import hashes_of, listed, remember
 SPLITS = ("train", "val", "test")
 ANNOTATIONS = "annotations.json"
 MANIFEST = "manifest.json"
+BEGUN = "plan.json", "prepare.json"
+"""What a synthesis and a preparation write first: where one stands and no manifest does, the set is not finished."""
 IMAGES = "images"
 SHARDS = "shards"
 
@@ -707,7 +709,7 @@ def look_at_set(root: str | Path, *, full: bool = False) -> Look:
     if not root.is_dir():
         raise CCDiffError("no such folder", where=root, fix="give the folder that `ccdiff prepare` or `ccdiff synthesize` wrote")
     path = root / ANNOTATIONS
-    if not (root / MANIFEST).is_file() and path.is_file():
+    if not (root / MANIFEST).is_file() and any((root / name).is_file() for name in (ANNOTATIONS, *BEGUN)):
         raise CCDiffError(f"the set is unfinished: it has no {MANIFEST}", where=root, fix="run the command that makes it again: it resumes")
     if not path.is_file():
         what = "the labels are gone" if (root / MANIFEST).is_file() else "not a prepared or synthetic set"

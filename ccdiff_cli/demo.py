@@ -179,7 +179,7 @@ def _findings(measured: Mapping[str, Any], seeds: int) -> list[str]:
     return [
         f"{made['real']} real pictures + {made['added']} synthesized: {measured['verdict']}",
         f"{pasted['real']} real pictures + {pasted['added']} with pasted crops: "
-        + verdict(pasted["gain"]["mAP"], seeds, "the copy-paste pictures"),
+        + verdict(pasted["gain"]["mAP"], seeds, "the copy-paste pictures", arms=(pasted, measured["arms"][pasted["baseline"]])),
         measured["yardstick"]["sentence"],
     ]
 

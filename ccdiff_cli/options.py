@@ -9,7 +9,8 @@ NOTE: modules of options import neither torch nor scipy nor diffusers: ``--help`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -124,8 +125,7 @@ def problem_of(error: ValidationError, model: Any = None) -> Problem:
     if first["type"] == "missing":
         what = "the key is missing"
     elif first["type"] == "extra_forbidden":
-        known = ", ".join(getattr(holder, "model_fields", ()))
-        what, fix = "unknown key", f"known keys: {known}" if known else None
+        what, fix = "unknown key", _known(str(first["loc"][-1]), list(getattr(holder, "model_fields", ())))
     elif isinstance(cause, Unfit):
         what, fix = str(cause), cause.fix or fix
     else:
@@ -134,6 +134,13 @@ def problem_of(error: ValidationError, model: Any = None) -> Problem:
             what = f"{what}, found {shown(first['input'])}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return Problem(path, key, f"{what}{more}", fix)
+
+
+def _known(key: str, names: Sequence[str]) -> str | None:
+    """The known keys, the one that was probably meant first."""
+    longer = [name for name in names if key.startswith(f"{name}_") or name.startswith(f"{key}_")]
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.8) or longer or difflib.get_close_matches(key, names, n=1)
+    return (f"did you mean {near[0]}? " if near else "") + f"known keys: {', '.join(names)}" if names else None
 
 
 _PREFIXES = ("function-", "constrained-", "lax-or-strict", "json-or-python", "literal[", "tuple[", "list[", "dict[")

@@ -368,3 +368,10 @@ def test_hashing_many_files_and_reading_large_labels_is_told(made, monkeypatch, 
     assert "reading labels: 1 of 1" in said and f"hashing files: {count} of {count}" in said
     dataset.read_set(made)
     assert capsys.readouterr().err == "", "nobody watches"
+
+
+@pytest.mark.parametrize("name", dataset.BEGUN)
+def test_a_set_that_was_only_begun_is_unfinished(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(CCDiffError, match=r"the set is unfinished.*\n.*run the command that makes it again"):
+        read_set(tmp_path)

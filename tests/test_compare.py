@@ -155,6 +155,12 @@ def test_a_dry_run_writes_nothing(root: Path, tmp_path: Path, capsys: pytest.Cap
         ({"methods": {"a": None, "A": None}}, "the same but for their case"),
         ({"methods": {"a": {"recipe": "nothing"}}}, "no recipe named 'nothing'"),
         ({"methods": {"a": {"from": "tiny", "start": "tiny"}}}, "are the same option"),
+        (
+            {"methods": {"ccdiff++": "ccdiff-tiny"}},
+            "methods.ccdiff++: expected options of ccdiff train, found 'ccdiff-tiny'\n"
+            "  fix: name its options, for example methods: {ccdiff++: {recipe: ccdiff-tiny}}",
+        ),
+        ({"methods": {"a": [1]}, "sets": ...}, "found a list of 1\n  fix: name its options, for example methods: {a: {recipe: tiny}}"),
         ({"pictures": 0}, "pictures: "),
         ({"trainability": {"arms": {"synthetic": [1]}}}, "the arms of a comparison are its rows"),
         ({"trainability": {"detector": {"wheels": 4}}}, "wheels"),

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import inspect
 import io
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Optional, get_args, get_origin, get_type_hints
@@ -217,14 +218,14 @@ class Verb(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         others = [] if ctx.meta.get(ALL) else [p for p in self.params if self._can_wait(p)]
         fits = _most(len(others), lambda count: self._lines(ctx, formatter, others[count:]) <= SCREEN)
-        with _hidden(others[fits:]):
+        with _hidden(others[fits:]), _literal(self.params):
             super().format_help(ctx, formatter)
         if others[fits:]:
             typer.echo(_more(ctx, len(others) - fits))
 
     def _lines(self, ctx: Any, formatter: Any, hidden: list[Any]) -> int:
         text = io.StringIO()
-        with _hidden(hidden), contextlib.redirect_stdout(text):
+        with _hidden(hidden), _literal(self.params), contextlib.redirect_stdout(text):
             super().format_help(ctx, formatter)
         return text.getvalue().count("\n") + (2 if hidden else 0)
 
@@ -252,6 +253,23 @@ def _hidden(parameters: list[Any]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.hidden = False
+
+
+MARKS = re.compile(r"(`[^`]*`)|([\\*_\[\]<>~&#])")
+"""A span of code, or a character that means something in Markdown."""
+
+
+@contextlib.contextmanager
+def _literal(parameters: list[Any]) -> Iterator[None]:
+    """Help is rendered as Markdown, for its spans of code: every other mark stands for itself, as in ``^(.+)_\\d+_\\d+$``."""
+    texts = [getattr(parameter, "help", None) for parameter in parameters]
+    for parameter, text in zip(parameters, texts, strict=True):
+        parameter.help = MARKS.sub(lambda found: found[1] or f"\\{found[2]}", text) if text else text
+    try:
+        yield
+    finally:
+        for parameter, text in zip(parameters, texts, strict=True):
+            parameter.help = text
 
 
 def _more(ctx: Any, count: int) -> str:

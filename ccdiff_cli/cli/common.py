@@ -18,7 +18,7 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; no progress bars.", rich_help_panel=OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress to standard error.", rich_help_panel=OUTPUT)]
 Out = Annotated[
     Path,
     typer.Option("--out", "-o", help="Folder to write. An interrupted run is finished by the same command.", rich_help_panel=WHAT),

@@ -10,7 +10,7 @@ import typer
 
 from ..options import MOST_PROCESSES
 from .app import app
-from .binding import verb
+from .binding import OUTPUT, verb
 from .common import Json, Out
 
 
@@ -22,7 +22,7 @@ def compare(
         int | None,
         typer.Option(min=1, max=MOST_PROCESSES, help="Of synthesis and detectors; one per GPU, or one, unless given."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Check sets and recipes, print the plan; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Check sets and recipes, print the plan; write nothing.", rich_help_panel=OUTPUT)] = False,
     as_json: Json = False,
 ) -> None:
     """Generators side by side: trains, synthesizes and measures every method on every set, and writes the two published tables."""
@@ -31,7 +31,7 @@ def compare(
     from ..console import finish, progress_bars
 
     config = read_comparison(file)
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(as_json=as_json) as progress:
         made = run(config, out, processes=processes, dry_run=dry_run, progress=progress)
     finish(made, as_json=as_json, lines=_plan_lines(made) if dry_run else _lines(made, out))
 

@@ -22,6 +22,6 @@ def demo(
     from ..console import finish, progress_bars
     from ..demo import run_demo
 
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(as_json=as_json) as progress:
         made = run_demo(out, seed=seed, progress=progress)
     finish(made, as_json=as_json, lines=made.get("lines", []))

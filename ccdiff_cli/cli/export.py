@@ -27,7 +27,7 @@ def export(
     from ..console import finish, progress_bars
     from ..export import export_set
 
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(as_json=as_json) as progress:
         made = export_set(source, out, options, progress=progress)
     notes, format = [], options.format
     for title, counts in ((f"{format} cannot hold", made.lost), (f"{format} has these where not every reader looks", made.apart)):

@@ -36,7 +36,7 @@ def layout(
     from ..layouts.show import compare_layouts, comparison_table, show_layouts, statistics_table
 
     writer = writer_of(options.llm_url, options.llm_model, options.llm_captions)
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(as_json=as_json) as progress:
         if compare:
             made = compare_layouts(data, out, split=options.split, seed=seed, n=n, writer=writer, progress=progress)
         else:

@@ -10,7 +10,7 @@ import typer
 from ..options import MOST_PROCESSES
 from ..trainability.options import MissesOptions
 from .app import app
-from .binding import verb
+from .binding import OUTPUT, verb
 from .common import Json, Out
 from .completion import sets
 
@@ -23,7 +23,7 @@ def misses(
     processes: Annotated[
         int | None, typer.Option(min=1, max=MOST_PROCESSES, help="Trainings at a time; one a GPU, or one on a CPU, unless given.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the folds and what they cost; train nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the folds and what they cost; train nothing.", rich_help_panel=OUTPUT)] = False,
     as_json: Json = False,
 ) -> None:
     """Find what a detector misses, and sees where nothing is, in training pictures it was not trained on: by cross-validation. Its file
@@ -33,6 +33,6 @@ def misses(
     from ..trainability import find_misses
     from ..trainability.console import misses_lines
 
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(as_json=as_json) as progress:
         made = find_misses(real, out, options, processes=processes, dry_run=dry_run, progress=progress)
     finish(made, as_json=as_json, lines=misses_lines(made, real, out, out / MISSES))

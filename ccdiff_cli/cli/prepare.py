@@ -41,7 +41,7 @@ def prepare(
     from ..console import finish, progress_bars, ranks
     from ..prepare import prepare_dataset
 
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(as_json=as_json) as progress:
         made = prepare_dataset(source, out, options, processes=processes or min(8, os.cpu_count() or 1), progress=progress)
     counts = made.manifest["counts"]
     lines: list[Any] = [f"{split}: {c['pictures']} pictures, {c['objects']} objects" for split, c in counts["per_split"].items()]
@@ -56,17 +56,16 @@ def prepare(
 
 
 def _next(made: Any, out: Path) -> str:
-    """How to train on the set: by a recipe of its size."""
+    """How to train on the set: from the model that ships, as ``init`` proposes, unless a published recipe is of its size."""
     from ..recipes import recipe_of_size
 
     sizes = {(scene.width, scene.height) for scene in made.scenes}
     size = next(iter(sizes))[0] if len(sizes) == 1 and len(set(*sizes)) == 1 else None
     recipe = recipe_of_size(size, str(made.manifest["prepare"].get("format", "")))
-    if recipe is None:
-        change = f" --set picture_size={size}" if size and size % 8 == 0 else ""
-        return f"next: ccdiff train --recipe tiny{change} --data {out} --out runs/generator"
-    base = "" if recipe == "tiny" else " --base STABLE_DIFFUSION_FOLDER"
-    return f"next: ccdiff train --recipe {recipe}{base} --data {out} --out runs/generator"
+    how = f"--recipe {recipe} --base STABLE_DIFFUSION_FOLDER"
+    if recipe in (None, "tiny"):
+        how = "--from tiny" + (f" --set picture_size={size}" if recipe is None and size and size % 8 == 0 else "")
+    return f"next: ccdiff train {how} --data {out} --out runs/generator"
 
 
 @verb(

@@ -12,7 +12,7 @@ import typer
 
 from ..errors import CCDiffError
 from .app import app
-from .binding import verb
+from .binding import OUTPUT, verb
 from .common import Json
 from .stage import ProjectOption, opened
 
@@ -29,27 +29,30 @@ def init(
     from ..console import finish, progress_bars
     from ..project import init_project
     from ..project.init import absent
+    from ..project.place import flag_of
 
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(as_json=as_json) as progress:
         made = init_project(data, out, format=format, force=force, progress=progress)
     lines = [f"{made['format']}: {made['pictures']:,} pictures, {made['objects']:,} objects"]
     lines += [f"left out: {count:,} {reason}" for reason, count in made["skipped"].items()]
     lines += filter(None, [absent(made["classes"]), f"splits: {made['splits']}"])
     lines += [f"{key}: {value}" for key, value in made["proposed"].items()]
-    lines += [f"project file, with the reasons: {made['project']}", "next: ccdiff prepare, or ccdiff run for the whole chain"]
+    flag = flag_of(made["project"])
+    lines += [f"project file, with the reasons: {made['project']}", f"next: ccdiff prepare{flag}, or ccdiff run{flag} for the whole chain"]
     finish(made, as_json=as_json, lines=lines)
 
 
 @verb(app, epilog="Example: ccdiff run --until synthesize")
 def run(
     until: Annotated[str | None, typer.Option(help="The last stage: prepare, train, synthesize, export, evaluate or trainability.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Say what would be done; do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done; do nothing.", rich_help_panel=OUTPUT)] = False,
     file: ProjectOption = None,
     as_json: Json = False,
 ) -> None:
     """The whole chain of the project file, stage by stage; what is up to date is passed over, what was interrupted goes on."""
     from ..console import finish
     from ..project import run_project
+    from ..project.place import flag_of
 
     project = _project(file)
 
@@ -64,7 +67,8 @@ def run(
 
     made = run_project(project, carry_out, until=until, dry_run=dry_run)
     lines = [f"{name}: {told}" for name, told in made["stages"].items()]
-    finish(made, as_json=as_json, lines=[*lines, "nothing was done (--dry-run)" if dry_run else "next: ccdiff status"])
+    lines.append("nothing was done (--dry-run)" if dry_run else f"next: ccdiff status{flag_of(project.path)}")
+    finish(made, as_json=as_json, lines=lines)
 
 
 @verb(app, epilog="Example: ccdiff status")

@@ -29,7 +29,7 @@ def repair(
     from ..console import finish, progress_bars
     from ..synthesis import repair_set
 
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(as_json=as_json) as progress:
         made = repair_set(source, real, out, options, progress=progress)
     finish(made, as_json=as_json, lines=_lines(made, source, real, out))
 

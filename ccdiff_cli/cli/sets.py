@@ -29,7 +29,7 @@ def inspect(
     from ..inspection import inspect_set, tables
 
     target = out if out is not None else Path("runs") / f"inspect-{source.resolve().name}"
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(as_json=as_json) as progress:
         made = inspect_set(source, target, options, progress=progress)
     warnings = [f"warning: {text}" for text in made["warnings"]]
     finish(made, as_json=as_json, lines=[*tables(made), *warnings, f"page: {made['page']}"])
@@ -48,7 +48,7 @@ def verify(
     from ..synthesis import accept_set, verify_set
 
     lines = []
-    with progress_bars(quiet=as_json):
+    with progress_bars(as_json=as_json):
         if accept:
             edit = accept_set(source)
             lines = edit["lines"]

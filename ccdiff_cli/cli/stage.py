@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import visible
-from ..project.place import INPUTS, missing, project_path
+from ..project.place import INPUTS, flag_of, missing, project_path
 
 if TYPE_CHECKING:
     from ..project import Project
@@ -23,7 +23,7 @@ ProjectOption = Annotated[
     typer.Option("--project", help="Project file; the nearest ccdiff.yaml unless given.", rich_help_panel="Output"),
 ]
 AFTER = {"prepare": "train", "train": "synthesize", "synthesize": "eval-trainability", "evaluate": "eval-trainability"}
-_running: ContextVar[str | None] = ContextVar("stage", default=None)
+_running: ContextVar[tuple[str, Path] | None] = ContextVar("stage and project file", default=None)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def at_stage(
     for name, texts in filled.own.items():
         given[name] = [*texts, *(given[name] or [])]
     print(f"project: {visible(str(project.path), lines=False)}", file=sys.stderr)
-    token = _running.set(at.stage)
+    token = _running.set((at.stage, project.path))
     try:
         unfinished = any(given.get(name) for name in at.dry) or ("part",) in typed.get("work", {})
         with contextlib.nullcontext() if filled.state is None or unfinished else recorded(project, filled.state):
@@ -90,9 +90,10 @@ def opened(file: Path | None) -> Project | None:
 
 
 def follow(line: str) -> str:
-    """The last line of a verb: what to run next, which in a project needs no more than the verb's name."""
-    stage = _running.get()
-    if stage is None:
+    """The last line of a verb: what to run next, which in a project needs no more than the verb's name (and that of a file elsewhere)."""
+    running = _running.get()
+    if running is None:
         return line
-    after = AFTER.get(stage)
-    return f"next: ccdiff {after}, or ccdiff run for all that is left" if after else "next: ccdiff status"
+    stage, file = running
+    flag, after = flag_of(file), AFTER.get(stage)
+    return f"next: ccdiff {after}{flag}, or ccdiff run{flag} for all that is left" if after else f"next: ccdiff status{flag}"

@@ -54,13 +54,32 @@ def synthesize(
     from ..generator import generator_folder
     from ..synthesis import synthesize as run
 
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(as_json=as_json) as progress:
         made = run(generator_folder(checkpoint), layouts, out, options, work=work, progress=progress, dry_run=dry_run)
     finish(made, as_json=as_json, lines=_synthesis_lines(made, layouts, out, dry_run))
 
 
+def _account_lines(made: dict[str, Any]) -> list[str]:
+    """How many, at what cost, in plain words; a run in shards says less than one in a single folder."""
+    lines = []
+    if "pictures" in made:
+        shards = f" in {made['shards']:,} shards" if "shards" in made else ""
+        lines.append(f"pictures: {made['pictures']:,}{shards}, with {made['objects']:,} objects")
+    if "references" in made:
+        lines.append(f"references: {made['references']}")
+    if "estimated" in made:
+        count, memory = made["processes"], made["memory_mib_per_process"]
+        lines.append(f"takes: {made['estimated']} with {count} process{'es' * (count > 1)}, {made['seconds_per_batch']:.1f} s a batch")
+        each = f", {memory:,.0f} MiB in each process" if memory else ""
+        lines.append(f"needs: {made['disk']} of disk; memory: {made['memory_of_the_plan']} for the plan{each}")
+    if "made" in made:
+        speed = f" in {made['seconds']:.0f} s, {made['pictures_per_second']:.2f}/s" if made.get("pictures_per_second") else ""
+        lines.append(f"made: {made['made']:,} pictures{speed}; {made['kept']:,} were there")
+    return lines
+
+
 def _synthesis_lines(made: dict[str, Any], layouts: Path, out: Path, dry_run: bool) -> list[str]:
-    shown = [f"{k}: {v}" for k, v in made.items() if isinstance(v, (str, int, float, bool))]
+    shown = _account_lines(made)
     drawn = made["layouts"]
     if beyond := drawn.get("more_objects_than_usual"):
         shown.append(

@@ -37,7 +37,7 @@ def train(
         described = plan(recipe, data, out, start=start, transplanted=options.transplant)
         finish(described, as_json=as_json, lines=[f"{k}: {v}" for k, v in described.items()])
         return
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(as_json=as_json) as progress:
         made = run(
             recipe, data, out, start=start, transplanted=options.transplant, progress=progress, say=to_stderr,
             cpu=options.cpu, threads=options.threads,

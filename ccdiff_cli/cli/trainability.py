@@ -10,7 +10,7 @@ import typer
 from ..options import MOST_PROCESSES
 from ..trainability.options import ExperimentOptions, TrainabilityOptions
 from .app import app
-from .binding import verb
+from .binding import OUTPUT, verb
 from .common import Json, Out
 from .stage import At
 
@@ -40,7 +40,9 @@ def eval_trainability(  # wide: what a verb is given stands in its signature
             "clear gain, on validation pictures, cheapest first; writes OUT/regime.yaml for --recipe.",
         ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option(help="Print the plan, its cost and whether it can answer; train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Print the plan, its cost and whether it can answer; train nothing.", rich_help_panel=OUTPUT)
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a detector on real pictures, and on those with synthetic (or other) pictures added; test all on the real test split; report
@@ -52,7 +54,7 @@ def eval_trainability(  # wide: what a verb is given stands in its signature
     from ..trainability.console import result_lines
 
     config = experiment_of(experiment)
-    with progress_bars(quiet=as_json) as progress:
+    with progress_bars(as_json=as_json) as progress:
         if calibrate:
             made = search(real, out, config, processes=processes, dry_run=dry_run, progress=progress)
         else:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ..errors import CCDiffError
 from ..evaluation.options import EvaluateSection
-from ..options import Options, Unfit, by_field, checked_options, group_of
+from ..options import Options, Unfit, by_field, checked_options, group_of, shown
 from ..settings import read_yaml, seen_from
 from ..synthesis.options import SynthesisOptions
 from ..trainability.config import KINDS, TrainabilitySection, load_experiment
@@ -24,6 +24,15 @@ def _row_name(value: str) -> str:
     if value in TAKEN or value.startswith(".") or value != value.strip() or not all(c.isalnum() or c in " .+-_()" for c in value):
         raise ValueError("expected letters, digits, spaces and . + - _ ( ), and no name that means something else")
     return value
+
+
+def _row(name: Any, row: Any) -> Mapping[str, Any]:
+    """What stands below a row's name; nothing: the defaults of ``ccdiff train``."""
+    if row is None or isinstance(row, Mapping):
+        return row or {}
+    recipe = row if isinstance(row, str) and row else "tiny"
+    what = f"expected options of ccdiff train, found {shown(row)}"
+    raise Unfit(what, key=f"methods.{name}", fix=f"name its options, for example methods: {{{name}: {{recipe: {recipe}}}}}")
 
 
 Name = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_row_name)]
@@ -77,7 +86,7 @@ class Comparison(Options):
             if model is not None and key != "methods":
                 found[key] = by_field(model, {} if value is None else value)
         if isinstance(found.get("methods"), Mapping):
-            found["methods"] = {name: by_field(TrainOptions, {} if row is None else row) for name, row in found["methods"].items()}
+            found["methods"] = {name: by_field(TrainOptions, _row(name, row)) for name, row in found["methods"].items()}
         return found
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from ..options import Unfit
 from ..stored import Number, Stored, Text
 
 EXECUTION_FIELDS = frozenset({"device", "workers", "checkpoint_every"})
@@ -123,7 +124,11 @@ class DetectorConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> DetectorConfig:
         if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be smaller than steps ({self.steps})")
+            fewer = f"warmup_steps={min(self.steps - 1, self.steps // 10)}"
+            raise Unfit(
+                f"warmup_steps ({self.warmup_steps}) must be smaller than steps ({self.steps})",
+                fix=f"set both, --set steps={self.steps} --set {fewer}, or more than {self.warmup_steps} steps",
+            )
         if self.batch == 1 and self.input_size <= 32:
             raise ValueError(f"input_size ({self.input_size}) must be larger than 32 where batch is 1: one value cannot be normalised")
         if self.backbone == "cspnext" and self.kind != "rtmdet-r":

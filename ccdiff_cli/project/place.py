@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from ..errors import CCDiffError
@@ -29,6 +30,15 @@ def project_path(start: str | Path | None = None) -> Path | None:
     except FileNotFoundError:  # the current folder was deleted
         return None
     return next((folder / PROJECT_FILE for folder in (here, *here.parents) if is_file(folder / PROJECT_FILE)), None)
+
+
+def flag_of(path: str | Path) -> str:
+    """`` --project FILE`` where a command that is typed here would not find the project file by itself, else nothing."""
+    full, found = os.path.abspath(path), project_path()
+    if found is not None and os.path.realpath(found) == os.path.realpath(full):
+        return ""
+    near = os.path.relpath(full)
+    return f" --project {shlex.quote(full if near.startswith(os.pardir) else near)}"
 
 
 def missing(parameters: list[str], verb: str) -> CCDiffError:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .file import Project
+from .place import flag_of
 from .stages import STAGES, State, states_of
 
 
@@ -59,7 +60,8 @@ def next_step(status: dict[str, Any]) -> str:
     todo = [s for s in status["stages"] if not s["state"].startswith("done") and "not in the file" not in s["state"]]
     if not todo:
         return "all stages are done"
-    return f"next: ccdiff {todo[0]['verb']}, or ccdiff run for {'all of the rest' if len(todo) > 1 else 'the same'}"
+    flag = flag_of(status["project"])
+    return f"next: ccdiff {todo[0]['verb']}{flag}, or ccdiff run{flag} for {'all of the rest' if len(todo) > 1 else 'the same'}"
 
 
 def duration(seconds: float | None) -> str:

@@ -12,7 +12,7 @@ from ..errors import CCDiffError
 from ..settings import overrides
 from ..trainability.options import TrainabilityOptions
 from .file import Project, flow
-from .place import DATA, INPUTS
+from .place import DATA, INPUTS, flag_of
 from .stages import STAGES, State, states_of, typed_state
 
 OWN = ""
@@ -91,7 +91,7 @@ def _inputs(project: Project, stage: str, states: Mapping[str, State], given: Ma
             raise CCDiffError(
                 f"the stage {needed} is {how}{why}",
                 where=project.path,
-                fix=f"ccdiff {STAGES[needed].verb}, or ccdiff run for all that is left",
+                fix=f"ccdiff {STAGES[needed].verb}{flag_of(project.path)}, or ccdiff run{flag_of(project.path)} for all that is left",
             )
     return found
 

@@ -45,13 +45,13 @@ class ExperimentOptions(Options):
     seeds: Annotated[str | None, Option(panel=EXPERIMENT, first=True)] = Field(
         None, description="Seeds of the paired trainings, comma separated. Default: 0,1,2."
     )
-    match: Annotated[Literal["steps", "epochs", "both"] | None, Option(panel=EXPERIMENT)] = Field(
+    match: Annotated[Literal["steps", "epochs", "both"] | None, Option(panel=EXPERIMENT, first=True)] = Field(
         None, description="What arms have in common with the real one: steps, epochs (as published), or both (default)."
     )
     detector: Annotated[Path | None, Option(panel=EXPERIMENT, first=True)] = Field(
         None, description="YAML file of detector settings; a small Faster R-CNN unless given."
     )
-    settings: Annotated[tuple[str, ...], Option(names=("--set",), panel=EXPERIMENT)] = Field(
+    settings: Annotated[tuple[str, ...], Option(names=("--set",), panel=EXPERIMENT, first=True)] = Field(
         (), description="Replace a setting of the detector (steps=800) or of the experiment (samples=1000)."
     )
 

@@ -77,7 +77,7 @@ def summarise(
     mine = next(row for row in protocols if chosen.name in (row["fair"] or {}).values() or chosen.name in (row["published"] or {}).values())
     first = evaluations[base.name][0].summary
     return {
-        "verdict": verdict(gain["mAP"], len(seeds), _what(chosen)),
+        "verdict": verdict(gain["mAP"], len(seeds), _what(chosen), arms=(table[base.name], table[chosen.name])),
         "headline": {"arm": chosen.name, "baseline": base.name},
         "yardstick": yardstick,
         "protocols_sentence": _protocols_sentence(mine, config.match),

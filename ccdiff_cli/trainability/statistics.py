@@ -23,6 +23,9 @@ import scipy.stats
 
 from ..metrics.average_precision import METRICS, Evaluation, average_precision
 
+TRAIN_LONGER = "train them longer (more steps: --set steps=N, or steps under detector)"
+LEARNED = 0.05
+"""A detector of a lower mAP (percent), which is shown as 0.0, has learned nothing."""
 NOISE = 50
 """Draws of the seeds' mean for each draw of the pictures."""
 
@@ -153,16 +156,24 @@ def _difference(before: float | None, after: float | None) -> float | None:
     return round(after - before, 3) if before is not None and after is not None else None
 
 
-def verdict(gain: Mapping[str, Any], seeds: int, what: str = "the synthetic pictures") -> str:
+def learned(*arms: Mapping[str, Any]) -> bool:
+    """Whether the detectors of any of these arms (or spreads of their mAP under the key ``mAP``) find anything."""
+    return any(arm["mAP"]["mean"] is None or arm["mAP"]["mean"] >= LEARNED for arm in arms)
+
+
+def verdict(gain: Mapping[str, Any], seeds: int, what: str = "the synthetic pictures", *, arms: Sequence[Mapping[str, Any]] = ()) -> str:
     """A gain in mAP as a plain sentence: "+1.9 mAP [+0.4, +3.3], 3 seeds: the detector gains from the synthetic pictures".
 
     Args:
         gain: mean, sd and interval of the mAP.
         what: what was added.
+        arms: the two that are compared, with their ``mAP``; where neither has any, the sentence speaks of that alone.
     """
     if gain["mean"] is None:
         return "no gain could be measured: no class has objects in the test pictures"
     counted = f"{seeds} seed{'s' * (seeds > 1)}"
+    if arms and not learned(*arms):
+        return f"the detectors have learned nothing (mAP 0 with and without {what}, {counted}): {TRAIN_LONGER}"
     found = gain.get("interval")
     if not found:
         return f"{signed(gain['mean'])} mAP, {counted}"

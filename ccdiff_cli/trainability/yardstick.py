@@ -14,7 +14,7 @@ import numpy as np
 
 from ..metrics.average_precision import Evaluation
 from .arms import REAL, Arm
-from .statistics import compare, signed
+from .statistics import TRAIN_LONGER, compare, learned, signed, spread
 
 CALIBRATE = "eval-trainability --calibrate looks for a part of the real pictures and a number of steps with which it can"
 
@@ -26,7 +26,7 @@ def more_real(
 
     Returns:
         [{"arm", "over", "fraction": percent of the smaller one, "times": as many pictures, "steps", "clear": whether the gain's interval
-        lies above zero, "gain"}, ...].
+        lies above zero, "learned": whether either detector finds anything, "gain"}, ...].
     """
     real = [a for a in arms if a.kind == REAL]
     found = []
@@ -35,6 +35,7 @@ def more_real(
         times = round(len(real[-1].scenes) / len(part.scenes), 2)
         within = gain["mAP"]["interval"]
         row = {"arm": real[-1].name, "over": part.name, "fraction": part.fraction, "times": times, "steps": part.steps}
+        row["learned"] = learned(*({"mAP": spread([e.summary["mAP"] for e in evaluations[a.name]])} for a in (part, real[-1])))
         found.append({**row, "clear": bool(within and within["low"] > 0), "gain": gain})
     return found
 
@@ -56,6 +57,9 @@ def answer_of(rows: Sequence[Mapping[str, Any]], fraction: float, seeds: int) ->
     row = here[0]
     gain, within = row["gain"]["mAP"], row["gain"]["mAP"]["interval"]
     counted = f"{seeds} seed{'s' * (seeds > 1)}"
+    if not row["learned"]:
+        nothing = f"the detectors have learned nothing in {row['steps']:,} steps (mAP 0 by any number of real pictures, {counted})"
+        return {"can_answer": False, "sentence": f"This experiment cannot answer: {nothing}; {TRAIN_LONGER}.", "over": row["over"]}
     brought = f"{signed(gain['mean'])} mAP [{signed(within['low'])}, {signed(within['high'])}] in {row['steps']:,} steps, {counted}"
     more = f"{row['times']:g} times as many real pictures ({row['arm']} over {row['over']})"
     if row["clear"]:

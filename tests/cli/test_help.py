@@ -50,6 +50,24 @@ def test_no_flag_was_lost(verb: str) -> None:
     assert set(KEPT[verb].split()) <= found
 
 
+def test_help_shows_every_character_of_the_texts() -> None:
+    """They are rendered as Markdown: underscores and brackets stay, spans of code lose their backticks alone."""
+    for verb in VERBS:
+        said = "".join(CliRunner().invoke(app, [verb, "--help-all"], env={"COLUMNS": "800"}).output.split())
+        for parameter in get_command(app).get_command(None, verb).params:  # type: ignore[attr-defined]
+            text = getattr(parameter, "help", None)
+            assert parameter.hidden or not text or "".join(text.replace("`", "").split()) in said, (verb, parameter.name)
+    assert r"^(.+)_\d+_\d+$" in CliRunner().invoke(app, ["prepare", "--help-all"], env={"COLUMNS": "200"}).output
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_a_help_always_shows_how_to_try_and_how_to_change_an_experiment(columns: str) -> None:
+    said = CliRunner().invoke(app, ["eval-trainability", "--help"], env={"COLUMNS": columns}).output
+    assert all(f" {flag} " in said for flag in ("--dry-run", "--set", "--match"))
+    for verb in ("train", "synthesize", "evaluate", "misses", "compare", "run"):
+        assert " --dry-run " in CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": columns}).output
+
+
 def complete(line: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     words = line.split(" ")
     given = {"_CCDIFF_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}

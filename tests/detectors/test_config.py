@@ -31,10 +31,15 @@ def test_settings_from_a_file_and_overrides(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stepz: 3", "stepz: unknown key"),
+        ("stepz: 3", r"stepz: unknown key\n  fix: did you mean steps\? known keys: kind, "),
+        ("batch_size: 3", r"batch_size: unknown key\n  fix: did you mean batch\?"),
+        ("backbone_weight: x", r"did you mean backbone_weights\?"),
         ("steps: many", "steps: .*found 'many'"),
         ("steps: 0", "steps: .*greater than or equal to 1"),
-        ("steps: 10", "warmup_steps .50. must be smaller than steps .10."),
+        (
+            "steps: 10",
+            "warmup_steps .50. must be smaller than steps .10.\n  fix: set both, --set steps=10 --set warmup_steps=1, or more than 50",
+        ),
         ("backbone: vgg", "backbone: "),
         ("anchor_sizes: [8, 16, 32, 64, 128]", "one size per level"),
         ("kind: cascade", "kind: .*'faster-rcnn'"),

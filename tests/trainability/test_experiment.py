@@ -370,7 +370,8 @@ def test_headroom_is_known_before_any_other_arm_is_trained(sets, tmp_path, monke
 def test_the_answer_is_one_plain_sentence_either_way():
     def row(low, high):
         gain = {"mAP": {"mean": (low + high) / 2, "interval": {"low": low, "high": high}}}
-        return {"arm": "real", "over": "10 % of real", "fraction": 10.0, "times": 9.9, "steps": 400, "clear": low > 0, "gain": gain}
+        found = {"clear": low > 0, "learned": True, "gain": gain}
+        return {"arm": "real", "over": "10 % of real", "fraction": 10.0, "times": 9.9, "steps": 400, **found}
 
     clear, not_clear = answer_of([row(8, 16)], 10, 3), answer_of([row(-2.7, 4.5)], 10, 3)
     assert clear["can_answer"] is True and clear["sentence"] == (
@@ -380,6 +381,9 @@ def test_the_answer_is_one_plain_sentence_either_way():
     assert not_clear["can_answer"] is False and "cannot answer: not even 9.9 times" in not_clear["sentence"]
     assert "--calibrate" in not_clear["sentence"] and "One seed says nothing" in answer_of([row(8, 16)], 10, 1)["sentence"]
     assert answer_of([], 100, 3)["can_answer"] is None
+    nothing = answer_of([row(0, 0) | {"learned": False}], 10, 3)
+    assert nothing["can_answer"] is False and "have learned nothing in 400 steps" in nothing["sentence"]
+    assert "train them longer" in nothing["sentence"] and "more real" not in nothing["sentence"]
 
 
 def test_without_a_synthetic_set_copy_paste_takes_augmented_layouts_of_the_part_alone(banked, tmp_path, monkeypatch):

@@ -204,3 +204,11 @@ def test_verdict_is_a_plain_sentence():
     assert verdict(gain(1.0, 0.5, 1.5, 1.0), 1).endswith("; one seed cannot tell it from the chance of a training")
     assert "no class has objects" in verdict({"mean": None}, 3)
     assert verdict({"mean": -0.01, "interval": None}, 2) == "+0.0 mAP, 2 seeds"
+
+
+def test_detectors_that_have_learned_nothing_are_no_comparison():
+    gain = {"mean": 0.0, "interval": {"low": 0.0, "high": 0.0, "above_zero": 0.01}}
+    without, some = {"mAP": {"mean": 0.01}}, {"mAP": {"mean": 0.06}}
+    said = verdict(gain, 1, arms=(without, without))
+    assert said.startswith("the detectors have learned nothing (mAP 0 with and without the synthetic pictures, 1 seed): train them longer")
+    assert "probability" in verdict(gain, 1, arms=(without, some)), "one of them has learned something"
