@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 import torch
 
-from ..startup import end_with, python_command, python_environment
+from ..startup import end_with, limited, python_command, python_environment
 
 FRESH = (
     "from ccdiff_cli.startup import end_with, quiet_aborts; quiet_aborts(); end_with({}); "
@@ -38,6 +38,8 @@ FORKING = (
 )
 MESSAGE = 1 << 16
 """Bytes of a request at most: folder names."""
+PATIENCE = 180.0
+"""Seconds that a worker may take to be forked where the address space has a limit: OpenBLAS, where it gets no memory, tries for ever."""
 GONE = -int(getattr(signal, "SIGKILL", 9))
 """The exit code of a worker of which nobody is left to ask."""
 
@@ -76,13 +78,14 @@ class Starter:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
+        self._stuck = False
 
     def start(self, arguments: list[str]) -> Worker:
         """A worker with the arguments of ``worker.main``."""
         if not self.forks:
             command = [*python_command(FRESH.format(os.getpid())), *arguments]
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.variables, bufsize=1)
-        if self._process is None or self._process.poll() is not None:
+        if not self._stuck and (self._process is None or self._process.poll() is not None):
             self._begin()
         (their_in, our_in), (our_out, their_out) = os.pipe(), os.pipe()
         stdin, stdout = open(our_in, "w", buffering=1), open(our_out)  # noqa: SIM115 - closed by who asked
@@ -96,11 +99,17 @@ class Starter:
     def ask(self, files: tuple[int, ...] = (), **request: Any) -> dict[str, Any]:
         """The answer of the process that forks; nothing where it is gone."""
         with self._lock:
-            if self._socket is None:
+            if self._socket is None or self._stuck:
                 return {}
             try:
+                self._socket.settimeout(PATIENCE if "start" in request and limited() else None)
                 socket.send_fds(self._socket, [json.dumps(request).encode()], files)
                 return dict(json.loads(self._socket.recv(MESSAGE) or b"{}"))
+            except TimeoutError:
+                self._stuck = True
+                if self._process is not None:
+                    self._process.kill()
+                return {}
             except OSError:
                 return {}
 

@@ -168,6 +168,19 @@ def test_of_what_could_not_be_forked_nothing_is_killed_or_waited_for():
     starter.close()
 
 
+@linux
+def test_a_process_that_never_forks_is_not_waited_for_where_memory_is_limited(monkeypatch):
+    """As OpenBLAS does not come back where the limit leaves it no memory."""
+    monkeypatch.setattr(starting, "PATIENCE", 0.5)
+    monkeypatch.setattr(starting, "limited", lambda: True)
+    monkeypatch.setattr(starting, "FORKING", "import time; time.sleep({} + 600)")
+    starter = starting.Starter(1)
+    first, second = starter.start(["x"]), starter.start(["x"])
+    assert first.wait() == second.wait() == -9 and first.stdout.read() == ""
+    assert starter._process is not None and starter._process.wait(timeout=10) == -9, "it does not go on alone"
+    starter.close()
+
+
 def test_torchrun_makes_the_same_set(generator, layouts, tmp_path, reference):
     out = tmp_path / "s"
     run = start(generator, layouts, out, prefix=("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"))
