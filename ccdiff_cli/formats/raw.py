@@ -470,7 +470,7 @@ def split_of_name(name: str, others: Iterable[str] = (), *, where: Path | None =
     if splits == ["train", "val"]:  # as "trainval"
         return "train"
     if len(splits) == 2 and where is not None:
-        fix = "rename it: let one of train, val and test stand in its name, or put it into a folder of that name"
+        fix = "rename it: let one of train, val and test alone stand in its name"
         raise CCDiffError(f"the name {name!r} tells two splits, {splits[0]} and {splits[1]}", where=where, fix=fix)
     return splits[0] if len(splits) == 1 else ""
 
