@@ -39,6 +39,7 @@ from .raw import (
     read_split_lists,
     read_text,
     some,
+    text_lines,
 )
 
 PICTURES = "images"
@@ -161,7 +162,7 @@ def _class_map(root: Path, folders: Sequence[Path]) -> ClassMap | None:
     """The classes that a folder tells; None where only its labels do."""
     if is_file(path := child(root, CLASSES)):
         # label lines cannot hold spaces: whoever writes them writes "storage-tank"
-        lines = [line.replace("-", " ") for line in lines_of(read_text(path)) if line.strip()]
+        lines = [line.replace("-", " ") for line in text_lines(path) if line.strip()]
         try:
             return ClassMap.of(ClassList(tuple(clean_name(line, where=str(path)) for line in lines)))
         except CCDiffError as error:
@@ -211,7 +212,7 @@ def _shortest_list(spellings: set[str]) -> str:
 def _read_labels(path: Path, names: ClassMap, spellings: set[str], raw: RawSet, faults: Faults) -> tuple[list[Instance], dict[str, Any]]:
     instances: list[Instance] = []
     provenance: dict[str, Any] = {}
-    for line_number, line in enumerate(lines_of(read_text(path)), start=1):
+    for line_number, line in enumerate(text_lines(path), start=1):
         if commas := _COMMAS.fullmatch(line.strip()):
             line = f"{commas.group(1).replace(',', ' ')} {commas.group(2)} {commas.group(3) or ''}"
         fields = line.split()

@@ -55,11 +55,11 @@ from .raw import (
     files_below,
     first_files,
     flag,
-    lines_of,
     number,
     parse_json,
     read_head,
     read_text,
+    text_lines,
 )
 
 CLASSES = ("classes.txt", "labels.txt")
@@ -158,7 +158,7 @@ def _class_map(root: Path, loaded: Mapping[Path, Mapping[str, Any]], faults: Fau
     if is_file(root / CLASSES[0]):
         return read_class_file(root / CLASSES[0])
     if is_file(root / CLASSES[1]):
-        found = [line.strip() for line in lines_of(read_text(root / CLASSES[1]))]
+        found = [line.strip() for line in text_lines(root / CLASSES[1])]
         listed = [clean_name(name, where=str(root / CLASSES[1])) for name in found if name and name not in NO_CLASSES]
     else:
         labels = set()

@@ -221,6 +221,11 @@ def lines_of(text: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
+def text_lines(path: Path) -> list[str]:
+    """The lines of a label file, see :func:`read_text`."""
+    return lines_of(read_text(path))
+
+
 def parse_json(text: str, *, where: str | Path) -> Any:
     """The value of a JSON text.  ``NaN`` and ``Infinity`` pass, as in the standard library: numbers are checked where they are used.
 
@@ -642,7 +647,7 @@ def read_split_lists(folder: Path, known: Iterable[str], faults: Faults | None =
     split_of: dict[str, str] = {}
     for name, split in split_words(lambda word: child(folder, f"{word}.txt").is_file()).items():
         path = child(folder, f"{name}.txt")
-        for line_number, line in enumerate(lines_of(read_text(path)), start=1):
+        for line_number, line in enumerate(text_lines(path), start=1):
             text = line.strip()
             if not text or is_litter(path_parts(text)[0][-1] if path_parts(text)[0] else text):
                 continue

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import CCDiffError
 from ..scene import Scene
 from .classes import ClassMap, over
-from .raw import Faults, RawSet, child, find_pictures, lines_of, listed, read_text
+from .raw import Faults, RawSet, child, find_pictures, listed, text_lines
 from .voc import ANNOTATIONS, begins_with_tag, declared_size, picture_of, read_annotation, voc_objects
 
 PICTURES = ("JPEGImages", "JPEGImages-trainval", "JPEGImages-test")
@@ -78,7 +78,7 @@ def _read_lists(root: Path, count: int) -> dict[int, str]:
         path = folder / f"{split}.txt"
         if not path.is_file():
             continue
-        for line_number, line in enumerate(lines_of(read_text(path)), start=1):
+        for line_number, line in enumerate(text_lines(path), start=1):
             text = line.strip()
             if not text:
                 continue

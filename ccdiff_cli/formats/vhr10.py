@@ -25,13 +25,13 @@ from .raw import (
     child,
     find_pictures,
     in_order,
-    lines_of,
     listed,
     missing_picture,
     number,
     parse_json,
     read_split_lists,
     read_text,
+    text_lines,
 )
 
 PICTURES = "positive image set"
@@ -88,7 +88,7 @@ def read_vhr10(root: Path, classes: ClassMap | None = None, faults: Faults | Non
 
 def _read_boxes(path: Path, names: ClassMap, raw: RawSet, faults: Faults) -> list[Instance]:
     found = []
-    for line_number, line in enumerate(lines_of(read_text(path)), start=1):
+    for line_number, line in enumerate(text_lines(path), start=1):
         if line.strip():
             with faults.leaving_out("lines"):
                 found.append(_read_box(line, names, raw, where=f"{path}:{line_number}"))

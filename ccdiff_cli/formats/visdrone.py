@@ -23,7 +23,7 @@ from ..errors import CCDiffError
 from ..scene import Instance
 from .classes import ClassMap, over
 from .common import Labelled, add_scenes, split_of_folders
-from .raw import Faults, PictureFinder, RawSet, child, lines_of, listed, number, read_head, read_text
+from .raw import Faults, PictureFinder, RawSet, child, listed, number, read_head, text_lines
 
 PICTURES, LABELS = "images", "annotations"
 CATEGORIES = (
@@ -86,7 +86,7 @@ def _split(base: Path, root: Path) -> str:
 
 
 def _read_labels(path: Path, names: ClassMap, raw: RawSet, faults: Faults) -> Iterator[Instance]:
-    for line_number, line in enumerate(lines_of(read_text(path)), start=1):
+    for line_number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
         found = None

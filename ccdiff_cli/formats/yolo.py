@@ -54,6 +54,7 @@ from .raw import (
     same_name,
     some,
     split_words,
+    text_lines,
 )  # fmt: skip
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -388,7 +389,7 @@ def _pictures_of(entry: Path, source: _Source, faults: Faults) -> list[Path]:
     inner = prefix.is_dir() and prefix.resolve().is_relative_to(source.folder.resolve())
     finder = PictureFinder(source.folder, (source.folder, child(source.folder, "images"), entry.parent, *((prefix,) if inner else ())))
     found = []
-    for line_number, line in enumerate(lines_of(read_text(entry)), start=1):
+    for line_number, line in enumerate(text_lines(entry), start=1):
         if (text := line.strip()) and not is_litter(re.split(r"[/\\]", text)[-1]):
             with faults.leaving_out("pictures"):
                 found.append(finder.find(text, where=f"{entry}:{line_number}"))
@@ -426,7 +427,7 @@ _InstanceOf = Callable[[_Line, RawSet], Instance]
 
 def _read_labels(path: Path, faults: Faults, read_line: Callable[[list[str], str], Instance]) -> list[Instance]:
     found = []
-    for line_number, line in enumerate(lines_of(read_text(path)), start=1):
+    for line_number, line in enumerate(text_lines(path), start=1):
         if fields := line.split():
             with faults.leaving_out("lines"):
                 found.append(read_line(fields, f"{path}:{line_number}"))

@@ -37,7 +37,7 @@ except ImportError:  # Python 3.10
 
 from ..errors import CCDiffError, said_by
 from ..files import cache_folder, content_key, read_json, sha256_file, write_json
-from ..formats.raw import lines_of, read_text
+from ..formats.raw import text_lines
 from ..geometry import corners_to_le90, fitted_corners, le90_to_corners, normalise_le90
 from ..prepare.captions import caption_of
 from ..references import CaptionSimilarity
@@ -546,7 +546,7 @@ def writer_of(url: str | None, model: str | None, captions: str | Path | None = 
         return None
     lines = None
     if captions is not None:
-        lines = [" ".join(line.split()) for line in lines_of(read_text(Path(captions))) if line.strip()]
+        lines = [" ".join(line.split()) for line in text_lines(Path(captions)) if line.strip()]
         if not lines:
             raise CCDiffError("the file holds no caption", where=captions, fix="write one caption a line")
     return Writer(Endpoint(url, model) if url is not None else LocalModel(model), captions=lines)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CCDiffError
-from ..formats.raw import lines_of, read_text
+from ..formats.raw import text_lines
 from ..generator import GENERATOR_FILE, read_generator
 from .aerogen import AEROGEN
 from .ccdiff import CCDIFF, CCDIFFPP
@@ -114,7 +114,7 @@ def import_checkpoint(
         raise CCDiffError(f"{chosen.title} has no released checkpoints that are read here", where="--method")
     names: tuple[str, ...] = ()
     if classes is not None:
-        names = tuple(line.strip() for line in lines_of(read_text(Path(classes))) if line.strip())
+        names = tuple(line.strip() for line in text_lines(Path(classes)) if line.strip())
     encoder, base = (None if path is None else Path(path) for path in (image_encoder, stable_diffusion))
     return chosen.import_checkpoint(Path(released), Path(out), Given(base, encoder, head_width, names, method))
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ..errors import CCDiffError
 from ..files import read_json
-from ..formats.raw import lines_of, read_text
+from ..formats.raw import text_lines
 from ..geometry import corners_to_le90
 from ..quantities import quantities_of, words_of
 from ..scene import Instance, Scene
@@ -112,7 +112,7 @@ def read_sentences(path: Path) -> dict[str, str]:
     """
     if path.suffix.lower() == ".csv":
         try:
-            rows = csv.reader(lines_of(read_text(path)), strict=True)
+            rows = csv.reader(text_lines(path), strict=True)
             header = [h.strip() for h in next(rows, [])]
             if header != ["file_name", "sentence"]:
                 raise CCDiffError(f"the columns are {header}", where=f"{path}:1", fix="the first line is file_name,sentence")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import shapely
 from ..dataset import SPLITS
 from ..errors import CCDiffError
 from ..formats.raw import PLACES, Faults, RawSet, keep_place, read_split_lists, seeded_splits
-from ..geometry import clip, clip_hbb, corners_inside, polygon, union
+from ..geometry import clip, clip_hbb, corners_inside, hbb_corners, polygon, union
 from ..pictures import UnreadablePicture
 from ..scene import HBB, Instance, Scene
 from .captions import read_sentences
@@ -26,8 +27,6 @@ from .workers import Workers
 
 FLAT = 1e-6
 """Square pixels: an oriented box of no larger area is a line or a point, as tools write it that know none."""
-
-
 NO_TEST = "pictures of val in a set without a test split, which eval-trainability asks for (`ccdiff init` takes val as test; or --splits)"
 
 
@@ -175,9 +174,7 @@ def _checked_instances(scene: Scene, ledger: Ledger) -> Iterator[Instance]:
             continue
         if instance.oriented and polygon(instance.corners).area <= FLAT:
             ledger.change("oriented boxes without an area, their horizontal ones kept", str(scene.path), "")
-            instance = Instance.from_hbb(
-                instance.category, instance.hbb, difficult=instance.difficult, mask=instance.mask, extra=instance.extra
-            )
+            instance = replace(instance, corners=hbb_corners(instance.hbb), oriented=False)
         hbb = _visible_hbb(instance, picture)
         if hbb is None:
             ledger.leave_out("objects outside the picture", scene)

@@ -21,7 +21,7 @@ from ..detectors import Detections
 from ..errors import CCDiffError
 from ..files import read_json
 from ..formats.classes import plain_name
-from ..formats.raw import lines_of, listed, number, read_text
+from ..formats.raw import listed, number, text_lines
 from ..geometry import hbb_corners, hbb_of, untangled
 from ..rasters import to_wgs84
 from ..scene import ClassList, Scene
@@ -146,7 +146,7 @@ def _read_label_files(files: Sequence[Path], scenes: Sequence[Scene], classes: C
     tiles = _by_stem(scenes)
     for path in files:
         tile = _tile(path.stem, tiles, scenes, where=str(path))
-        for line_number, line in enumerate(lines_of(read_text(path)), start=1):
+        for line_number, line in enumerate(text_lines(path), start=1):
             if line.split():
                 of_picture[tile.file_name].append(_label_line(line.split(), tile, classes, where=f"{path}:{line_number}"))
 
@@ -192,7 +192,7 @@ def _read_tasks(files: Sequence[Path], scenes: Sequence[Scene], classes: ClassLi
         label = names.get(plain_name(path.stem[6:]))
         if label is None:
             raise _unknown_class(f"unknown class {path.stem[6:]!r}", classes, str(path), 0)
-        for line_number, line in enumerate(lines_of(read_text(path)), start=1):
+        for line_number, line in enumerate(text_lines(path), start=1):
             fields, where = line.split(), f"{path}:{line_number}"
             if not fields:
                 continue

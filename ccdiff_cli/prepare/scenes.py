@@ -17,7 +17,7 @@ from ..dataset import IMAGES
 from ..errors import CCDiffError
 from ..files import content_key, read_json, write_json
 from ..formats.classes import plain_name
-from ..formats.raw import lines_of, read_text
+from ..formats.raw import text_lines
 from ..pictures import read_rgb
 from ..scene import Scene
 from .captions import caption_of, scene_sentence
@@ -45,7 +45,7 @@ def read_places(path: Path) -> tuple[str, ...]:
     Raises:
         CCDiffError: missing, not text, fewer than two places, one that stands there twice.
     """
-    lines = [" ".join(line.split()).rstrip(".") for line in lines_of(read_text(path))]
+    lines = [" ".join(line.split()).rstrip(".") for line in text_lines(path)]
     places = [line for line in lines if line and not line.startswith("#")]
     repeated = [name for name, count in Counter(places).items() if count > 1]
     if repeated:
